@@ -1,0 +1,1 @@
+"""Data: image tables, the pixel cache, samplers and augmentation."""

@@ -1,0 +1,60 @@
+"""The image table: what every data set becomes, and all that the rest of the package knows of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """N images, their classes, and which of them train and which test.
+
+    Attributes:
+        name: the data set's name, as shown in results.
+        labels: (N,) int64, dense class indices 0..C-1.
+        class_names: C names, in label order.
+        train: rows of the training classes, ascending.
+        test: rows of the test classes, ascending; no class is in both.
+        items: N strings, one an image, unique: a path relative to the data set's root, or a name. They
+            identify an image in messages, tables and results.
+        reader: ``reader(items[i])`` returns image i as a PIL image. Picklable: worker processes call it.
+        key: identifies the images' content (source, version), so that caches can be told apart.
+        query: rows of ``test`` that are queries, where the data set keeps query and gallery apart.
+        gallery: rows of ``test`` that are the gallery, given if and only if ``query`` is.
+    """
+
+    name: str
+    labels: IntArray
+    class_names: Sequence[str]
+    train: IntArray
+    test: IntArray
+    items: Sequence[str]
+    reader: Callable[[str], Image.Image]
+    key: str
+    query: IntArray | None = None
+    gallery: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if len(self.items) != n:
+            raise ValueError(f"{self.name}: {len(self.items)} items for {n} labels")
+        if n and (self.labels.min() < 0 or self.labels.max() >= len(self.class_names)):
+            raise ValueError(f"{self.name}: labels are not within 0..{len(self.class_names) - 1}")
+        shared = np.intersect1d(self.labels[self.train], self.labels[self.test])
+        if len(shared):
+            names = ", ".join(self.class_names[c] for c in shared[:3])
+            raise ValueError(f"{self.name}: {len(shared)} classes both train and test, for example {names}")
+        if (self.query is None) != (self.gallery is None):
+            raise ValueError(f"{self.name}: query and gallery rows go together")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, row: int) -> Image.Image:
+        """Decode the image of one row."""
+        return self.reader(self.items[row])
