@@ -1,0 +1,125 @@
+"""Balanced batches, seeded with positive pairs and filled with their difficult neighbours."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lifted_lightning.data.global_batches import GlobalBatchSampler, IntArray, Labels, as_labels, distinct
+from lifted_lightning.errors import UserError
+
+
+class PositivePairBatchSampler(GlobalBatchSampler):
+    """Global batches of B/M classes with exactly M images each, as the paper's text describes them.
+
+    A batch is seeded with positive pairs of classes drawn at random, without a class or (while its class has
+    enough) an image twice. A share ``neighbours`` of its classes is then chosen as difficult neighbours: for
+    each seed pair the nearest images of other classes to either of its two ends, each brought with images of
+    its own class, so that the balance holds (Oh Song et al., CVPR 2016, section 4).
+
+    Rows of one class are consecutive; a seed pair is the first two rows of its class.
+
+    Args:
+        labels: (N,) integers, the class of each training image; batches hold positions into it.
+        batch_size: images in a global batch, B, a multiple of ``samples_per_class * world_size``.
+        samples_per_class: images of a class in a batch, M, at least 2. A class with fewer repeats them, only
+            as far as needed; a class with one image is left out.
+        seed: of all that is drawn.
+        batches_per_epoch: length of an epoch; None is one pass's worth, images // batch_size.
+        neighbours: share, 0 to 1, of a batch's classes that come as difficult neighbours.
+        refresh_interval: in batches: those of interval k seek neighbours in the embeddings as they stood at
+            the start of interval k - 1. At least as long as what a loader draws ahead.
+        class_weights: "uniform" draws every class alike, "size" in proportion to its number of images
+            (successively, without replacement).
+        class_names: names by label, for messages.
+        rank: this process among those that train together.
+        world_size: how many processes train together.
+        device: where embeddings are kept and searched.
+
+    Raises:
+        UserError: if a value is out of range, the batch does not divide, or there are too few classes.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        batch_size: int,
+        samples_per_class: int = 4,
+        seed: int = 0,
+        *,
+        batches_per_epoch: int | None = None,
+        neighbours: float = 0.0,
+        refresh_interval: int = 50,
+        class_weights: Literal["uniform", "size"] = "uniform",
+        class_names: Sequence[str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if samples_per_class < 2:
+            raise UserError(f"samples_per_class {samples_per_class}: a positive pair needs at least 2")
+        if not 0 <= neighbours <= 1:
+            raise UserError(f"neighbours {neighbours}: give a share between 0 and 1")
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise UserError(f"batches_per_epoch {batches_per_epoch}: give at least 1, or none for one pass")
+        if class_weights not in ("uniform", "size"):
+            raise UserError(f"class_weights {class_weights!r}: choose uniform or size")
+        super().__init__(batch_size, samples_per_class, seed, rank, world_size)
+        self.samples_per_class = samples_per_class
+        self.classes_per_batch = batch_size // samples_per_class
+        self.class_weights = class_weights
+        self._members = _images_by_class(as_labels(labels), class_names, warn=rank == 0)
+        if len(self._members) < self.classes_per_batch:
+            raise UserError(
+                f"batch_size {batch_size} with {samples_per_class} images a class needs "
+                f"{self.classes_per_batch} classes, and only {len(self._members)} have two images or more: "
+                f"lower batch_size or raise samples_per_class"
+            )
+        self._sizes = np.array([len(members) for members in self._members])
+        self._length = batches_per_epoch or max(1, int(self._sizes.sum()) // batch_size)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def global_batch(self, epoch: int, step: int) -> IntArray:
+        """Positions (B,) of batch ``step`` of ``epoch``, M consecutive ones a class, alike on every rank."""
+        random = np.random.default_rng((self.seed, epoch, step))
+        classes = self._draw_classes(random)
+        draws = random.random((len(classes), self.samples_per_class)).tolist()
+        rows = [self._draw_images(c, u) for c, u in zip(classes, draws, strict=True)]
+        return np.concatenate(rows)
+
+    def _draw_classes(self, random: np.random.Generator) -> list[int]:
+        """B/M distinct classes, in the order in which they were drawn."""
+        total, wanted = len(self._sizes), self.classes_per_batch
+        if self.class_weights == "uniform":
+            return distinct(total, wanted, random.random(wanted).tolist())
+        # The first arrivals of Poisson processes with the sizes as rates: successive draws by size.
+        arrivals = random.exponential(size=total) / self._sizes
+        earliest = np.argpartition(arrivals, wanted - 1)[:wanted]
+        return earliest[np.argsort(arrivals[earliest])].tolist()
+
+    def _draw_images(self, class_index: int, draws: Sequence[float], first: int | None = None) -> IntArray:
+        """M positions of a class, the first two distinct, beginning with its image ``first`` if given."""
+        members = self._members[class_index]
+        chosen = distinct(len(members), min(len(members), self.samples_per_class), draws, first)
+        return members[np.resize(chosen, self.samples_per_class)]
+
+
+def _images_by_class(labels: IntArray, class_names: Sequence[str] | None, warn: bool) -> list[IntArray]:
+    """Positions of each class that has a pair, in label order; one warning counts and names the others."""
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    groups = np.split(order, starts[1:])
+    single = [label for label, group in zip(present.tolist(), groups, strict=True) if len(group) == 1]
+    if single and warn:
+        named = [class_names[label] if class_names is not None else str(label) for label in single]
+        more = f" and {len(named) - 10} more" if len(named) > 10 else ""
+        warnings.warn(
+            f"{len(single)} classes with a single image are left out of training batches: "
+            f"{', '.join(named[:10])}{more}",
+            stacklevel=3,
+        )
+    return [group for group in groups if len(group) > 1]
