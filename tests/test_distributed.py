@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from lifted_lightning.distributed import (
+    gather_rows,
+    gather_with_gradient,
+    own_share,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
+from lifted_lightning.metrics.embedding_set import EmbeddingSet, gather_embedding_set
+from tests.distributed import run_ranks
+
+DATA = torch.arange(24, dtype=torch.float64).reshape(6, 4).sin()
+
+
+def _loss(rows: torch.Tensor) -> torch.Tensor:
+    return torch.pdist(rows).square().mean()
+
+
+def _gradient_of_weight() -> torch.Tensor:
+    """What DDP would give: the mean over ranks of each rank's gradient."""
+    weight = torch.eye(4, dtype=torch.float64).requires_grad_()
+    share = own_share(len(DATA))
+    _loss(gather_with_gradient(DATA[share.start : share.stop] @ weight)).backward()
+    return sum_over_ranks(weight.grad) / world_size()
+
+
+def test_gathered_gradient_is_that_of_one_process() -> None:
+    expected = _gradient_of_weight()  # here: one process
+    for gradient in run_ranks(_gradient_of_weight, 3):
+        torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=0)
+
+
+def _gathered(lengths: list[int]) -> tuple[torch.Tensor, EmbeddingSet]:
+    start, length = sum(lengths[: rank()]), lengths[rank()]
+    rows = torch.arange(start, start + length)
+    indices = (rows * 7) % 5  # repeats, on one rank and across ranks
+    return gather_rows(rows), gather_embedding_set(indices, indices[:, None].float(), indices % 2)
+
+
+@pytest.mark.parametrize("lengths", [[4, 2], [3, 0, 4]])
+def test_uneven_rows_are_joined_and_repeats_dropped(lengths: list[int]) -> None:
+    for rows, gathered in run_ranks(_gathered, len(lengths), lengths):
+        assert rows.tolist() == list(range(sum(lengths)))
+        assert gathered.indices.tolist() == [0, 1, 2, 3, 4]
+        assert gathered.embeddings.flatten().tolist() == [0, 1, 2, 3, 4]
+        assert gathered.labels.tolist() == [0, 1, 0, 1, 0]
+
+
+def _share_of(count: int) -> list[int]:
+    return list(own_share(count))
+
+
+def test_shares_cover_everything_once_and_evenly() -> None:
+    shares = run_ranks(_share_of, 3, 10)
+    assert [i for share in shares for i in share] == list(range(10))
+    assert {len(share) for share in shares} == {3, 4}
+
+
+def test_one_process_needs_no_group() -> None:
+    assert (rank(), world_size()) == (0, 1)
+    assert gather_with_gradient(DATA) is DATA
+    assert list(own_share(3)) == [0, 1, 2]
+
+
+def _fails() -> None:
+    if rank() == 1:
+        raise ValueError("its own error")
+
+
+def test_a_rank_that_raises_is_reported() -> None:
+    with pytest.raises(RuntimeError, match=r"its own error|rank 0"):
+        run_ranks(_fails, 2)
