@@ -1,0 +1,7 @@
+"""The three losses of the paper: contrastive, triplet and lifted structure."""
+
+from lifted_lightning.losses.contrastive import ContrastiveLoss
+from lifted_lightning.losses.lifted import LiftedStructureLoss
+from lifted_lightning.losses.triplet import TripletLoss
+
+__all__ = ["ContrastiveLoss", "LiftedStructureLoss", "TripletLoss"]
