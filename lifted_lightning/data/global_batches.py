@@ -28,6 +28,7 @@ class GlobalBatchSampler(ABC):
         batch_size: images in a global batch, B.
         group: images that stay together on a rank (a class's images, or the two of a pair).
         seed: of all that is drawn, at least 0.
+        batches_per_epoch: length of an epoch; None leaves it to the sampler: one pass.
         rank: this process among those that train together.
         world_size: how many processes train together.
 
@@ -35,14 +36,25 @@ class GlobalBatchSampler(ABC):
         UserError: if the batch does not divide into whole groups on each rank.
     """
 
-    def __init__(self, batch_size: int, group: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        group: int,
+        seed: int,
+        batches_per_epoch: int | None,
+        rank: int,
+        world_size: int,
+    ) -> None:
         if seed < 0:
             raise UserError(f"seed {seed}: give a number of at least 0")
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise UserError(f"batches_per_epoch {batches_per_epoch}: give at least 1, or none for one pass")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not within 0..{world_size - 1}")
         check_divides(batch_size, group, world_size)
         self.batch_size = batch_size
         self.seed = seed
+        self.batches_per_epoch = batches_per_epoch
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -67,7 +79,10 @@ class GlobalBatchSampler(ABC):
 
     @property
     def start(self) -> tuple[int, int]:
-        """The (epoch, step) from which a resumed run draws; other epochs begin at step 0."""
+        """The (epoch, step) from which a run goes on, in batches trained on; other epochs begin at step 0.
+
+        Set it after ``load_state_dict``.
+        """
         return self._start
 
     @start.setter
@@ -75,6 +90,10 @@ class GlobalBatchSampler(ABC):
         self._start = position
         # A loader with workers draws as soon as it is iterated, before Lightning tells the epoch.
         self.epoch = position[0]
+        self._resume(position[0] * len(self) + position[1])
+
+    def _resume(self, batches: int) -> None:  # noqa: B027 (a hook, not a duty)
+        """Go on after ``batches`` batches of the run."""
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // self.world_size
@@ -115,8 +134,8 @@ def check_divides(batch_size: int, group: int, world_size: int) -> None:
     below = batch_size // unit * unit
     nearest = f"{below} or {below + unit}" if below > 0 else f"{unit}"
     raise UserError(
-        f"batch_size {batch_size} does not divide into whole groups of {group} images on each of {world_size} "
-        f"rank(s): the nearest that does is {nearest}"
+        f"batch_size {batch_size} does not divide into whole groups of {group} images on each of "
+        f"{world_size} rank(s): the nearest that does is {nearest}"
     )
 
 

@@ -2,13 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lifted_lightning.data.global_batches import GlobalBatchSampler, IntArray, Labels, as_labels, distinct
+from lifted_lightning.data.neighbours import EmbeddingTable, nearest_of_other_classes
 from lifted_lightning.errors import UserError
+
+# More than any loader draws ahead.
+_SHARES_KEPT = 4096
 
 
 class PositivePairBatchSampler(GlobalBatchSampler):
@@ -62,15 +67,15 @@ class PositivePairBatchSampler(GlobalBatchSampler):
             raise UserError(f"samples_per_class {samples_per_class}: a positive pair needs at least 2")
         if not 0 <= neighbours <= 1:
             raise UserError(f"neighbours {neighbours}: give a share between 0 and 1")
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise UserError(f"batches_per_epoch {batches_per_epoch}: give at least 1, or none for one pass")
         if class_weights not in ("uniform", "size"):
             raise UserError(f"class_weights {class_weights!r}: choose uniform or size")
-        super().__init__(batch_size, samples_per_class, seed, rank, world_size)
+        super().__init__(batch_size, samples_per_class, seed, batches_per_epoch, rank, world_size)
         self.samples_per_class = samples_per_class
         self.classes_per_batch = batch_size // samples_per_class
+        self.seed_classes = max(1, self.classes_per_batch - round(neighbours * self.classes_per_batch))
         self.class_weights = class_weights
-        self._members = _images_by_class(as_labels(labels), class_names, warn=rank == 0)
+        all_labels = as_labels(labels)
+        self._members = _images_by_class(all_labels, class_names, warn=rank == 0)
         if len(self._members) < self.classes_per_batch:
             raise UserError(
                 f"batch_size {batch_size} with {samples_per_class} images a class needs "
@@ -78,18 +83,104 @@ class PositivePairBatchSampler(GlobalBatchSampler):
                 f"lower batch_size or raise samples_per_class"
             )
         self._sizes = np.array([len(members) for members in self._members])
-        self._length = batches_per_epoch or max(1, int(self._sizes.sum()) // batch_size)
+        self._shares: dict[int, float] = {}
+        self._table: EmbeddingTable | None = None
+        if self.seed_classes < self.classes_per_batch:
+            self._table = EmbeddingTable(len(all_labels), refresh_interval, device)
+            self._class_of, self._place = _where_in_class(self._members, len(all_labels))
+            self._classes_on_device = torch.from_numpy(self._class_of).to(device)
 
     def __len__(self) -> int:
-        return self._length
+        return self.batches_per_epoch or max(1, int(self._sizes.sum()) // self.batch_size)
 
     def global_batch(self, epoch: int, step: int) -> IntArray:
         """Positions (B,) of batch ``step`` of ``epoch``, M consecutive ones a class, alike on every rank."""
         random = np.random.default_rng((self.seed, epoch, step))
         classes = self._draw_classes(random)
         draws = random.random((len(classes), self.samples_per_class)).tolist()
-        rows = [self._draw_images(c, u) for c, u in zip(classes, draws, strict=True)]
+        seeds, spare = classes[: self.seed_classes], classes[self.seed_classes :]
+        rows = [self._draw_images(c, u) for c, u in zip(seeds, draws, strict=False)]
+        number = epoch * len(self) + step
+        found = self._difficult_neighbours(number, seeds, rows)
+        taken = {c for c, _ in found}
+        filled = found + [(c, None) for c in spare if c not in taken]
+        for (c, first), u in zip(filled, draws[len(seeds) :], strict=False):
+            rows.append(self._draw_images(c, u, first))
+        self._remember_share(number, len(found) / len(classes))
         return np.concatenate(rows)
+
+    def _difficult_neighbours(
+        self, number: int, seeds: list[int], rows: list[IntArray]
+    ) -> list[tuple[int, int | None]]:
+        """Up to B/M - S classes, each with the image (within it) that is near; the pairs choose in turn."""
+        table = None if self._table is None else self._table.snapshot(number)
+        if table is None:
+            return []
+        pairs = torch.from_numpy(np.stack([images[:2] for images in rows])).to(table.device)
+        near = nearest_of_other_classes(
+            table, pairs, self._classes_on_device, len(self._members), self.classes_per_batch
+        )
+        taken, wanted = set(seeds), self.classes_per_batch - len(seeds)
+        found: list[tuple[int, int | None]] = []
+        queues = [iter(positions) for positions in near]
+        while queues and len(found) < wanted:
+            queue = queues.pop(0)
+            position = next((p for p in queue if self._class_of[p] not in taken), None)
+            if position is not None:
+                taken.add(int(self._class_of[position]))
+                found.append((int(self._class_of[position]), int(self._place[position])))
+                queues.append(queue)
+        return found
+
+    def _remember_share(self, number: int, share: float) -> None:
+        """Keep the neighbour share of what is drawn but not yet trained on, and a few more."""
+        self._shares[number] = share
+        while len(self._shares) > _SHARES_KEPT:
+            del self._shares[next(iter(self._shares))]
+
+    def neighbour_share(self, epoch: int, step: int) -> float:
+        """Share of a batch's classes that came as difficult neighbours, of batches drawn not long ago."""
+        return self._shares[epoch * len(self) + step]
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """Whether ``record`` is to be called after each training step."""
+        return self._table is not None
+
+    def record(self, positions: Tensor, embeddings: Tensor) -> None:
+        """Take in the embeddings (B, D) of the global batch just trained on, whose positions are (B,)."""
+        if self._table is not None:
+            self._table.record(positions, embeddings)
+
+    def check_drawn_ahead(self, num_workers: int, prefetch_factor: int | None) -> None:
+        """Raise UserError if such a loader draws further ahead than a refresh interval.
+
+        Args:
+            num_workers: of the DataLoader.
+            prefetch_factor: of the DataLoader; None is its default, 2.
+        """
+        if self._table is None:
+            return
+        # Besides what workers prepare, Lightning may hold one batch to know which is the last.
+        ahead = num_workers * (2 if prefetch_factor is None else prefetch_factor) + 1
+        if self._table.refresh_interval < ahead:
+            raise UserError(
+                f"refresh_interval {self._table.refresh_interval} is shorter than the {ahead} batches that "
+                f"{num_workers} workers draw ahead: raise it to {ahead} or use fewer workers"
+            )
+
+    def _resume(self, batches: int) -> None:
+        if self._table is not None:
+            self._table.resume(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The embedding table, its snapshots in use and its count: tensors and plain numbers only."""
+        return {} if self._table is None else self._table.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` gave; call it before ``start`` is set."""
+        if self._table is not None and state:
+            self._table.load_state_dict(state)
 
     def _draw_classes(self, random: np.random.Generator) -> list[int]:
         """B/M distinct classes, in the order in which they were drawn."""
@@ -123,3 +214,13 @@ def _images_by_class(labels: IntArray, class_names: Sequence[str] | None, warn: 
             stacklevel=3,
         )
     return [group for group in groups if len(group) > 1]
+
+
+def _where_in_class(members: list[IntArray], images: int) -> tuple[IntArray, IntArray]:
+    """(N,) class and (N,) place within it of each image; the number of classes where it is in none."""
+    class_of = np.full(images, len(members))
+    place = np.zeros(images, dtype=np.int64)
+    for index, positions in enumerate(members):
+        class_of[positions] = index
+        place[positions] = np.arange(len(positions))
+    return class_of, place
