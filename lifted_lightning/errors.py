@@ -7,3 +7,7 @@ class UserError(Exception):
     Its message is one line that names the file or the value and says what to do. The command line prints
     that line without a traceback and exits with code 2.
     """
+
+
+class RunError(Exception):
+    """A run that cannot go on (a loss that is not finite, a dead process): one line, exit code 1."""

@@ -1,6 +1,7 @@
 """Fixtures and settings that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+ALLOWED_SKIPS = ("no real data", "no GPU", "no weights")
+_other_skips: list[str] = []
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
@@ -19,3 +23,20 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("no real data: LIFTED_DATA_DIR is not set to a folder")
     return Path(root)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note tests that are skipped for a reason that continuous integration must not accept."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(ALLOWED_SKIPS):
+            _other_skips.append(f"{report.nodeid}: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """In continuous integration a test skipped for want of anything but data or a GPU fails the session."""
+    yield
+    if os.environ.get("CI") and _other_skips:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nskipped, which is a failure here:", *_other_skips, sep="\n  ")

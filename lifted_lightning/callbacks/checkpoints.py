@@ -1,0 +1,150 @@
+"""Checkpoints from which a run goes on exactly: the selected one, the last one, and one more when told to stop."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+
+STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
+Handler = Any
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a reader sees the whole file or the last one.
+
+    (Lightning writes to the system's temporary folder and moves: across file systems that is a copy.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a process killed while writing a checkpoint left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``: the checkpoint with the best validation metric (Lightning's ModelCheckpoint, one file).
+
+    Args:
+        monitor: the metric to select by; None keeps no best one, and the last is selected.
+        mode: whether more or less of it is better.
+    """
+
+    def __init__(self, monitor: str | None = "validation/map@r", mode: str = "max") -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            filename="best",
+            save_top_k=1 if monitor else 0,
+            save_on_train_epoch_end=False,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+
+class LastCheckpoint(Checkpoint):
+    """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM or Ctrl-C.
+
+    It must come after the callback that selects the best checkpoint, whose state it saves. Where a validation is
+    due after a step, it saves after that validation, because Lightning would skip it on resuming.
+
+    Args:
+        every_n_steps: training steps between two saves.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        self.every_n_steps = every_n_steps
+        self.folder: Path | None = None
+        self._stop_signal = 0
+        self._handlers: dict[int, Handler] = {}
+        self._saved_step = -1
+
+    @property
+    def path(self) -> Path:
+        assert self.folder is not None, "the run folder callback sets the folder"
+        return self.folder / "last.ckpt"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if _validation_is_due(trainer):
+            return
+        if self._must_stop(trainer):
+            self._stop(trainer)
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._save(trainer)
+        if self._must_stop(trainer, now=True):
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saved_step = trainer.global_step
+        trainer.save_checkpoint(self.path)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop_signal = number
+        if number == signal.SIGINT:  # a second Ctrl-C does not wait
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _must_stop(self, trainer: Trainer, now: bool = False) -> bool:
+        if trainer.world_size == 1:
+            return self._stop_signal != 0
+        if not now and trainer.global_step % STOP_CHECK_STEPS:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self._stop_signal != 0, all=False)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+        trainer.strategy.barrier()
+        self._restore_handlers()
+        code = 128 + (self._stop_signal or signal.SIGTERM)
+        if not trainer.is_global_zero:
+            os._exit(code)
+        print(
+            f"\nstopped at step {trainer.global_step}; go on with: lifted fit "
+            f"--config {self.path.parent.parent / 'config.yaml'} --ckpt_path last",
+            file=sys.stderr,
+        )
+        sys.exit(code)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def _validation_is_due(trainer: Trainer) -> bool:
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

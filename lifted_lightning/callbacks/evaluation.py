@@ -1,0 +1,99 @@
+"""Retrieval metrics on validation at its own interval, and on test once, with clustering and a baseline."""
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lifted_lightning.callbacks.baseline import baseline_name, embed_baseline
+from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, clustering_metrics
+
+
+@runtime_checkable
+class EmbeddingSetConsumer(Protocol):
+    """A callback that wants the embeddings of an evaluation, for a picture say. Called on every rank."""
+
+    def on_embedding_set(
+        self, trainer: Trainer, module: LightningModule, stage: str, embedding_set: EmbeddingSet
+    ) -> None:
+        """Take in the embeddings of a stage, ``validation`` or ``test``."""
+
+
+class RetrievalEvaluation(Callback):
+    """Evaluates the embeddings of all ranks, once: logs ``validation/recall@1``, ``test/map@r`` and the like.
+
+    Args:
+        ks: the K of Recall@K.
+        distance: what neighbours are ranked by.
+        clustering: whether the test also reports NMI, AMI and F1 of a k-means clustering into as many clusters
+            as there are classes.
+        baseline: whether the test also evaluates the images without training: the pretrained trunk's features,
+            or raw pixels.
+    """
+
+    def __init__(
+        self,
+        ks: tuple[int, ...] = (1, 2, 4, 8),
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        clustering: bool = True,
+        baseline: bool = True,
+    ) -> None:
+        self.ks = ks
+        self.distance = distance
+        self.clustering = clustering
+        self.baseline = baseline
+        self.results: dict[str, dict[str, float]] = {}
+        self.baseline_name: str | None = None
+        self._metric: RetrievalMetrics | None = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._metric = self._new_metric(trainer, pl_module, "validation")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._metric = self._new_metric(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self._update(outputs)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self._update(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._finish(trainer, pl_module, "validation")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
+
+    def _new_metric(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
+        query, gallery = trainer.datamodule.query_gallery(stage)
+        metric = RetrievalMetrics(ks=self.ks, distance=self.distance, query=query, gallery=gallery)
+        return metric.to(module.device)
+
+    def _update(self, outputs: Any) -> None:
+        assert self._metric is not None
+        self._metric.update(outputs["embeddings"], outputs["labels"], outputs["indices"])
+
+    def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        assert self._metric is not None
+        values = self._metric.compute()
+        embedding_set = self._metric.embedding_set()
+        if stage == "test" and self.clustering:
+            # Every rank would cluster alike; only rank zero's figures are written, and nobody waits for them.
+            if trainer.is_global_zero:
+                values |= clustering_metrics(embedding_set.embeddings, embedding_set.labels)
+        self.results[stage] = values
+        module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        for callback in trainer.callbacks:
+            if isinstance(callback, EmbeddingSetConsumer):
+                callback.on_embedding_set(trainer, module, stage, embedding_set)
+        if stage == "test" and self.baseline:
+            self._evaluate_baseline(trainer, module)
+
+    def _evaluate_baseline(self, trainer: Trainer, module: LightningModule) -> None:
+        metric = self._new_metric(trainer, module, "test")
+        indices, embeddings, labels = embed_baseline(module, trainer.datamodule.test_dataloader())
+        metric.update(embeddings.to(module.device), labels.to(module.device), indices.to(module.device))
+        self.results["baseline"] = metric.compute()
+        self.baseline_name = baseline_name(module)

@@ -1,0 +1,147 @@
+"""``result.json``, and the table at the end of a run."""
+
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lifted_lightning import __version__, runs
+from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+
+LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
+PROGRESS = "lifted_progress"  # the key in a checkpoint
+
+
+class ResultFile(Callback):
+    """Times the run, and writes ``result.json`` once its evaluation on the test classes is done.
+
+    Args:
+        evaluation: whose metrics are written.
+        config: the run's configuration.
+        summary: loss, embedding size, data set and seed, as they stand at the top of the file.
+    """
+
+    def __init__(self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]) -> None:
+        self.evaluation = evaluation
+        self.config = config
+        self.summary = summary
+        self._progress: dict[str, Any] = {"fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "step": 0}
+        self._selected: dict[str, Any] = {"validation": {}, "step": 0}
+        self._fit_began: float | None = None
+        self._step_began = 0.0
+        self._evaluation_began = 0.0
+
+    # Time and images, over all the processes that trained this run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._fit_began = time.monotonic() - self._progress["fit"]
+        self._step_began = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        now = time.monotonic()
+        self._progress["training"] += now - self._step_began
+        self._progress["images"] += len(outputs["labels"])
+        self._step_began = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step_began = time.monotonic()
+        self._progress["validation"] = self.evaluation.results.get("validation", {})
+        self._progress["step"] = trainer.global_step
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
+            self._write(trainer, "validation")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note_fit_time()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._note_fit_time()
+        checkpoint[PROGRESS] = dict(self._progress)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get(PROGRESS)
+        if saved is None:
+            return
+        if trainer.state.fn == "fit":
+            self._progress = dict(saved)
+        self._selected = {"validation": saved["validation"], "step": checkpoint["global_step"]}
+
+    def _note_fit_time(self) -> None:
+        if self._fit_began is not None:
+            self._progress["fit"] = time.monotonic() - self._fit_began
+
+    # The result
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluation_began = time.monotonic()
+
+    on_validation_start = on_test_start
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._write(trainer, "test")
+
+    def _write(self, trainer: Trainer, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        results = self.evaluation.results
+        training = self._progress["training"]
+        content = {
+            "name": f"{folder.parent.name}/{folder.name}",
+            "config": relative_paths(self.config, Path(trainer.datamodule.root), folder),
+            **self.summary,
+            "stage": stage,
+            "steps": self._selected["step"] and trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
+            "selected_step": self._selected["step"],
+            "validation": results["validation"] if stage == "validation" else self._selected["validation"],
+            "test": results.get("test", {}),
+            "baseline": results.get("baseline", {}),
+            "baseline_name": self.evaluation.baseline_name,
+            "seconds": {
+                "fit": round(self._progress["fit"], 3),
+                "test": round(time.monotonic() - self._evaluation_began, 3),
+            },
+            "images_per_second": round(self._progress["images"] / training, 1) if training else None,
+            "world_size": trainer.world_size,
+            "versions": versions(),
+            "git": git_state(),
+        }
+        runs.write_json(folder / runs.RESULT, content)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python, and the libraries that decide what a run computes."""
+    return {"lifted-lightning": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in LIBRARIES
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of the working folder and whether it has changes; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
+    """The configuration with paths relative to the data root or the run, so that it tells nothing of the machine."""
+    if isinstance(value, Mapping):
+        return {key: relative_paths(item, data_root, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [relative_paths(item, data_root, folder) for item in value]
+    if not isinstance(value, str) or not Path(value).expanduser().is_absolute():
+        return value
+    path = Path(value).expanduser()
+    for name, base in (("data", data_root), ("run", folder)):
+        if path.is_relative_to(base.resolve()) or path.is_relative_to(base):
+            return f"<{name}>/{path.relative_to(base.resolve() if path.is_relative_to(base.resolve()) else base)}"
+    return f"<elsewhere>/{path.name}"

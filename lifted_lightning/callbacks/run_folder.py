@@ -1,0 +1,85 @@
+"""The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lifted_lightning import runs
+from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
+from lifted_lightning.loggers import MetricsFile, wandb_logger
+
+
+class RunFolder(Callback):
+    """Makes or continues the run's folder, writes ``config.yaml`` there, and points loggers and checkpoints to it.
+
+    Args:
+        parent: the experiment's folder.
+        name: the run's name; a number is added where it is taken.
+        config: the complete configuration, as written to ``config.yaml``.
+        summary: what dashboards group by (loss, embedding size, data set, seed), put beside the configuration.
+        existing: a folder to continue in, instead of a new one.
+        header: comment lines at the top of ``config.yaml``.
+    """
+
+    def __init__(
+        self,
+        parent: Path,
+        name: str,
+        config: dict[str, Any],
+        summary: dict[str, Any],
+        existing: Path | None = None,
+        header: str = "",
+    ) -> None:
+        self.parent = parent
+        self.name = name
+        self.config = config
+        self.summary = summary
+        self.existing = existing
+        self.header = header
+        self.folder: Path | None = None
+        self._lock: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.folder is None:
+            chosen = str(self._choose()) if trainer.is_global_zero else None
+            self.folder = Path(trainer.strategy.broadcast(chosen))
+            trainer._default_root_dir = str(self.folder)
+            trainer.loggers = [*self._loggers(trainer), *trainer.loggers]
+        for callback in trainer.callbacks:
+            if isinstance(callback, BestCheckpoint):
+                callback.dirpath = str(self.folder / runs.CHECKPOINTS)
+            if isinstance(callback, LastCheckpoint):
+                callback.folder = self.folder / runs.CHECKPOINTS
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile) and trainer.global_step:
+                logger.resume(trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lifted_config"] = yaml.safe_dump(self.config, sort_keys=False)
+
+    def _choose(self) -> Path:
+        folder = self.existing or runs.new_folder(self.parent, self.name)
+        self._lock = runs.lock(folder)
+        remove_unfinished(folder / runs.CHECKPOINTS)
+        if self.existing is None:
+            text = self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            (folder / "config.yaml").write_text(text, encoding="utf-8")
+        return folder
+
+    def _loggers(self, trainer: Trainer) -> list[Any]:
+        assert self.folder is not None
+        if not trainer.is_global_zero:
+            return [MetricsFile(self.folder)]
+        wandb = wandb_logger(
+            self.folder,
+            project="lifted-lightning",
+            name=f"{self.parent.name}/{self.folder.name}",
+            group=self.parent.name,
+            tags=[str(self.summary[key]) for key in ("loss", "dataset")],
+            config=runs.flatten(self.config) | self.summary,
+        )
+        return [MetricsFile(self.folder), *([wandb] if wandb else [])]

@@ -1,0 +1,74 @@
+"""The `lifted` command: it finds the subcommand before anything heavy is imported."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from lifted_lightning.errors import RunError, UserError
+
+TRAINER = {
+    "fit": "train an embedding and evaluate it once on the test classes",
+    "validate": "evaluate a checkpoint on the validation classes",
+    "test": "evaluate a checkpoint on the test classes",
+    "predict": "write the embeddings of the test classes",
+}
+OWN = {"data": "list, prepare and verify data sets"}
+
+
+def usage() -> str:
+    """The help of `lifted` itself: one line a subcommand."""
+    lines = ["usage: lifted COMMAND [--help] [options]", "", "commands:"]
+    lines += [f"  {name:<10}{text}" for name, text in (TRAINER | OWN).items()]
+    lines += ["", "start:  lifted fit --config experiments/quickstart.yaml"]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. ``--debug`` shows the traceback of an error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from lifted_lightning import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except (UserError, RunError) as error:
+        if debug:
+            raise
+        print(f"lifted {arguments[0]}: {_where()}{error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    if command in TRAINER:
+        from lifted_lightning import processes
+
+        processes.end_with_parent()
+        from lifted_lightning.lightning_cli import run
+
+        return run(command, arguments)
+    if command == "data":
+        from lifted_lightning.data_command import run as run_data
+
+        return run_data(arguments)
+    near = difflib.get_close_matches(command, [*TRAINER, *OWN], n=1)
+    hint = f"did you mean {near[0]}?" if near else "see lifted --help"
+    print(f"lifted: no command {command!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _where() -> str:
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return "" if rank == "0" else f"rank {rank}: "
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""`lifted fit | validate | test | predict`: LightningCLI with this package's defaults, folders and errors."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import lifted_lightning.data.augment
+import lifted_lightning.data.datasets
+import lifted_lightning.losses
+import lifted_lightning.networks
+from lifted_lightning import messages, runs
+from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
+from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from lifted_lightning.callbacks.gallery import RetrievalGallery
+from lifted_lightning.callbacks.results import ResultFile
+from lifted_lightning.callbacks.run_folder import RunFolder
+from lifted_lightning.callbacks.tsne import TSNEPlot
+from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.errors import UserError
+from lifted_lightning.module import EmbeddingModule
+from lifted_lightning.predictions import PredictionFile
+from lifted_lightning.summary import print_summary
+
+TRAINER_DEFAULTS = {
+    "logger": False,  # the run folder brings the loggers
+    "use_distributed_sampler": False,  # global batches are sliced by rank already
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 20,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line, with the nearest name, instead of usage and a trace of causes."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UserError(messages.shorten(message, self)) from ex
+
+
+class LiftedCLI(LightningCLI):
+    """One subcommand's parser; the run's folder, loggers and checkpoints are this package's."""
+
+    def __init__(self, command: str, module_class: type[EmbeddingModule]) -> None:
+        self.command = command
+        super().__init__(
+            module_class,
+            RetrievalDataModule,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={command: {"prog": f"lifted {command}"}},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, batches and augmentation.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
+        parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")
+        parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
+        parser.add_lightning_class_args(RetrievalEvaluation, "evaluation")
+        parser.add_lightning_class_args(BatchDiagnostics, "diagnostics")
+        parser.add_lightning_class_args(TSNEPlot, "tsne")
+        parser.add_lightning_class_args(RetrievalGallery, "gallery")
+        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments(
+            "model.network.init_args.embedding_size", "model.loss.init_args.embedding_size", apply_on="parse"
+        )
+        parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
+        parser.set_defaults({"weights_only": True})
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line as it is (Lightning lets the checkpoint's settings override it silently)."""
+
+    # The run
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.command]
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = str(resolve_checkpoint(config))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config[self.command]
+        saved = yaml.safe_load(self._parser(self.command).dump(config, skip_none=False, skip_link_targets=True))
+        saved.pop("config", None)
+        saved["ckpt_path"] = None
+        summary = self._summary(config)
+        checkpoint = config.get("ckpt_path")
+        folder = RunFolder(
+            Path(config["runs_dir"]) / (config["experiment"] or runs.slug(summary["dataset"])),
+            config["name"] or default_name(summary, self.command),
+            saved,
+            summary,
+            existing=unfinished_folder(Path(checkpoint)) if checkpoint and self.command == "fit" else None,
+            header=f"# lifted {self.command} --config <this file> repeats the run\n",
+        )
+        results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        own: list[Any] = [folder, results]
+        if trainer_config.get("enable_progress_bar") is not False:
+            own.append(RichProgressBar(leave=False))
+        if self.command == "predict":
+            own.append(PredictionFile())
+        trainer_config["callbacks"] = [*own, *(trainer_config.get("callbacks") or [])]
+        trainer_config["plugins"] = [AtomicCheckpointIO(), *(trainer_config.get("plugins") or [])]
+        extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
+        self.folder = folder
+        return self._instantiate_trainer(trainer_config, extra)
+
+    def _summary(self, config: Namespace) -> dict[str, Any]:
+        return {
+            "seed": config["seed_everything"],
+            "dataset": self.datamodule.table.name,
+            "loss": type(self.model.loss).__name__,
+            "embedding_size": getattr(self.model.network, "embedding_size", None),
+        }
+
+    def after_fit(self) -> None:
+        """Evaluate the selected checkpoint once on the test classes."""
+        best = Path(self.trainer.default_root_dir) / runs.CHECKPOINTS / "best.ckpt"
+        last = best.with_name("last.ckpt")
+        selected = best if self.trainer.strategy.broadcast(best.exists()) else last
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False)
+        self._show("test")
+
+    def after_test(self) -> None:
+        self._show("test")
+
+    def after_validate(self) -> None:
+        self._show("validation")
+
+    def _show(self, stage: str) -> None:
+        if self.trainer.is_global_zero:
+            print_summary(Path(self.trainer.default_root_dir), stage)
+
+
+def default_name(summary: dict[str, Any], command: str) -> str:
+    """A run's name: loss, embedding size and seed."""
+    name = f"{runs.slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"
+    return name if command == "fit" else f"{name}-{command}"
+
+
+def resolve_checkpoint(config: Namespace) -> Path:
+    """The checkpoint file that ``--ckpt_path`` means; ``last`` and ``best`` are looked for in the run's folder.
+
+    That folder is the one of the ``config.yaml`` given, or the one that ``--experiment`` and ``--name`` give.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    given = config["ckpt_path"]
+    if given not in ("last", "best"):
+        if not Path(given).is_file():
+            raise UserError(f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml")
+        return Path(given)
+    folders = [Path(str(path)).resolve().parent for path in config.get("config") or []]
+    if config["name"]:
+        folders.append(Path(config["runs_dir"]) / (config["experiment"] or "") / config["name"])
+    candidates = [folder / runs.CHECKPOINTS / f"{given}.ckpt" for folder in reversed(folders)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = ", ".join(str(c) for c in candidates) or "nowhere: give --config RUN/config.yaml"
+    raise UserError(f"--ckpt_path {given}: no such checkpoint (looked for {looked})")
+
+
+def unfinished_folder(checkpoint: Path) -> Path | None:
+    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
+    folder = runs.folder_of_checkpoint(checkpoint)
+    return None if folder is None or (folder / runs.RESULT).exists() else folder
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one of Lightning's commands with these arguments; returns the exit code."""
+    sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
+    quiet()
+    arguments, class_path = messages.module_class(arguments)
+    sys.argv = [sys.argv[0], command, *arguments]
+    try:
+        LiftedCLI(command, class_path)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        explained = messages.explain(error)
+        if explained is None:
+            raise
+        raise explained from error
+    return 0
+
+
+def quiet() -> None:
+    """Leave out the libraries' tips and deprecation notes, which are not about what the user did."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        r".*LeafSpec.*",
+        r".*does not have many workers.*",
+        r".*is not resumable.*",
+        r".*anonymous setting.*",
+        r".*number of training batches.*is smaller than the logging interval.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*`sync_dist=True`.*",
+        r".*srun.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+    torch.set_float32_matmul_precision("high")

@@ -1,0 +1,129 @@
+"""The loggers of every run: a CSV file that survives resuming, and W&B, offline unless the user is logged in."""
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+METRICS = "metrics.csv"
+
+
+class MetricsFile(Logger):
+    """``metrics.csv`` in the run's folder, one row a logging step; a resumed run continues it.
+
+    (Lightning's CSVLogger deletes the earlier file.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / METRICS
+        self._columns: list[str] | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration lies in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
+        if self._rows and self._rows[-1]["step"] == step:
+            self._rows[-1].update(values)
+        else:
+            self._rows.append({"step": step, **values})
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._rows:
+            return
+        columns = list(dict.fromkeys(["step", *(self._columns or []), *(k for row in self._rows for k in row)]))
+        if columns == self._columns:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, columns).writerows(self._rows)
+        else:
+            self._replace(columns, [*read_metrics(self.path), *self._rows])
+        self._columns, self._rows = columns, []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Keep the rows logged before ``step``, so that a resumed run repeats none."""
+        rows = [row for row in read_metrics(self.path) if int(row["step"]) < step]
+        if rows:
+            self._replace(list(rows[0]), rows)
+
+    def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        temporary = self.path.with_name(f".{METRICS}.{os.getpid()}.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+        self._columns = columns
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``metrics.csv``; a last line cut short by a killed process is left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
+    """The W&B logger of a run, on rank zero: online for a user who is logged in, else offline.
+
+    ``WANDB_MODE`` decides where it is set; ``disabled`` gives no logger. If the server does not answer, the run
+    is recorded offline.
+
+    Args:
+        folder: the run's folder; the record lies below its ``wandb/``, with the run's id, which a resumed run
+            continues.
+        **settings: passed to ``wandb.init`` (project, group, name, tags, config).
+    """
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    if mode == "disabled":
+        return None
+    settings |= {"save_dir": str(folder), "id": _run_id(folder)}
+    quiet = wandb.Settings(console="off", silent=mode == "offline", init_timeout=8)
+    if mode != "offline":
+        logger = WandbLogger(offline=False, resume="allow", settings=quiet, **settings)
+        try:
+            _ = logger.experiment
+            return logger
+        except wandb.errors.Error as error:
+            wandb.teardown()
+            print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
+    return WandbLogger(offline=True, settings=quiet, **settings)
+
+
+def _run_id(folder: Path) -> str:
+    import wandb
+
+    path = folder / "wandb" / "run-id"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(wandb.util.generate_id())
+    return path.read_text().strip()

@@ -1,0 +1,169 @@
+"""EmbeddingModule: a network, a loss and an optimiser; the loss is that of the global batch on every rank."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+
+from lifted_lightning.data.augment import Augmentation
+from lifted_lightning.distributed import gather_with_gradient, rank, world_size
+from lifted_lightning.errors import UserError
+from lifted_lightning.finite import FiniteLoss
+from lifted_lightning.microbatch import embed_in_pieces
+
+Batch = dict[str, Tensor]
+
+
+class EmbeddingModule(LightningModule):
+    """Trains an embedding network under a metric-learning loss.
+
+    The loss sees the embeddings of the *global* batch: they are gathered over the ranks with gradient, every
+    rank takes the same loss, and after DDP's averaging the gradient is that of one process with the whole batch.
+
+    Args:
+        network: maps float images (B, C, H, W) to embeddings (B, D); has ``embedding_size``; parameters below
+            its attribute ``head`` learn at ``head_lr_factor`` times the learning rate.
+        loss: any module whose forward takes embeddings (B, D) and labels (B,) int64 and returns a scalar.
+        augment: from uint8 images to normalised float images: random in training, fixed in evaluation.
+        optimizer: called with parameter groups; AdamW with a learning rate of 1e-3 if not given.
+        scheduler: called with the optimiser; stepped once a training step (once a validation for
+            ReduceLROnPlateau).
+        head_lr_factor: learning rate of the network's head as a multiple of the trunk's (the paper: 10).
+        loss_lr_factor: learning rate of the loss's own parameters (proxies) as a multiple of the trunk's.
+        gather: whether the loss sees the global batch; False takes it on each rank's own rows, for ablations.
+        micro_batch: embed in pieces of so many rows of this rank and recompute them in the backward pass: the
+            gradient of the full batch in the memory of a piece. None embeds the whole batch at once.
+        compile: pass network and loss through ``torch.compile``.
+        seed: of augmentation and dropout; the command line links it to ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        augment: Augmentation,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        head_lr_factor: float = 1.0,
+        loss_lr_factor: float = 1.0,
+        gather: bool = True,
+        micro_batch: int | None = None,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if micro_batch is not None and micro_batch < 1:
+            raise UserError(f"micro_batch is {micro_batch}: give a positive number of images, or leave it out")
+        self.network = network
+        self.loss = loss
+        self.augment = augment
+        if getattr(network, "mean", None) is not None and not augment.given_statistics:
+            augment.set_statistics(network.mean, network.std)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.head_lr_factor = head_lr_factor
+        self.loss_lr_factor = loss_lr_factor
+        self.gather = gather
+        self.micro_batch = micro_batch
+        self.seed = seed
+        self._finite = FiniteLoss()
+        if compile:
+            self.network.compile()
+            self.loss.compile()
+
+    # What a paper overrides
+
+    def compute_loss(self, batch: Batch, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one global batch. Override this where a paper needs more than embeddings and labels.
+
+        Args:
+            batch: the rank's own batch, with ``images`` uint8 (b, C, H, W), ``labels`` and ``indices`` (b,).
+            embeddings: (B, D) of the global batch, rank after rank, in float32 at least.
+            labels: (B,) int64 of the global batch.
+
+        Returns:
+            A scalar, the same on every rank.
+        """
+        return self.loss(embeddings, labels)
+
+    # Embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (B, C, H, W) as in evaluation. Returns (B, D)."""
+        return self.network(self.augment(images, None))
+
+    def embed_batch(self, batch: Batch, step_key: tuple[int, int, int]) -> Tensor:
+        """Augment and embed this rank's rows of a training batch; what is random depends on the key alone."""
+        images = batch["images"]
+        rows = len(images)
+        draws = self.augment.draw(step_key, rows * world_size())[rank() * rows :][:rows].to(images.device)
+
+        def piece(part: Tensor, part_draws: Tensor) -> Tensor:
+            return self.network(self.augment(part, part_draws))
+
+        if self.micro_batch is None or rows <= self.micro_batch:
+            return piece(images, draws)
+        return embed_in_pieces(piece, images, draws, self.micro_batch, self.network)
+
+    # Lightning's hooks
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        key = (self.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(hash((*key, rank())) % 2**63)  # dropout and the like: a function of the step
+        local = self.embed_batch(batch, key)
+        embeddings = gather_with_gradient(local)
+        labels, indices = gather_with_gradient(torch.stack([batch["labels"], batch["indices"]], dim=1)).unbind(1)
+        with torch.autocast(self.device.type, enabled=False):
+            embeddings = in_full_precision(embeddings)
+            if self.gather:
+                loss = self.compute_loss(batch, embeddings, labels)
+            else:
+                loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
+        self._finite.ask(loss, embeddings, indices)
+        self.trainer.datamodule.record(indices, embeddings.detach())
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
+        return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> Batch:
+        embeddings = in_full_precision(self(batch["images"]))
+        return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._finite.check(self.global_step, self.trainer.datamodule.names)
+
+    def configure_optimizers(self) -> Any:
+        make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
+        groups = [(name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters]
+        optimizer = make([{"params": parameters, "name": name} for name, _, parameters in groups])
+        for group, (_, factor, _) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= factor
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
+        head = [p for p in getattr(self.network, "head", nn.Identity()).parameters() if p.requires_grad]
+        in_head = {id(p) for p in head}
+        yield "trunk", 1.0, [p for p in self.network.parameters() if p.requires_grad and id(p) not in in_head]
+        yield "head", self.head_lr_factor, head
+        yield "loss", self.loss_lr_factor, [p for p in self.loss.parameters() if p.requires_grad]
+
+
+def in_full_precision(embeddings: Tensor) -> Tensor:
+    """Half precision raised to float32; float64 stays."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()

@@ -1,0 +1,88 @@
+"""Run folders: their names, their lock, and ``result.json``, the contract for all that reads runs."""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lifted_lightning.errors import UserError
+
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Create and return a folder ``parent/name``, or ``name-2``, ``name-3``, … where that is taken."""
+    parent.mkdir(parents=True, exist_ok=True)
+    attempt = 1
+    while True:
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            attempt += 1
+
+
+def folder_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run's folder that a checkpoint lies in, or None for a checkpoint that lies elsewhere."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS else None
+
+
+def lock(folder: Path) -> int:
+    """Hold the folder for this process until it ends, so that no two processes write one run.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UserError(f"{folder}: another process is writing this run; wait for it, or end it") from None
+    return descriptor
+
+
+def slug(text: str) -> str:
+    """A name that is safe as a folder's name: lower case, words joined by hyphens."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", text)
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.") or "run"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys, for dashboards that group by a key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the whole file or none; numbers that are not finite become null."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(_plain(content), file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

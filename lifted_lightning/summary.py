@@ -1,0 +1,45 @@
+"""The table that ends a run, on the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lifted_lightning import runs
+
+ORDER = ("recall@", "r_precision", "map@r", "nmi", "ami", "f1")
+
+
+def print_summary(folder: Path, stage: str = "test") -> None:
+    """Print the metrics of a run beside its baseline's, its folder, and what to do next."""
+    result = json.loads((folder / runs.RESULT).read_text(encoding="utf-8"))
+    console = Console(highlight=False)
+    console.print(metrics_table(result, stage))
+    console.print(f"run folder: {folder}")
+    if not result["baseline"]:
+        return
+    wandb = next(iter(sorted(folder.glob("wandb/offline-run-*"))), None)
+    console.print("next: [bold]lifted fit --config experiments/quickstart.yaml --model.loss=TripletLoss[/]")
+    if wandb:
+        console.print(f"      [bold]wandb leet {folder / 'wandb'}[/] shows the curves, [bold]wandb sync {wandb}[/] uploads them")
+
+
+def metrics_table(result: dict[str, Any], stage: str) -> Table:
+    """One row a metric: the embedding's value, and the same on the baseline."""
+    classes = "unseen classes" if stage == "test" else "validation classes"
+    table = Table(title=f"{result['dataset']}, {result['loss']}, {result['embedding_size']}-d: {classes}")
+    table.add_column("metric")
+    table.add_column("embedding", justify="right")
+    if result["baseline"]:
+        table.add_column(result["baseline_name"], justify="right")
+    values = result[stage]
+    shown = [name for prefix in ORDER for name in values if name.startswith(prefix)]
+    for name in shown:
+        baseline = result["baseline"].get(name)
+        cells = [name, f"{values[name]:.3f}"]
+        if result["baseline"]:
+            cells.append("" if baseline is None else f"{baseline:.3f}")
+        table.add_row(*cells)
+    return table
