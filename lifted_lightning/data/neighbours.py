@@ -93,8 +93,8 @@ class EmbeddingTable:
         if interval not in self._snapshots:
             raise UserError(
                 f"batch {batch} seeks neighbours in the embeddings as of {needed} batches, but "
-                f"{self.batches} are recorded: refresh_interval {self.refresh_interval} must not be less than "
-                f"what is drawn ahead, and every training step must be recorded"
+                f"{self.batches} are recorded: refresh_interval {self.refresh_interval} must not be less "
+                f"than what is drawn ahead, and every training step must be recorded"
             )
         return self._snapshots[interval]
 
