@@ -1,0 +1,226 @@
+"""Ranks of the positives of each query, exact, in one pass over the scores and without an N x N matrix.
+
+With the positives of a query in order of distance, the j-th has rank j + n_j, n_j being the number of
+negatives that are as near or nearer: ties count against. Recall@K needs n_1 alone, which is counted.
+R-precision and MAP@R need n_j where j + n_j <= R, which the R nearest negatives give.
+
+Items are in order of label, so that the positives of a block of queries are neighbouring columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lifted_lightning.metrics.points import Points, fold_sum
+from lifted_lightning.metrics.scan import Best, Columns
+
+_BLOCK_VALUES = 2**23  # bounds (queries of a block) x (positives of one query)
+_SPARE = 8  # nearest negatives kept beyond R, so that ties at the end of the list are seldom cut off
+_NONE = torch.iinfo(torch.int64).max // 2
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For each of n queries: the rank of its nearest positive, R-precision and average precision at R."""
+
+    nearest: Tensor
+    r_precision: Tensor
+    average_precision: Tensor
+
+
+@dataclass
+class _Block:
+    """What is known of b queries, whose positives are P of the columns at most.
+
+    Scores and bounds are in the units of ``Points``; distances are squared.
+    """
+
+    rows: Tensor  # (b,) rows of the queries in the points
+    left: Tensor  # (b, D + 1) left factor of the scores
+    first: Tensor  # (b,) columns first..last - 1 are of the query's class
+    last: Tensor
+    bound: Tensor  # (b,) float64 error bound of a score
+    columns: Tensor  # (b, P) columns of the positives; what is not valid means nothing
+    valid: Tensor  # (b, P)
+    scores: Tensor  # (b, P) coarse, -inf where not valid
+    total: Tensor  # (b,) R, the number of positives
+
+
+class Ranker:
+    """Ranks queries among a gallery.
+
+    Args:
+        points: all items.
+        labels: (N,) their classes.
+        gallery: (G,) the rows that are searched.
+    """
+
+    def __init__(self, points: Points, labels: Tensor, gallery: Tensor) -> None:
+        self.points = points
+        self.labels = labels
+        gallery = gallery[labels[gallery].argsort(stable=True)]
+        self.columns = Columns(points, gallery)
+        self.column_labels = labels[gallery]
+
+    def rank(self, queries: Tensor, positives: Tensor) -> Ranks:
+        """Rank queries (n,), rows in order of label, that have ``positives`` (n,) > 0 positives each."""
+        step = self.columns.tile.queries
+        parts = []
+        start = 0
+        while start < len(queries):
+            most = int(positives[start : start + step].max())
+            rows = queries[start : start + max(1, min(step, _BLOCK_VALUES // most))]
+            parts.append(self._rank_block(rows))
+            start += len(rows)
+        if not parts:
+            return Ranks(queries, queries.double(), queries.double())
+        return Ranks(
+            torch.cat([part.nearest for part in parts]),
+            torch.cat([part.r_precision for part in parts]),
+            torch.cat([part.average_precision for part in parts]),
+        )
+
+    def _rank_block(self, rows: Tensor) -> Ranks:
+        block = self._block(rows)
+        nearest, identity = self._nearest_positive(block)
+        best = Best(int(block.total.max()) + _SPARE)
+        before = self._scan(block, nearest, identity, best)
+        nearer = self._negatives_before(block, best)
+        order = torch.arange(1, nearer.shape[1] + 1, device=rows.device)
+        ranks = nearer.sort(1).values + order
+        hits = (ranks <= block.total[:, None]).double()
+        average = fold_sum(hits * order / ranks) / block.total
+        return Ranks(before + 1, fold_sum(hits) / block.total, average)
+
+    def _block(self, rows: Tensor) -> _Block:
+        labels = self.labels[rows]
+        first = torch.searchsorted(self.column_labels, labels)
+        last = torch.searchsorted(self.column_labels, labels, right=True)
+        left = self.points.queries(rows)
+        start, end = int(first[0]), int(last[-1])
+        columns = first[:, None] + torch.arange(int((last - first).max()), device=rows.device)
+        valid = columns < last[:, None]
+        columns.clamp_(max=end - 1)
+        valid &= self.columns.rows[columns] != rows[:, None]  # an item is no neighbour of itself
+        scores = self.columns.scores(left, start, end).gather(1, columns - start)
+        scores.masked_fill_(~valid, -torch.inf)
+        bound = self.points.error_bound(rows)
+        return _Block(rows, left, first, last, bound, columns, valid, scores, valid.sum(1))
+
+    def _distances(self, block: _Block, queries: Tensor, columns: Tensor) -> Tensor:
+        """Exact squared distances (p,) from queries of the block to columns, both (p,)."""
+        return self.points.squared_distances(block.rows[queries], self.columns.rows[columns])
+
+    def _nearest_positive(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """(b,) exact squared distance of the nearest positive, and the point at which it lies."""
+        reach = (block.scores.amax(1) - 2 * block.bound).float()
+        queries, places = (block.scores >= reach[:, None]).nonzero(as_tuple=True)
+        columns = block.columns[queries, places]
+        distances = self._distances(block, queries, columns)
+        nearest = torch.full_like(block.bound, torch.inf)
+        nearest.scatter_reduce_(0, queries, distances, "amin")
+        found = distances == nearest[queries]
+        identity = torch.empty_like(block.rows)
+        identity[queries[found]] = self.points.same[self.columns.rows[columns[found]]]
+        return nearest, identity
+
+    def _scan(self, block: _Block, nearest: Tensor, identity: Tensor, best: Best) -> Tensor:
+        """Count the negatives (b,) as near as the nearest positive or nearer; collect the nearest ones."""
+        score = self.points.scores(block.rows, nearest)
+        low = (score - block.bound).float()[:, None]
+        high = (score + block.bound).float()[:, None]
+        count = torch.zeros_like(block.rows)
+        mask = torch.empty(0, device=low.device)
+        for start, tile in self.columns.tiles(block.left):
+            self._drop_own_class(block, start, tile)
+            if mask.shape != tile.shape:
+                mask = torch.empty_like(tile)
+            certain = torch.gt(tile, high, out=mask).sum(1).long()
+            possible = torch.ge(tile, low, out=mask).sum(1).long()
+            count += certain
+            unsure = (certain != possible).nonzero()[:, 0]
+            if len(unsure):
+                some = tile[unsure]
+                at, column = ((some >= low[unsure]) & (some <= high[unsure])).nonzero(as_tuple=True)
+                queries, column = unsure[at], column + start
+                count += self._as_near(block, queries, column, nearest, identity)
+            best.add(start, tile)
+        return count
+
+    def _as_near(
+        self, block: _Block, queries: Tensor, columns: Tensor, nearest: Tensor, identity: Tensor
+    ) -> Tensor:
+        """(b,) how many of the pairs (p,), (p,) are as near as the query's nearest positive, exactly."""
+        tied = self.points.same[self.columns.rows[columns]] == identity[queries]
+        apart = ~tied
+        counted = torch.bincount(queries[tied], minlength=len(block.rows))
+        queries, columns = queries[apart], columns[apart]
+        nearer = self._distances(block, queries, columns) <= nearest[queries]
+        return counted + torch.bincount(queries[nearer], minlength=len(block.rows))
+
+    def _drop_own_class(self, block: _Block, start: int, tile: Tensor) -> None:
+        """Set the scores of each query's own class, itself included, to -inf."""
+        begin = max(int(block.first[0]) - start, 0)
+        end = min(int(block.last[-1]) - start, tile.shape[1])
+        if begin < end:
+            columns = torch.arange(start + begin, start + end, device=tile.device)
+            own = (columns >= block.first[:, None]) & (columns < block.last[:, None])
+            tile[:, begin:end].masked_fill_(own, -torch.inf)
+
+    def _negatives_before(self, block: _Block, best: Best) -> Tensor:
+        """(b, P) how many negatives are as near as each positive or nearer, at most R; a large number where
+        there is no positive."""
+        scores, columns = best.sorted()
+        ascending = -scores
+        margin = 2 * block.bound[:, None]
+        total = block.total[:, None]
+        certain = torch.searchsorted(ascending, (-block.scores - margin).float())
+        possible = torch.searchsorted(ascending, (-block.scores + margin).float(), right=True)
+        nearer = torch.minimum(certain, total)
+        unsure = block.valid & (nearer < torch.minimum(possible, total))
+        if unsure.any():
+            self._settle(block, scores, columns, certain, possible, unsure, nearer)
+        return nearer.masked_fill_(~block.valid, _NONE)
+
+    def _settle(
+        self,
+        block: _Block,
+        scores: Tensor,
+        columns: Tensor,
+        certain: Tensor,
+        possible: Tensor,
+        unsure: Tensor,
+        nearer: Tensor,
+    ) -> None:
+        """Replace the counts in ``nearer`` that are ``unsure`` by those that exact distances give."""
+        queries, places = unsure.nonzero(as_tuple=True)
+        low, high = certain[queries, places], possible[queries, places]
+        limits = self._distances(block, queries, block.columns[queries, places])
+        # Of the list, only what lies between an unsure positive's two counts needs its exact distance.
+        steps = torch.zeros(scores.shape[0], scores.shape[1] + 1, dtype=torch.int64, device=scores.device)
+        steps.index_put_((queries, low), torch.ones_like(low), accumulate=True)
+        steps.index_put_((queries, high), -torch.ones_like(high), accumulate=True)
+        needed = (steps.cumsum(1)[:, :-1] > 0) & (scores > -torch.inf)
+        distances = self.points.distances_of_scores(block.rows, scores)
+        at, place = needed.nonzero(as_tuple=True)
+        distances[at, place] = self._distances(block, at, columns[at, place])
+        distances = distances.sort(1).values
+        counts = torch.searchsorted(distances[queries], limits[:, None], right=True)[:, 0]
+        total = block.total[queries]
+        # A list that ends within the margin may have left out negatives that are as near.
+        cut = (high == scores.shape[1]) & (counts < total) & (scores.shape[1] < len(self.columns))
+        for query in queries[cut].unique().tolist():
+            mine = cut & (queries == query)
+            counts[mine] = self._count_in_full(block, query, limits[mine])
+        nearer[queries, places] = torch.minimum(counts, total)
+
+    def _count_in_full(self, block: _Block, query: int, limits: Tensor) -> Tensor:
+        """How many negatives of one query are within each of ``limits`` (m,), by looking at all of them."""
+        scores = self.columns.scores(block.left[query : query + 1], 0, len(self.columns))[0]
+        scores[block.first[query] : block.last[query]] = -torch.inf
+        row = block.rows[query : query + 1]
+        low = self.points.scores(row, limits.max()) - block.bound[query]
+        columns = (scores >= low.float()).nonzero()[:, 0]
+        distances = self._distances(block, torch.full_like(columns, query), columns).sort().values
+        return torch.searchsorted(distances, limits, right=True)
