@@ -1,7 +1,127 @@
-"""Distances and masks that the losses share."""
+"""What the losses share: the pairs of a batch by row blocks, their distances, and the way back to a gradient.
+
+A loss over all pairs of B embeddings needs B×B distances. It takes them one block of rows at a time, adds up
+its value and, in the same sweep, its gradient with respect to the embeddings, so that nothing of size B×B has
+to wait for backward: backward multiplies the (B, D) gradient by the incoming scalar.
+
+Three things make the result right where a plain Gram matrix is not:
+
+- rows are centred on their mean, and distances and gradient are taken in float64 whatever the input. The two
+  matrix products cost twice those of float32; in exchange a pair, positive or negative, may lie at 1e-5 of
+  its norm;
+- what is left below rounding counts as distance 0 exactly, so identical rows have distance 0;
+- the derivative of a distance that is 0 is 0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+BLOCK_ENTRIES_CPU = 2**19  # 4 MB of float64: a block's passes stay in the processor's cache
+BLOCK_ENTRIES_GPU = 2**26  # 512 MB: few kernel launches
+WHOLE_ROWS = 4096  # up to this batch size a loss may keep a B×B matrix for the length of its own forward
+ROUNDING = 64  # squared distances below this many roundings of the squared norm are 0
+
+
+class Block(NamedTuple):
+    """Some rows of the sorted batch, and the columns where all rows of their classes lie."""
+
+    rows: slice
+    near: slice
+
+
+class Terms(NamedTuple):
+    """A loss before it is attached to the graph."""
+
+    value: Tensor  # scalar, float64
+    gradient: Tensor | None  # (B, D), rows as in PairBlocks, float64
+    active_share: Tensor  # scalar: the share of the terms whose hinge is above 0
+
+
+class PairBlocks:
+    """A batch prepared for work on all its pairs: sorted by label, centred, float64, cut into row blocks.
+
+    Sorting puts a class's rows side by side, so that a block's positives lie in the few columns of
+    `Block.near`. Those bounds, and the size of the largest class, are read from the labels on the CPU and for
+    large batches; on an accelerator, where reading would wait for the device, and under `torch.compile`,
+    where it would break the graph, `near` is all columns and the shapes depend on B and D alone.
+
+    Attributes:
+        x: centred rows in the order of their labels, (B, D) float64 (float32 on mps, which has no float64).
+        positives: for each row, how many others share its class, (B,).
+        negatives: for each row, how many are of another class, (B,).
+        widest: at least the size of the largest class.
+        blocks: the row blocks.
+    """
+
+    def __init__(self, embeddings: Tensor, labels: Tensor) -> None:
+        size, device = len(embeddings), embeddings.device
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._labels, self._order = labels.sort(stable=True)
+        x = embeddings.detach()[self._order].to(wide)
+        self.x = x - x.mean(0)
+        norms = self.x.square().sum(1, keepdim=True)
+        ones = torch.ones_like(norms)
+        self._left = torch.cat([self.x * -2, norms, ones], 1)  # one product gives |a|² + |b|² − 2ab
+        self._right = torch.cat([self.x, ones, norms], 1)
+        self._rounding = norms * (ROUNDING * torch.finfo(wide).eps)
+        first = torch.searchsorted(self._labels, self._labels)
+        last = torch.searchsorted(self._labels, self._labels, right=True)
+        self.positives = (last - first - 1).to(wide)
+        self.negatives = (size - last + first).to(wide)
+        entries = BLOCK_ENTRIES_CPU if device.type == "cpu" else BLOCK_ENTRIES_GPU
+        step = max(64, entries // max(size, 1))
+        rows = [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        near, self.widest = [slice(0, size)] * len(rows), size
+        if not torch.compiler.is_compiling() and (device.type == "cpu" or size > WHOLE_ROWS):
+            starts, stops = first[[r.start for r in rows]].tolist(), last[[r.stop - 1 for r in rows]].tolist()
+            near = [slice(*bounds) for bounds in zip(starts, stops, strict=True)]
+            self.widest = int((last - first).max()) if size else 0
+        self.blocks = [Block(*pair) for pair in zip(rows, near, strict=True)]
+
+    def squared(self, rows: slice, columns: slice = slice(None)) -> Tensor:
+        """Squared distances of some rows to some columns, (rows, columns)."""
+        squared = self._left[rows] @ self._right[columns].T
+        return squared.masked_fill_(squared < self._rounding[rows], 0)
+
+    def distances(self, rows: slice, columns: slice = slice(None)) -> Tensor:
+        """Distances of some rows to some columns, (rows, columns)."""
+        return self.squared(rows, columns).sqrt_()
+
+    def same(self, block: Block) -> Tensor:
+        """True where a row and a near column are of one class, the row itself included: (rows, near)."""
+        return self._labels[block.rows, None] == self._labels[block.near]
+
+    def positive(self, block: Block) -> Tensor:
+        """True where a row and a near column are a positive pair, (rows, near)."""
+        index = torch.arange(len(self.x), device=self.x.device)
+        return self.same(block) & (index[block.rows, None] != index[block.near])
+
+    def far(self, block: Block) -> Tensor:
+        """Distances of a block to the whole batch with infinity within a class, (rows, B)."""
+        distances = self.distances(block.rows)
+        distances[:, block.near].masked_fill_(self.same(block), torch.inf)
+        return distances
+
+    def pull(self, weights: Tensor, rows: slice, columns: slice = slice(None)) -> Tensor:
+        """The sums over j of w_ij (x_i − x_j), (rows, D), for weights (rows, columns)."""
+        return torch.addmm(weights.sum(1, keepdim=True) * self.x[rows], weights, self.x[columns], alpha=-1)
+
+    def pull_transposed(self, weights: Tensor, rows: slice) -> Tensor:
+        """The sums over i of w_ij (x_j − x_i), (B, D), for weights (rows, B)."""
+        return torch.addmm(weights.sum(0)[:, None] * self.x, weights.T, self.x[rows], alpha=-1)
+
+    def restore(self, gradient: Tensor) -> Tensor:
+        """A (B, D) gradient in the order of the batch."""
+        return torch.empty_like(gradient).index_copy_(0, self._order, gradient)
+
+
+def over_distance_(weights: Tensor, distances: Tensor) -> Tensor:
+    """Divide by the distances in place, 0 where the distance is 0: the length's subgradient there."""
+    return weights.div_(distances).masked_fill_(distances == 0, 0)
 
 
 def check_batch(embeddings: Tensor, labels: Tensor) -> None:
@@ -14,19 +134,53 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must have shape ({len(embeddings)},), not {tuple(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, not {labels.dtype}")
+    if labels.device != embeddings.device:
+        raise ValueError(f"labels are on {labels.device} but embeddings on {embeddings.device}")
 
 
-def squared_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances (B, B)."""
-    return (x[:, None] - x[None, :]).square().sum(2)
+def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
+    """The scalar that `terms` gives for a batch, connected to the graph of the embeddings.
+
+    Args:
+        embeddings: (B, D), any float type.
+        labels: (B,), any integer type.
+        terms: value and, if its second argument is true, gradient of the loss.
+
+    Returns:
+        Scalar, float32 at least. Its gradient has the type of the embeddings. A non-finite embedding gives a
+        non-finite value. Differentiable once: a second derivative raises.
+    """
+    check_batch(embeddings, labels)
+    wanted = torch.is_grad_enabled() and embeddings.requires_grad
+    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        pairs = PairBlocks(embeddings, labels)
+        result = terms(pairs, wanted)
+        narrow = torch.promote_types(embeddings.dtype, torch.float32)
+        value = (result.value + 0 * pairs.x.sum()).to(narrow)  # the zero carries a NaN no term has seen
+        if result.gradient is None:
+            return value
+        gradient = pairs.restore(result.gradient).to(narrow)
+    return _Attach.apply(embeddings, value, gradient)
 
 
-def safe_sqrt(squared: Tensor) -> Tensor:
-    """Square root whose gradient is 0 at 0."""
-    return torch.where(squared > 0, squared.where(squared > 0, 1).sqrt(), 0)
+def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
+    """The share of the terms whose hinge is above 0, a float32 scalar no gradient; 0 if there are none."""
+    check_batch(embeddings, labels)
+    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        return terms(PairBlocks(embeddings, labels), False).active_share.float()
 
 
-def masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Positive pairs (same class, not itself) and negative pairs, each (B, B) bool."""
-    same = labels[:, None] == labels[None, :]
-    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
+class _Attach(torch.autograd.Function):
+    """A value with a gradient already known."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, embeddings: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.dtype = embeddings.dtype  # type: ignore[attr-defined]
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, outer: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (gradient,) = ctx.saved_tensors
+        return (outer * gradient).to(ctx.dtype), None, None

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 from tests.reference import losses as reference
