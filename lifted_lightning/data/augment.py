@@ -99,10 +99,10 @@ class Augmentation(nn.Module):
             return self.normalised(self.centre(images))
         if draws.shape != (len(images), NUM_DRAWS):
             raise ValueError(f"draws are {tuple(draws.shape)}, want ({len(images)}, {NUM_DRAWS})")
-        draws = draws.to(images.device, non_blocking=True)
         images = self.transform(images, draws)
         if self.colour_jitter:
-            images = jittered(images, 1 + self.colour_jitter * (2 * draws[:, 5:] - 1))
+            factors = 1 + self.colour_jitter * (2 * draws[:, 5:] - 1)
+            images = jittered(images, factors.to(images.device, non_blocking=True))
         return self.normalised(images)
 
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -139,8 +139,12 @@ class Augmentation(nn.Module):
             raise UserError(
                 f"augmentation mean and std: {mean.shape[1]} values for {images.shape[1]} channels"
             )
-        scaled = images.to(mean.dtype, memory_format=torch.channels_last)
-        return scaled.mul(1 / (255 * std)).sub_(mean / std)
+        b, c, h, w = images.shape
+        # Rows of all pixels and channels give long inner loops, a broadcast over 3 channels short ones.
+        scale = (1 / (255 * std)).reshape(-1).expand(c).repeat(w)
+        shift = (mean / std).reshape(-1).expand(c).repeat(w)
+        rows = images.permute(0, 2, 3, 1).reshape(b * h, w * c).to(mean.dtype)
+        return rows.mul_(scale).sub_(shift).view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class CropMirror(Augmentation):
@@ -151,15 +155,19 @@ class CropMirror(Augmentation):
 
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
         """See base class."""
-        top, left = self.margins(images)
-        h, w = self.output_size(images)
-        y = (draws[:, 1] * (top + 1)).long()[:, None] + torch.arange(h, device=images.device)  # (b, h)
-        x = torch.arange(w, device=images.device).expand(len(images), w)
-        x = torch.where(self.mirrored(draws)[:, None], w - 1 - x, x)
-        x = x + (draws[:, 2] * (left + 1)).long()[:, None]  # (b, w)
-        image = torch.arange(len(images), device=images.device)[:, None, None]
-        pixels = images.permute(0, 2, 3, 1)[image, y[:, :, None], x[:, None, :]]  # (b, h, w, C)
-        return pixels.permute(0, 3, 1, 2)
+        (top, left), (h, w) = self.margins(images), self.output_size(images)
+        b, c, height, width = images.shape
+        # A view of the windows at all offsets, in whatever row or image; choosing some copies only those.
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        offsets = b * height * width - (h - 1) * width - w + 1
+        windows = pixels.as_strided((offsets, h, w, c), (c, width * c, c, 1))
+        y = (draws[:, 1] * (top + 1)).long() + height * torch.arange(b, device=draws.device)
+        chosen = y * width + (draws[:, 2] * (left + 1)).long()
+        crops = windows.index_select(0, chosen.to(images.device, non_blocking=True))
+        if self.mirror:
+            flip = self.mirrored(draws).nonzero()[:, 0].to(images.device, non_blocking=True)
+            crops.index_copy_(0, flip, crops.index_select(0, flip).flip(2))
+        return crops.permute(0, 3, 1, 2)
 
 
 class ResizedCrop(Augmentation):
@@ -192,6 +200,7 @@ class ResizedCrop(Augmentation):
 
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
         """See base class."""
+        draws = draws.to(images.device, non_blocking=True)
         area = self.scale[0] + draws[:, 1] * (self.scale[1] - self.scale[0])
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         stretch = torch.exp((low + draws[:, 2] * (high - low)) / 2)
@@ -242,6 +251,7 @@ class Affine(Augmentation):
         """See base class."""
         self.margins(images)
         (h, w), (height, width) = self.output_size(images), images.shape[2:]
+        draws = draws.to(images.device, non_blocking=True)
         signed = 2 * draws[:, 1:5] - 1
         angle = signed[:, 2] * math.radians(self.rotation)
         zoom = torch.exp(-signed[:, 3] * math.log1p(self.scale))

@@ -139,9 +139,8 @@ def spread(decoding: Decoding, file: Path, offset: int, workers: int) -> Steps:
                 try:
                     message = pipe.recv()
                 except EOFError:
-                    raise UserError(
-                        f"{decoding.table.name}: a decoding process was killed (out of memory?); try fewer workers"
-                    ) from None
+                    name = decoding.table.name
+                    raise UserError(f"{name}: a decoding process was killed; is memory short?") from None
                 if message is None:
                     open_pipes.remove(pipe)
                 elif isinstance(message, BaseException):
