@@ -10,13 +10,26 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lifted_lightning.data.transforms import crop_box, jittered, resampled
 from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NUM_DRAWS = 8  # columns: 0 mirror, 1-4 geometry, 5-7 brightness, contrast, saturation
+
+
+def draw(key: tuple[int, int, int], global_batch: int) -> Tensor:
+    """The random numbers of one step.
+
+    Args:
+        key: (seed, epoch, step), each at least 0.
+        global_batch: number of images of the batch over all ranks.
+
+    Returns:
+        (global_batch, 8) float32 in [0, 1), on the CPU. Row i depends on key and i alone.
+    """
+    return torch.from_numpy(np.random.default_rng(key).random((global_batch, NUM_DRAWS), dtype=np.float32))
 
 
 class Augmentation(nn.Module):
@@ -70,18 +83,8 @@ class Augmentation(nn.Module):
         self.std = torch.tensor(std, dtype=self.std.dtype, device=self.std.device).view(1, -1, 1, 1)
 
     def draw(self, key: tuple[int, int, int], global_batch: int) -> Tensor:
-        """The random numbers of one step.
-
-        Args:
-            key: (seed, epoch, step), each at least 0.
-            global_batch: number of images of the batch over all ranks.
-
-        Returns:
-            (global_batch, 8) float32 in [0, 1), on the CPU. Row i depends on key and i alone.
-        """
-        return torch.from_numpy(
-            np.random.default_rng(key).random((global_batch, NUM_DRAWS), dtype=np.float32)
-        )
+        """The random numbers of one step, see ``draw``."""
+        return draw(key, global_batch)
 
     def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Transform and normalise.
@@ -201,15 +204,8 @@ class ResizedCrop(Augmentation):
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
         """See base class."""
         draws = draws.to(images.device, non_blocking=True)
-        area = self.scale[0] + draws[:, 1] * (self.scale[1] - self.scale[0])
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        stretch = torch.exp((low + draws[:, 2] * (high - low)) / 2)
         aspect = images.shape[3] / images.shape[2]
-        # Width and height in units of the image's; a crop that would not fit is cut to the image's side.
-        width = (area / aspect).sqrt().mul(stretch).clamp(max=1)
-        height = (area * aspect).sqrt().div(stretch).clamp(max=1)
-        x = (2 * draws[:, 3] - 1) * (1 - width)  # the crop's centre, the image being [-1, 1]
-        y = (2 * draws[:, 4] - 1) * (1 - height)
+        width, height, x, y = crop_box(draws, aspect, self.scale, self.ratio)
         zero = torch.zeros_like(x)
         width = torch.where(self.mirrored(draws), -width, width)
         theta = torch.stack([width, zero, x, zero, height, y], dim=1).view(-1, 2, 3)
@@ -260,22 +256,3 @@ class Affine(Augmentation):
         rows = [flip * cos * w / width, -sin * h / width, 2 * self.shift * signed[:, 0]]
         rows += [flip * sin * w / height, cos * h / height, 2 * self.shift * signed[:, 1]]
         return resampled(images, torch.stack(rows, dim=1).view(-1, 2, 3), (h, w))
-
-
-def resampled(images: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear samples of (b, C, H, W) uint8 images on the affine grids ``theta`` (b, 2, 3), as float32."""
-    grid = functional.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
-    pixels = images.to(grid.dtype, memory_format=torch.channels_last)
-    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def jittered(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale brightness, contrast and saturation of (b, C, H, W) images in [0, 255] by ``factors`` (b, 3)."""
-    brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
-    pixels = (images.to(factors.dtype) * brightness).clamp(0, 255)
-    grey = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = torch.lerp(grey, pixels, contrast).clamp(0, 255)
-    if images.shape[1] == 3:
-        luma = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        pixels = torch.lerp((pixels * luma).sum(1, keepdim=True), pixels, saturation).clamp(0, 255)
-    return pixels

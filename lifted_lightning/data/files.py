@@ -1,0 +1,134 @@
+"""Images read from their files at every use, without the cache: for crops at full resolution."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lifted_lightning.data.augment import draw
+from lifted_lightning.data.global_batches import GlobalBatchSampler
+from lifted_lightning.data.resize import ResizeMode, UInt8Array, channels_last, flattened, to_pixels
+from lifted_lightning.data.table import ImageTable, IntArray
+from lifted_lightning.data.transforms import crop_box
+from lifted_lightning.errors import UserError
+
+Position = int | tuple[int, Sequence[float]]
+
+
+class FileRows(Dataset):
+    """Rows of an image table as whole batches, decoded when asked for; use it with ``collate_fn=as_batch``.
+
+    A position alone gives the image as the pixel cache would have it. A position with the image's row of
+    random numbers (from ``CropDraws``) gives a random crop of the image at its own resolution, resampled to
+    ``size``; mirror and colours are the device's part (``CropMirror(size=None)``).
+
+    Args:
+        table: the images.
+        labels: (N,) int64, a class for each row of the table.
+        rows: the table's rows that are in this set; positions index it.
+        size: side of the square images in pixels.
+        mode: how an image that is not cropped becomes square, see ``resize.to_pixels``.
+        channels: 1 for grey, 3 for colour.
+        scale: least and greatest area of a random crop, as a share of the image.
+        ratio: least and greatest width/height of a random crop.
+    """
+
+    def __init__(
+        self,
+        table: ImageTable,
+        labels: IntArray,
+        rows: IntArray,
+        size: int,
+        mode: ResizeMode = "squash",
+        channels: int = 3,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> None:
+        self.table = table
+        self.labels = labels
+        self.rows = rows
+        self.size = size
+        self.mode = mode
+        self.channels = channels
+        self.scale = scale
+        self.ratio = ratio
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, positions: Sequence[Position]) -> dict[str, Tensor]:
+        """A batch: images (b, C, size, size) uint8, labels (b,) and indices (b,) int64.
+
+        Raises:
+            UserError: naming an image that cannot be decoded.
+        """
+        plain = [(p, None) if isinstance(p, int | np.integer) else p for p in positions]
+        rows = self.rows[np.array([position for position, _ in plain], dtype=np.int64)]
+        images = np.stack(
+            [self.read(row, draws) for row, (_, draws) in zip(rows.tolist(), plain, strict=True)]
+        )
+        return {
+            "images": torch.from_numpy(images).permute(0, 3, 1, 2),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "indices": torch.from_numpy(rows),
+        }
+
+    def __getitem__(self, position: Position) -> dict[str, Tensor]:
+        return self.__getitems__([position])
+
+    def read(self, row: int, draws: Sequence[float] | None) -> UInt8Array:
+        """One image (size, size, C)."""
+        try:
+            image = self.table.read(row)
+            if draws is None:
+                return to_pixels(image, self.size, self.mode, self.channels)
+            return self.random_crop(flattened(image, self.channels), draws)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(
+                f"{self.table.name}: {self.table.items[row]} cannot be decoded ({error}); replace it"
+            ) from error
+
+    def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
+        row = torch.tensor([draws])
+        width, height, x, y = (
+            float(value) for value in crop_box(row, image.width / image.height, self.scale, self.ratio)
+        )
+        left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width
+        top, bottom = (y - height + 1) / 2 * image.height, (y + height + 1) / 2 * image.height
+        box = (max(0.0, left), max(0.0, top), min(right, image.width), min(bottom, image.height))
+        size = (self.size, self.size)
+        return channels_last(image.resize(size, Image.Resampling.BILINEAR, box=box))
+
+
+class CropDraws:
+    """A batch sampler that gives each position the random numbers that augmentation draws for its image.
+
+    Workers can then crop as the device would have: by (seed, epoch, step) and place in the global batch.
+
+    Args:
+        batches: the sampler of this rank's slices of global batches.
+    """
+
+    def __init__(self, batches: GlobalBatchSampler) -> None:
+        self.batches = batches
+
+    @property
+    def sampler(self) -> GlobalBatchSampler:
+        """Where Lightning sets the epoch."""
+        return self.batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        batches = self.batches
+        share = batches.batch_size // batches.world_size
+        epoch = batches.epoch
+        first = batches.start[1] if epoch == batches.start[0] else 0
+        for step, positions in enumerate(batches, start=first):
+            draws = draw((batches.seed, epoch, step), batches.batch_size)
+            mine = draws[batches.rank * share : (batches.rank + 1) * share].tolist()
+            yield list(zip(positions, mine, strict=True))
