@@ -41,9 +41,13 @@ def jittered(images: Tensor, factors: Tensor) -> Tensor:
     """Scale brightness, contrast and saturation of (b, C, H, W) images in [0, 255] by ``factors`` (b, 3)."""
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
     pixels = (images.to(factors.dtype) * brightness).clamp(0, 255)
-    grey = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = torch.lerp(grey, pixels, contrast).clamp(0, 255)
-    if images.shape[1] == 3:
-        luma = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        pixels = torch.lerp((pixels * luma).sum(1, keepdim=True), pixels, saturation).clamp(0, 255)
-    return pixels
+    pixels = torch.lerp(grey(pixels).mean(dim=(1, 2, 3), keepdim=True), pixels, contrast).clamp(0, 255)
+    return torch.lerp(grey(pixels), pixels, saturation).clamp(0, 255)
+
+
+def grey(images: Tensor) -> Tensor:
+    """(b, 1, H, W) luminance of (b, C, H, W) images with 1 or 3 channels."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
