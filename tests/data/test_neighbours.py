@@ -1,4 +1,4 @@
-"""Difficult neighbours: the search against brute force, the table's snapshots, and runs killed and resumed."""
+"""Difficult neighbours: the search against brute force, the table's snapshots, runs killed and resumed."""
 
 import io
 import itertools
@@ -14,6 +14,9 @@ from lifted_lightning.data.neighbours import EmbeddingTable, nearest_of_other_cl
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.errors import UserError
 from tests.data.test_samplers import check_balance, labels_of
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
 
 # The search
 
@@ -37,18 +40,20 @@ def brute_force(table, pair, classes, number_of_classes, count) -> list[int]:
     return found[:count]
 
 
+@DEVICES
 @given(
     st.integers(0, 2**32), st.integers(2, 200), st.integers(1, 40), st.sampled_from([0.0, 0.3, 0.9]),
     st.sampled_from([1, 7, 64, 4096]), st.integers(1, 30), st.sampled_from([0.0, 20.0]),
 )  # fmt: skip
-def test_the_search_is_exact(seed, images, number_of_classes, unseen, block, count, offset):
+def test_the_search_is_exact(device, seed, images, number_of_classes, unseen, block, count, offset):
     random = torch.Generator().manual_seed(seed)
     table = (torch.randn(images, 6, generator=random) + offset).half()
     table[torch.rand(images, generator=random) < unseen] = torch.nan
     classes = torch.randint(0, number_of_classes + 1, (images,), generator=random)
     pairs = torch.randint(0, images, (4, 2), generator=random)
     pairs = pairs[classes[pairs[:, 0]] < number_of_classes]
-    found = nearest_of_other_classes(table, pairs, classes, number_of_classes, count, block)
+    on_device = (t.to(device) for t in (table, pairs, classes))
+    found = nearest_of_other_classes(*on_device, number_of_classes, count, block)
     for pair, rows in zip(pairs.tolist(), found, strict=True):
         expected = brute_force(table, pair, classes, number_of_classes, count)
         of_class = classes[rows].tolist()
@@ -69,8 +74,9 @@ def test_a_search_without_any_pair_or_image_seen_is_empty():
 # The table
 
 
-def test_the_last_embedding_of_an_image_counts():
-    table = EmbeddingTable(4, refresh_interval=10)
+@DEVICES
+def test_the_last_embedding_of_an_image_counts(device):
+    table = EmbeddingTable(4, refresh_interval=10, device=device)
     assert not table.seen.any()
     table.record(torch.tensor([2, 0, 2, 2, 0]), torch.arange(5.0)[:, None].expand(5, 3))
     assert table.values.dtype == torch.float16
@@ -188,6 +194,20 @@ def test_neighbours_are_those_of_brute_force(sizes, neighbours):
     assert len(expected) == wanted
 
 
+@given(st.integers(0, 2**32), st.floats(0, 1), st.sampled_from(["uniform", "size"]))
+def test_batches_stay_balanced_while_little_has_been_seen(seed, seen, weights):
+    labels = labels_of([2, 3, 4, 9] * 3)
+    random = np.random.default_rng(seed)
+    sampler = build(labels, neighbours=0.75, refresh_interval=1, class_weights=weights)
+    positions = torch.from_numpy(np.flatnonzero(random.random(len(labels)) < seen))
+    sampler.record(positions, torch.from_numpy(random.normal(size=(len(positions), 5))))
+    batch = sampler.global_batch(0, 2)
+    check_balance(batch, labels, 3)
+    images = batch.reshape(8, 3)
+    came = round(8 * sampler.neighbour_share(0, 2))
+    assert set(images[2 : 2 + came, 0].tolist()) <= set(positions.tolist()), "unseen is no neighbour"
+
+
 def test_ranks_draw_one_batch_with_neighbours():
     labels = labels_of([4] * 30)
     whole, *parts = build(labels), *(build(labels, rank=r, world_size=2) for r in range(2))
@@ -246,7 +266,7 @@ def test_the_interval_must_cover_what_a_loader_draws_ahead():
     build(labels).check_drawn_ahead(0, None)
     build(labels).check_drawn_ahead(2, 2)
     build(labels, neighbours=0).check_drawn_ahead(64, None)
-    with pytest.raises(UserError, match="refresh_interval 5 is shorter than the 7 batches .* raise it to 7"):
+    with pytest.raises(UserError, match=r"refresh_interval 5 is shorter than the 7 batches .* raise it to 7"):
         build(labels).check_drawn_ahead(3, None)
     with pytest.raises(UserError, match="11 batches"):
         build(labels).check_drawn_ahead(2, 5)
