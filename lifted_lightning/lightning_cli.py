@@ -1,7 +1,9 @@
 """`lifted fit | validate | test | predict`: LightningCLI with this package's defaults, folders and errors."""
 
+import argparse
 import logging
 import os
+import pkgutil
 import sys
 import warnings
 from pathlib import Path
@@ -45,7 +47,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with the nearest name, instead of usage and a trace of causes."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(messages.shorten(message, self)) from ex
+        raise UserError(messages.shorten(message, sorted({a.dest for a in self._actions}))) from ex
 
 
 class LiftedCLI(LightningCLI):
@@ -88,7 +90,6 @@ class LiftedCLI(LightningCLI):
             "model.network.init_args.embedding_size", "model.loss.init_args.embedding_size", apply_on="parse"
         )
         parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
-        parser.set_defaults({"weights_only": True})
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line as it is (Lightning lets the checkpoint's settings override it silently)."""
@@ -97,6 +98,7 @@ class LiftedCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.command]
+        config["weights_only"] = True  # never unpickle what a checkpoint may hold besides tensors and plain values
         if config.get("ckpt_path"):
             config["ckpt_path"] = str(resolve_checkpoint(config))
 
@@ -192,19 +194,57 @@ def unfinished_folder(checkpoint: Path) -> Path | None:
 
 
 def run(command: str, arguments: list[str]) -> int:
-    """Run one of Lightning's commands with these arguments; returns the exit code."""
+    """Run one of Lightning's commands with these arguments; returns the exit code.
+
+    Raises:
+        UserError, RunError: what the user can mend, and what ended the run.
+    """
     sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
     quiet()
-    arguments, class_path = messages.module_class(arguments)
+    arguments, module = own_module(arguments)
     sys.argv = [sys.argv[0], command, *arguments]
     try:
-        LiftedCLI(command, class_path)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        explained = messages.explain(error)
-        if explained is None:
+        LiftedCLI(command, module)
+    except (RuntimeError, OSError, ValueError) as error:
+        line = messages.explain(error)
+        if line is None:
             raise
-        raise explained from error
+        raise UserError(line) from error
     return 0
+
+
+def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
+    """Turn ``--model=my_file.MyModule`` into ``--model_class=...``, and import that class or the configuration's.
+
+    Raises:
+        UserError: if it cannot be imported or is no EmbeddingModule.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", "--model_class", dest="path")
+    parser.add_argument("--config", "-c", action="append", default=[])
+    known, _ = parser.parse_known_args(arguments)
+    path = known.path
+    for config in known.config if path is None else []:
+        path = _model_class_of(Path(config)) or path
+    if path is None:
+        return arguments, EmbeddingModule
+    try:
+        module = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here") from error
+    if not (isinstance(module, type) and issubclass(module, EmbeddingModule)):
+        raise UserError(f"--model={path}: is no subclass of lifted_lightning.module.EmbeddingModule")
+    rest = parser.parse_known_args(arguments)[1]
+    configs = [part for config in known.config for part in ("--config", config)]
+    return [*configs, *rest, f"--model_class={path}"], module
+
+
+def _model_class_of(config: Path) -> str | None:
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None  # the parser says what is wrong with it
+    return content.get("model_class") if isinstance(content, dict) else None
 
 
 def quiet() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import secrets
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,23 +108,20 @@ def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
     if mode == "disabled":
         return None
     settings |= {"save_dir": str(folder), "id": _run_id(folder)}
-    quiet = wandb.Settings(console="off", silent=mode == "offline", init_timeout=8)
     if mode != "offline":
-        logger = WandbLogger(offline=False, resume="allow", settings=quiet, **settings)
+        logger = WandbLogger(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         try:
             _ = logger.experiment
             return logger
         except wandb.errors.Error as error:
             wandb.teardown()
             print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
-    return WandbLogger(offline=True, settings=quiet, **settings)
+    return WandbLogger(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
 
 
 def _run_id(folder: Path) -> str:
-    import wandb
-
     path = folder / "wandb" / "run-id"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(wandb.util.generate_id())
+        path.write_text(secrets.token_hex(4))
     return path.read_text().strip()

@@ -1,50 +1,115 @@
-"""From the parser's and the libraries' errors to one line that a person can act upon."""
+"""From the errors of the parser and of torch to one line that a person can act upon."""
 
 import difflib
+import inspect
 import re
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import yaml
+from torch import nn
 
+from lifted_lightning.data.augment import Augmentation
+from lifted_lightning.data.datasets.base import RetrievalDataset
 from lifted_lightning.errors import UserError
 
-
-def shorten(message: str, parser: Any) -> str:
-    """One line for an error of the command line's parser, with the nearest known name."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", text) or re.search(r"Key '([^']+)' is not expected", text)
-    unknown = unknown or re.search(r"[Oo]ption '([^']+)' is not accepted", text)
-    if unknown:
-        return unknown_option(unknown[1], text, parser)
-    missing_class = re.search(r"Expected a dot import path string: (\S+)", text)
-    if missing_class:
-        return unknown_class(missing_class[1], text)
-    return " ".join(text.split())[:600]
+LONGEST = 400
 
 
-def unknown_option(option: str, text: str, parser: Any) -> str:
-    """The message for an option that does not exist."""
-    name = option.split("=", 1)[0].lstrip("-")
-    known = sorted({a.dest for a in parser._actions if a.dest not in ("help", "config")})
-    return f"no option --{name}{nearest(name, known, '--')}; see lifted fit --help" + f" [{text[:0]}]".strip(" []")
+def classes_for(key: str) -> dict[str, type]:
+    """This package's classes that a setting may name, by short name: losses for ``model.loss`` and so on."""
+    package = {"model.loss": "losses", "model.network": "networks"}.get(key)
+    base = {"model.augment": Augmentation, "data.dataset": RetrievalDataset}.get(key, nn.Module)
+    prefix = f"lifted_lightning.{package}" if package else "lifted_lightning."
+    return {c.__name__: c for c in _subclasses(base) if c.__module__.startswith(prefix) and not inspect.isabstract(c)}
 
 
-def nearest(name: str, known: list[str], prefix: str = "") -> str:
-    """A hint at the nearest of the known names, or an empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f": did you mean {prefix}{close[0]}?" if close else ""
+def _subclasses(base: type) -> Iterable[type]:
+    for child in base.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
-def unknown_class(name: str, text: str) -> str:
-    return name
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one, if any is like it at all; by its last part where that is dotted."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not close:
+        leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)]
+    return close[0] if close else None
 
 
-def module_class(arguments: list[str]) -> tuple[list[str], Any]:
-    from lifted_lightning.module import EmbeddingModule
+def shorten(message: str, options: Iterable[str]) -> str:
+    """One line for an error of the command line's parser, with the nearest known name.
 
-    return arguments, EmbeddingModule
+    Args:
+        message: what the parser says.
+        options: the names of all options, ``data.batch_size`` for example.
+    """
+    text = " ".join(message.split())
+    for pattern, explain in _RULES:
+        match = re.search(pattern, text)
+        if match:
+            return explain(match, list(options))
+    return text[:LONGEST]
 
 
-def explain(error: Exception) -> UserError | None:
+def _unknown_option(match: re.Match[str], options: list[str]) -> str:
+    name = match[1].split("=", 1)[0].removeprefix("--")
+    if not match[1].startswith("--") and "unrecognized" in match[0]:
+        return f"unexpected argument {match[1]!r}; options begin with --"
+    parameters = [p for key in ("model.loss", "model.network", "model.augment", "data.dataset") for p in _parameters(key)]
+    close = nearest(name, [*options, *parameters])
+    return f"no option --{name}; " + (f"did you mean --{close}?" if close else "see --help")
+
+
+def _parameters(key: str) -> list[str]:
+    found = (p for c in classes_for(key).values() for p in inspect.signature(c.__init__).parameters if p != "self")
+    return [f"{key}.{name}" for name in found if name not in ("args", "kwargs")]
+
+
+def _unknown_class(match: re.Match[str], options: list[str]) -> str:
+    key, name = match[1], match[2]
+    known = classes_for(key)
+    close = nearest(name, known)
+    hint = f"did you mean {close}?" if close else f"choose {', '.join(sorted(known))}, or give a class path"
+    return f"--{key}={name}: no such class; {hint}"
+
+
+def _import_failed(match: re.Match[str], options: list[str]) -> str:
+    return f"--{match[1]}={match[2]}: cannot be imported ({match[3]}); give MODULE.CLASS, importable from here"
+
+
+_RULES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
+    (r"unrecognized arguments: (\S+)", _unknown_option),
+    (r"ambiguous option: (\S+) could match", _unknown_option),
+    (r"does not accept option '([^']+)'", _unknown_option),
+    (r"Option '([^']+)' is not accepted", _unknown_option),
+    (r'Parser key "([^"]+)":.*Expected a dot import path string: (\S+)', _unknown_class),
+    (r"Parser key \"([^\"]+)\":.*Problem with given class_path '([^']+)': (.*)", _import_failed),
+    (
+        r'Parser key "([^"]+)":.*Import path (\S+) does not correspond to a subclass of (\w+)',
+        lambda m, _: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
+    ),
+    (r"File does not exist: '?([^']+)'?", lambda m, _: f"--config {m[1]}: no such file"),
+    (
+        r'Parser key "([^"]+)":? Expected a <class \'(\w+)\'>\. Got value: (.*)',
+        lambda m, _: f"--{m[1]}={m[3][:80]}: must be of type {m[2]}",
+    ),
+    (
+        r"following arguments are required: (?:\w+\.)??((?:model|data|trainer)\.\S+)",
+        lambda m, _: f"--{m[1]} is missing: give it, or a --config that has it (see experiments/)",
+    ),
+    (r"Problems parsing config: (.*)", lambda m, _: f"--config: not valid YAML: {m[1][:200]}"),
+]
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error of torch or Lightning that comes of what the user gave; None if it is another."""
+    text = str(error)
+    if "Error(s) in loading state_dict" in text:
+        detail = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
+        return f"the checkpoint is of another architecture than the configuration: {detail[:200]}"
+    if "PytorchStreamReader" in text or "weights_only" in text or "invalid load key" in text:
+        return "the file given is no checkpoint of this package, or is damaged"
     return None

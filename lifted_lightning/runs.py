@@ -67,6 +67,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
+    """A configuration with paths relative to the data root or the run, so that it tells nothing of the machine."""
+    if isinstance(value, Mapping):
+        return {key: relative_paths(item, data_root, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [relative_paths(item, data_root, folder) for item in value]
+    if not isinstance(value, str) or not value.startswith(("/", "~")):
+        return value
+    path = Path(value).expanduser().absolute()
+    for name, base in (("data", data_root.absolute()), ("run", folder.absolute())):
+        if path.is_relative_to(base):
+            return f"<{name}>/{path.relative_to(base)}"
+    return f"<elsewhere>/{path.name}"
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the whole file or none; numbers that are not finite become null."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

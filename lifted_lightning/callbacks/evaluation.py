@@ -78,7 +78,8 @@ class RetrievalEvaluation(Callback):
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         assert self._metric is not None
         values = self._metric.compute()
-        embedding_set = self._metric.embedding_set()
+        embedding_set = self._metric.embedding_set
+        assert embedding_set is not None
         if stage == "test" and self.clustering:
             # Every rank would cluster alike; only rank zero's figures are written, and nobody waits for them.
             if trainer.is_global_zero:

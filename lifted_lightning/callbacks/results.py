@@ -1,10 +1,8 @@
 """``result.json``, and the table at the end of a run."""
 
-import math
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +90,7 @@ class ResultFile(Callback):
         training = self._progress["training"]
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
-            "config": relative_paths(self.config, Path(trainer.datamodule.root), folder),
+            "config": runs.relative_paths(self.config, Path(trainer.datamodule.root), folder),
             **self.summary,
             "stage": stage,
             "steps": self._selected["step"] and trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
@@ -130,18 +128,3 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
-    """The configuration with paths relative to the data root or the run, so that it tells nothing of the machine."""
-    if isinstance(value, Mapping):
-        return {key: relative_paths(item, data_root, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [relative_paths(item, data_root, folder) for item in value]
-    if not isinstance(value, str) or not Path(value).expanduser().is_absolute():
-        return value
-    path = Path(value).expanduser()
-    for name, base in (("data", data_root), ("run", folder)):
-        if path.is_relative_to(base.resolve()) or path.is_relative_to(base):
-            return f"<{name}>/{path.relative_to(base.resolve() if path.is_relative_to(base.resolve()) else base)}"
-    return f"<elsewhere>/{path.name}"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
 from lifted_lightning.data.global_batches import GlobalBatchSampler
-from lifted_lightning.data.pixels import PixelRows, open_pixels
+from lifted_lightning.data.pixels import PixelRows, Pixels, as_batch, open_pixels
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
@@ -81,7 +81,7 @@ class RetrievalDataModule(LightningDataModule):
         self.workers = workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
         self.seed = seed
-        self.pixels: npt.NDArray[np.uint8] | None = None
+        self.pixels: Pixels | None = None
         self.sampler: GlobalBatchSampler | None = None
         self._sampler_state: dict[str, Any] = {}
 
@@ -200,7 +200,7 @@ class RetrievalDataModule(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_identity,
+            collate_fn=as_batch,
             **settings,
         )
 
@@ -222,6 +222,3 @@ class RetrievalDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sampler_state = state_dict
 
-
-def _identity(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
