@@ -44,11 +44,10 @@ def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int
     if name not in known:
         raise unknown_trunk(name, known, "torchvision")
     options: dict[str, bool] = {}
-    if name in ("googlenet", "inception_v3"):
-        # These weights want inputs scaled as in TensorFlow; torchvision sets that only with its download.
-        options = {"aux_logits": False, "transform_input": True}
-        if not pretrained:
-            options["init_weights"] = True
+    with_auxiliary = name in ("googlenet", "inception_v3")
+    if with_auxiliary and not pretrained:
+        # Their weights want inputs scaled as in TensorFlow; torchvision sets that only with its download.
+        options = {"init_weights": True, "transform_input": True}
     try:
         network = models.get_model(
             name, weights="DEFAULT" if pretrained is True else pretrained or None, **options
@@ -56,6 +55,10 @@ def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int
     except KeyError:
         sets = [w.name for w in models.get_model_weights(name)]
         raise UserError(f"pretrained={pretrained}: {name} has {', '.join(sets)}") from None
+    if with_auxiliary:
+        network.aux_logits = False
+        for head in ("aux1", "aux2", "AuxLogits"):
+            setattr(network, head, None)
     classifier, layer = next(
         (path, module)
         for path, module in reversed(list(network.named_modules()))
@@ -114,7 +117,8 @@ def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> No
         raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
-    state = {name: value for name, value in state.items() if not name.startswith(dropped)}
+    for name in [name for name in state if name.startswith(dropped)]:
+        del state[name]  # in place: a copy would lose the versions that torch keeps beside the tensors
     wanted = network.state_dict()
     # Old files lack the step counters of batch normalisation, which no result depends on.
     missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
