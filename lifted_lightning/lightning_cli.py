@@ -13,7 +13,6 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import lifted_lightning.data.augment
@@ -25,6 +24,7 @@ from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheck
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
+from lifted_lightning.callbacks.progress import RunProgressBar
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
@@ -121,7 +121,7 @@ class LiftedCLI(LightningCLI):
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         own: list[Any] = [folder, results]
         if trainer_config.get("enable_progress_bar") is not False:
-            own.append(RichProgressBar(leave=False))
+            own.append(RunProgressBar())
         if self.command == "predict":
             own.append(PredictionFile())
         trainer_config["callbacks"] = [*own, *(trainer_config.get("callbacks") or [])]

@@ -15,15 +15,16 @@ ORDER = ("recall@", "r_precision", "map@r", "nmi", "ami", "f1")
 def print_summary(folder: Path, stage: str = "test") -> None:
     """Print the metrics of a run beside its baseline's, its folder, and what to do next."""
     result = json.loads((folder / runs.RESULT).read_text(encoding="utf-8"))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
-    if not result["baseline"]:
-        return
-    wandb = next(iter(sorted(folder.glob("wandb/offline-run-*"))), None)
-    console.print("next: [bold]lifted fit --config experiments/quickstart.yaml --model.loss=TripletLoss[/]")
-    if wandb:
-        console.print(f"      [bold]wandb leet {folder / 'wandb'}[/] shows the curves, [bold]wandb sync {wandb}[/] uploads them")
+    if stage == "test":
+        console.print(f"pictures:   {folder / 'plots'}")
+    record = next(iter(sorted(folder.glob("wandb/offline-run-*"))), None)
+    if record:
+        console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {record})")
+    if stage == "test":
+        console.print(f"repeat:     lifted fit --config {folder / 'config.yaml'} --seed_everything 1")
 
 
 def metrics_table(result: dict[str, Any], stage: str) -> Table:
