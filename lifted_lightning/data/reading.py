@@ -10,10 +10,9 @@ from lifted_lightning.data.resize import flattened
 from lifted_lightning.errors import UserError
 
 # What Pillow opens and people keep pictures in; its own list also has PDF, MPEG and other surprises.
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".tga")
-)
+JPEGS = (".jpg", ".jpeg", ".jfif", ".jp2")
+BITMAPS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".tga", ".ppm", ".pgm", ".pbm", ".pnm")
+EXTENSIONS = frozenset((*JPEGS, *BITMAPS))
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:

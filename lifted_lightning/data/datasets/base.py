@@ -142,6 +142,7 @@ class RetrievalDataset(ABC):
         items: Sequence[str],
         classes: Sequence[str],
         splits: Sequence[str],
+        name: str | None = None,
     ) -> ImageTable:
         """The checked table of image files.
 
@@ -150,6 +151,7 @@ class RetrievalDataset(ABC):
             items: N paths of images.
             classes: N names of their classes; label order is the order of first appearance.
             splits: N times ``train``, ``test``, ``query`` or ``gallery``; the last two are of the test rows.
+            name: of the table, where it is not the class's own.
 
         Raises:
             UserError: if the counts are not the expected ones, a class is both train and test, an item comes
@@ -163,7 +165,7 @@ class RetrievalDataset(ABC):
         test = rows(split != "train")
         self.check_split(items, labels, names, train, test)
         table = ImageTable(
-            name=self.name,
+            name=name or self.name,
             labels=labels,
             class_names=names,
             train=train,
@@ -209,6 +211,12 @@ class RetrievalDataset(ABC):
 def rows(mask: npt.NDArray[np.bool_]) -> IntArray:
     """Where a mask is true, as rows."""
     return np.flatnonzero(mask).astype(np.int64)
+
+
+def visible(folder: Path) -> list[os.DirEntry[str]]:
+    """A folder's entries by name, without hidden ones, such as the ``._*`` that macOS leaves in archives."""
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def content_digest(title: str, base: Path, items: Sequence[str]) -> str:
