@@ -18,7 +18,7 @@ from lifted_lightning.errors import UserError
 
 Distance = Literal["euclidean", "cosine"]
 
-_ROWS = 8192  # rows converted to float64 at a time
+_ROWS = 1024  # rows converted to float64 at a time
 _PAIR_VALUES = 2**20  # float64 values of a chunk of pairs: 8 MB, near the cache
 
 
@@ -128,7 +128,7 @@ def prepare(embeddings: Tensor, distance: Distance) -> Points:
     exact = embeddings.detach()
     if exact.dtype not in (torch.float32, torch.float64):
         exact = exact.float()
-    infinite = int((~torch.isfinite(exact).all(1)).sum())
+    infinite = int((~torch.isfinite(exact).all(1)).sum()) if _may_be_infinite(exact) else 0
     if infinite:
         raise UserError(
             f"{infinite} of {len(exact)} embeddings are not finite: training has diverged; "
@@ -139,6 +139,14 @@ def prepare(embeddings: Tensor, distance: Distance) -> Points:
     elif distance != "euclidean":
         raise ValueError(f"distance is {distance!r}, not 'euclidean' or 'cosine'")
     return _centred(exact)
+
+
+def _may_be_infinite(rows: Tensor) -> bool:
+    """A quick look; the extremes of a column show what is not finite in it."""
+    if not rows.numel():
+        return False
+    least, most = rows.aminmax(dim=0)
+    return not bool(torch.isfinite(most - least).all())
 
 
 def _normalised(embeddings: Tensor) -> Tensor:
@@ -156,11 +164,12 @@ def _centred(exact: Tensor) -> Points:
     squared_norms = torch.empty(count, dtype=torch.float64, device=exact.device)
     scale = 1.0
     if count and width:
-        mean = exact.mean(0, dtype=torch.float64)
-        spread = float((exact.amax(0).double() - exact.amin(0).double()).square().sum().sqrt())
+        least, most = (bound.double() for bound in exact.aminmax(dim=0))
+        centre = (least + most) / 2
+        spread = float((most - least).square().sum().sqrt())
         scale = 2.0 ** -round(math.log2(spread)) if spread > 0 else 1.0
         for start in range(0, count, _ROWS):
-            rows = exact[start : start + _ROWS].double() - mean
+            rows = exact[start : start + _ROWS].double() - centre
             rows *= scale
             coarse[start : start + _ROWS, :width] = rows
             squared_norms[start : start + _ROWS] = rows.square_().sum(1)

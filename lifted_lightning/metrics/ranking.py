@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.metrics.points import Points, fold_sum
-from lifted_lightning.metrics.scan import Best, Columns
+from lifted_lightning.metrics.scan import Best, Columns, where_nonzero
 
 _BLOCK_VALUES = 2**23  # bounds (queries of a block) x (positives of one query)
-_SPARE = 8  # nearest negatives kept beyond R, so that ties at the end of the list are seldom cut off
+_SPARE = 4  # nearest negatives kept beyond R, so that ties at the end of the list are seldom cut off
 _NONE = torch.iinfo(torch.int64).max // 2
 
 
@@ -45,6 +45,7 @@ class _Block:
     valid: Tensor  # (b, P)
     scores: Tensor  # (b, P) coarse, -inf where not valid
     total: Tensor  # (b,) R, the number of positives
+    tiles: list[tuple[int, Tensor]]  # the scores of all columns where one tile holds them, else none
 
 
 class Ranker:
@@ -103,10 +104,11 @@ class Ranker:
         valid = columns < last[:, None]
         columns.clamp_(max=end - 1)
         valid &= self.columns.rows[columns] != rows[:, None]  # an item is no neighbour of itself
-        scores = self.columns.scores(left, start, end).gather(1, columns - start)
-        scores.masked_fill_(~valid, -torch.inf)
+        tiles = [next(self.columns.tiles(left))] if self.columns.in_one_tile else []
+        band = tiles[0][1][:, start:end] if tiles else self.columns.scores(left, start, end)
+        scores = band.gather(1, columns - start).masked_fill_(~valid, -torch.inf)
         bound = self.points.error_bound(rows)
-        return _Block(rows, left, first, last, bound, columns, valid, scores, valid.sum(1))
+        return _Block(rows, left, first, last, bound, columns, valid, scores, valid.sum(1), tiles)
 
     def _distances(self, block: _Block, queries: Tensor, columns: Tensor) -> Tensor:
         """Exact squared distances (p,) from queries of the block to columns, both (p,)."""
@@ -131,20 +133,16 @@ class Ranker:
         low = (score - block.bound).float()[:, None]
         high = (score + block.bound).float()[:, None]
         count = torch.zeros_like(block.rows)
-        mask = torch.empty(0, device=low.device)
-        for start, tile in self.columns.tiles(block.left):
+        certain = possible = torch.empty(0, device=low.device)
+        for start, tile in block.tiles or self.columns.tiles(block.left):
             self._drop_own_class(block, start, tile)
-            if mask.shape != tile.shape:
-                mask = torch.empty_like(tile)
-            certain = torch.gt(tile, high, out=mask).sum(1).long()
-            possible = torch.ge(tile, low, out=mask).sum(1).long()
-            count += certain
-            unsure = (certain != possible).nonzero()[:, 0]
-            if len(unsure):
-                some = tile[unsure]
-                at, column = ((some >= low[unsure]) & (some <= high[unsure])).nonzero(as_tuple=True)
-                queries, column = unsure[at], column + start
-                count += self._as_near(block, queries, column, nearest, identity)
+            if certain.shape != tile.shape:
+                certain, possible = torch.empty_like(tile), torch.empty_like(tile)
+            torch.gt(tile, high, out=certain)
+            torch.ge(tile, low, out=possible)
+            count += certain.sum(1).long()
+            queries, columns = where_nonzero(possible.sub_(certain))
+            count += self._as_near(block, queries, columns + start, nearest, identity)
             best.add(start, tile)
         return count
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from lifted_lightning.distributed import gather_rows, own_share, sum_over_ranks
-from lifted_lightning.metrics.embedding_set import EmbeddingSet, gather_embedding_set
+from lifted_lightning.distributed import own_share, sum_over_ranks
+from lifted_lightning.metrics.collection import EmbeddingMetric
+from lifted_lightning.metrics.embedding_set import EmbeddingSet
 from lifted_lightning.metrics.points import Distance, full_precision, prepare
 from lifted_lightning.metrics.ranking import Ranker
 
@@ -156,11 +156,10 @@ def retrieval_metrics(
     return retrieval(embeddings, labels, query, gallery, distance).metrics(ks)
 
 
-class RetrievalMetrics(Metric):
-    """Collects a data set's embeddings over batches and ranks; computes their retrieval metrics.
+class RetrievalMetrics(EmbeddingMetric):
+    """Ranks the embeddings of all batches and ranks.
 
-    Each rank gives its own share to ``update``; items that come again, as padded samplers make them, are
-    dropped by index. ``compute`` is a collective: it gathers once, and every rank ranks its part of the queries.
+    ``compute`` gathers once, and every rank ranks its part of the queries.
 
     Args:
         ks: the K of Recall@K.
@@ -173,11 +172,6 @@ class RetrievalMetrics(Metric):
         result: after ``compute``, how each query fared; its ``queries`` are rows of ``embedding_set``.
     """
 
-    full_state_update = False
-    embeddings: list[Tensor]
-    labels: list[Tensor]
-    indices: list[Tensor]
-
     def __init__(
         self,
         ks: Sequence[int] = (1, 2, 4, 8),
@@ -186,56 +180,30 @@ class RetrievalMetrics(Metric):
         distance: Distance = "euclidean",
         **kwargs: Any,
     ) -> None:
-        # The metric gathers for itself, once: torchmetrics would gather each state, repeats and all.
-        super().__init__(sync_on_compute=False, **kwargs)
+        super().__init__(**kwargs)
         if not ks or any(k < 1 for k in ks):
             raise ValueError(f"ks is {ks!r}: give one or more positive numbers")
         self.ks = tuple(ks)
         self.query = None if query is None else torch.as_tensor(query)
         self.gallery = None if gallery is None else torch.as_tensor(gallery)
         self.distance = distance
-        self.embedding_set: EmbeddingSet | None = None
         self.result: RetrievalResult | None = None
-        for state in ("embeddings", "labels", "indices"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-
-    def update(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Add a batch: embeddings (b, D), labels (b,), and indices (b,) that identify the items."""
-        self.embeddings.append(embeddings.detach().float())
-        self.labels.append(labels)
-        self.indices.append(indices)
 
     def compute(self) -> dict[str, float]:
         """The metrics of all ranks' items, the same on every rank."""
-        self.embedding_set = self._gather()
-        self.result = retrieval(
-            self.embedding_set.embeddings,
-            self.embedding_set.labels,
-            self._rows(self.query, self.embedding_set),
-            self._rows(self.gallery, self.embedding_set),
-            self.distance,
-        )
+        items = self.gather()
+        query, gallery = _rows_of(self.query, items), _rows_of(self.gallery, items)
+        self.result = retrieval(items.embeddings, items.labels, query, gallery, self.distance)
         return self.result.metrics(self.ks)
 
     def reset(self) -> None:
         """Forget all items."""
         super().reset()
-        self.embedding_set = self.result = None
+        self.result = None
 
-    def _gather(self) -> EmbeddingSet:
-        width = self.embeddings[0].shape[1] if self.embeddings else 0
-        # A rank may have had no items, and then does not know the embedding size.
-        width = int(gather_rows(torch.tensor([width], device=self.device)).max())
-        none = torch.empty(0, dtype=torch.int64, device=self.device)
-        return gather_embedding_set(
-            torch.cat([none, *self.indices]),
-            torch.cat([torch.empty(0, width, device=self.device), *self.embeddings]),
-            torch.cat([none, *self.labels]),
-        )
 
-    @staticmethod
-    def _rows(wanted: Tensor | None, embedding_set: EmbeddingSet) -> Tensor | None:
-        """The rows of the embedding set that hold the wanted indices, as far as it has them."""
-        if wanted is None:
-            return None
-        return torch.isin(embedding_set.indices, wanted.to(embedding_set.indices.device)).nonzero()[:, 0]
+def _rows_of(wanted: Tensor | None, items: EmbeddingSet) -> Tensor | None:
+    """The rows of the embedding set that hold the wanted indices, as far as it has them."""
+    if wanted is None:
+        return None
+    return torch.isin(items.indices, wanted.to(items.indices.device)).nonzero()[:, 0]

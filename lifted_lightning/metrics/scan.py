@@ -10,6 +10,7 @@ from lifted_lightning.metrics.points import Points
 
 _FAR = -1e30  # the score of padding: lower than that of any item, and finite, so that products stay so
 _ALIGN = 16  # tiles are multiples of this wide, so that columns fall into equal groups
+_HELD = 256  # scores of a query that are kept before the best of them are picked
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,12 @@ class TileSize:
     columns: int
 
     @classmethod
-    def of(cls, device: torch.device) -> "TileSize":
-        return cls(1024, 4096) if device.type == "cpu" else cls(4096, 16384)
+    def of(cls, columns: int, device: torch.device) -> "TileSize":
+        """The size for so many columns: all of them in one tile where they are few."""
+        values = 2**22 if device.type == "cpu" else 2**26
+        wide = 2**12 if device.type == "cpu" else 2**14
+        width = max(1, columns if columns <= 2 * wide else wide)
+        return cls(min(values // width, 2 * values // wide), width)
 
 
 class Columns:
@@ -34,8 +39,8 @@ class Columns:
 
     def __init__(self, points: Points, rows: Tensor) -> None:
         self.rows = rows
-        self.tile = TileSize.of(rows.device)
         padding = -len(rows) % _ALIGN
+        self.tile = TileSize.of(len(rows) + padding, rows.device)
         self.matrix = points.coarse.new_zeros(len(rows) + padding, points.coarse.shape[1])
         torch.index_select(points.coarse, 0, rows, out=self.matrix[: len(rows)])
         self.matrix[len(rows) :, -1] = _FAR
@@ -43,6 +48,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def in_one_tile(self) -> bool:
+        """Whether ``tiles`` yields a single tile."""
+        return len(self.matrix) <= self.tile.columns
 
     def scores(self, queries: Tensor, start: int, end: int) -> Tensor:
         """(n, end - start) scores of ``queries`` (n, D + 1) for these columns, in new memory."""
@@ -66,8 +76,8 @@ def largest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     times faster than ``topk`` of it.
     """
     count, width = tile.shape
-    group = _ALIGN if k * _ALIGN * 4 <= width else 4
-    if k * group * 2 > width or width % group:
+    group = min((4, 8, _ALIGN), key=lambda size: width / size + k * size)  # the fewest values for ``topk``
+    if k * group * 2 > width:
         values, columns = tile.topk(min(k, width), sorted=False)
         return values, columns
     stride = width // group
@@ -78,33 +88,35 @@ def largest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, groups.gather(1, picked % k) + picked.div(k, rounding_mode="floor") * stride
 
 
-class Best:
-    """The k largest scores of each query over the tiles seen so far.
+def where_nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is not zero in (n, w) >= 0, w a multiple of the alignment, where little is."""
+    count, width = mask.shape
+    grouped = mask.view(count, _ALIGN, width // _ALIGN)
+    rows, groups = grouped.amax(1).nonzero(as_tuple=True)
+    which, member = grouped[rows, :, groups].nonzero(as_tuple=True)
+    return rows[which], groups[which] + member * (width // _ALIGN)
 
-    Attributes:
-        scores: (n, k), and ``columns`` (n, k); k grows to ``limit`` with the columns seen.
-    """
+
+class Best:
+    """The ``limit`` largest scores of each query over the tiles seen so far."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.scores: Tensor | None = None
-        self.columns: Tensor | None = None
+        self._scores: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._held = 0
 
     def add(self, start: int, tile: Tensor) -> None:
         """Take in a tile (n, w) whose first column is ``start``."""
         scores, columns = largest(tile, self.limit)
-        columns = columns + start
-        if self.scores is not None and self.columns is not None:
-            scores = torch.cat([self.scores, scores], 1)
-            columns = torch.cat([self.columns, columns], 1)
-            if scores.shape[1] > self.limit:
-                scores, picked = scores.topk(self.limit, sorted=False)
-                columns = columns.gather(1, picked)
-        self.scores, self.columns = scores, columns
+        self._scores.append(scores)
+        self._columns.append(columns + start)
+        self._held += scores.shape[1]
+        if self._held > max(4 * self.limit, _HELD):
+            scores, columns = self.sorted()
+            self._scores, self._columns, self._held = [scores], [columns], scores.shape[1]
 
     def sorted(self) -> tuple[Tensor, Tensor]:
-        """Scores (n, k), largest first, and their columns (n, k)."""
-        assert self.scores is not None
-        assert self.columns is not None
-        scores, order = self.scores.sort(1, descending=True)
-        return scores, self.columns.gather(1, order)
+        """Scores (n, k), largest first, and their columns (n, k); k is ``limit`` or all columns seen."""
+        scores, picked = torch.cat(self._scores, 1).topk(min(self.limit, self._held))
+        return scores, torch.cat(self._columns, 1).gather(1, picked)

@@ -1,0 +1,161 @@
+"""NMI, AMI and F1 of a clustering of the embeddings into as many clusters as there are classes."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lifted_lightning.distributed import rank, sum_over_ranks
+from lifted_lightning.errors import UserError
+from lifted_lightning.metrics.collection import EmbeddingMetric
+from lifted_lightning.metrics.points import Distance
+
+Method = Literal["k-means", "affinity propagation"]
+Start = Literal["k-means++", "random"]
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.int64]
+
+AFFINITY_LIMIT = 10_000  # items; N x N similarities, several times over: 3 GB and an hour or so at that size
+_BISECTIONS = 20
+
+
+def clustering_metrics(
+    embeddings: Tensor,
+    labels: Tensor,
+    clusters: int | None = None,
+    method: Method = "k-means",
+    start: Start = "k-means++",
+    distance: Distance = "euclidean",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Cluster the embeddings, and compare the clusters with the classes.
+
+    Oh Song et al., *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016, report NMI and
+    F1; AMI is NMI corrected for chance, which many clusters need. Within a process group, where every rank must
+    call it, rank zero clusters and all get the result.
+
+    Args:
+        embeddings: (N, D) floating point.
+        labels: (N,) int64.
+        clusters: how many; by default as many as classes.
+        method: ``"k-means"``, or ``"affinity propagation"`` as the paper has it on CUB-200-2011 and Cars-196,
+            bisecting the preference until the number of clusters is met, or nearly. That is meant for sets of
+            their size, up to ten thousand items: it takes N x N similarities, and minutes.
+        start: where k-means starts: ``"k-means++"``, or ``"random"`` data points as in the paper's code.
+        distance: ``"cosine"`` clusters the embeddings scaled to length one.
+        seed: of the start.
+
+    Returns:
+        ``nmi`` = 2I/(H_clusters + H_classes), ``ami``, and ``f1`` over pairs of items.
+
+    Raises:
+        ValueError: if shapes do not match, or there is nothing to cluster.
+        UserError: if affinity propagation is asked for more items than it is meant for.
+    """
+    if labels.shape != embeddings.shape[:1] or not len(labels):
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, embeddings {tuple(embeddings.shape)}")
+    if method == "affinity propagation" and len(labels) > AFFINITY_LIMIT:
+        raise UserError(
+            f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(labels)}: use k-means"
+        )
+    scores = torch.zeros(3, dtype=torch.float64)
+    if rank() == 0:
+        points = embeddings.detach().float()
+        if distance == "cosine":
+            points = torch.nn.functional.normalize(points)
+        classes = labels.cpu().numpy()
+        count = clusters or len(np.unique(classes))
+        if method == "k-means":
+            assigned = _k_means(points.cpu().numpy(), count, start, seed)
+        else:
+            assigned = _affinity_propagation(points.cpu().numpy(), count, seed)
+        scores = torch.tensor(compare(classes, assigned), dtype=torch.float64)
+    nmi, ami, f1 = sum_over_ranks(scores.to(embeddings.device)).tolist()
+    return {"nmi": nmi, "ami": ami, "f1": f1}
+
+
+class ClusteringMetrics(EmbeddingMetric):
+    """Clusters the embeddings of all batches and ranks; see :func:`clustering_metrics` for the arguments."""
+
+    def __init__(
+        self,
+        clusters: int | None = None,
+        method: Method = "k-means",
+        start: Start = "k-means++",
+        distance: Distance = "euclidean",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.clusters = clusters
+        self.method = method
+        self.start = start
+        self.distance = distance
+        self.seed = seed
+
+    def compute(self) -> dict[str, float]:
+        """``nmi``, ``ami`` and ``f1`` of all ranks' items, the same on every rank."""
+        items = self.gather()
+        return clustering_metrics(
+            items.embeddings, items.labels, self.clusters, self.method, self.start, self.distance, self.seed
+        )
+
+
+def compare(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]:
+    """NMI (arithmetic), AMI (arithmetic) and F1 over pairs of a clustering (N,) of items of classes (N,)."""
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    nmi = normalized_mutual_info_score(classes, assigned)
+    ami = adjusted_mutual_info_score(classes, assigned)
+    table = contingency_matrix(classes, assigned, sparse=True, dtype=np.int64)
+    together = _pairs(table.data)
+    claimed, true = _pairs(np.asarray(table.sum(0))), _pairs(np.asarray(table.sum(1)))
+    # 2PR/(P + R) with P = together/claimed and R = together/true; perfect where there is no pair at all.
+    f1 = 2 * together / (claimed + true) if claimed + true else 1.0
+    return float(nmi), float(ami), f1
+
+
+def _pairs(sizes: IntArray) -> int:
+    return int((sizes * (sizes - 1) // 2).sum())
+
+
+def _k_means(points: FloatArray, clusters: int, start: Start, seed: int) -> IntArray:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # Fewer distinct points than clusters: embeddings collapsed, which the scores tell.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(min(clusters, len(points)), init=start, n_init=1, random_state=seed).fit_predict(points)
+
+
+def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntArray:
+    """Frey & Dueck, *Clustering by Passing Messages Between Data Points*, Science 2007."""
+    from sklearn.cluster import AffinityPropagation
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import euclidean_distances
+
+    similarities = -euclidean_distances(points, squared=True)
+    low, high = len(points) * float(similarities.min()), 0.0  # from one cluster to each item its own
+    best: IntArray | None = None
+    closest = -1
+    for _ in range(_BISECTIONS):
+        preference = (low + high) / 2
+        model = AffinityPropagation(
+            affinity="precomputed", preference=preference, damping=0.9, max_iter=500, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            assigned = model.fit_predict(similarities)
+        found = len(np.unique(assigned))
+        if best is None or abs(found - clusters) < abs(closest - clusters):
+            best, closest = assigned, found
+        if found == clusters:
+            break
+        low, high = (preference, high) if found < clusters else (low, preference)
+    assert best is not None
+    return best
