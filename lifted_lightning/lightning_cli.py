@@ -259,7 +259,7 @@ def quiet() -> None:
         r".*number of training batches.*is smaller than the logging interval.*",
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*Checkpoint directory .* exists and is not empty.*",
-        r".*`sync_dist=True`.*",
+        r"It is recommended to use `self\.log.*",
         r".*srun.*",
     ):
         warnings.filterwarnings("ignore", pattern)
