@@ -34,8 +34,8 @@ def clustering_metrics(
     """Cluster the embeddings, and compare the clusters with the classes.
 
     Oh Song et al., *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016, report NMI and
-    F1; AMI is NMI corrected for chance, which many clusters need. Within a process group, where every rank must
-    call it, rank zero clusters and all get the result.
+    F1; AMI is NMI corrected for chance, which many clusters need. Within a process group, where every rank
+    must call it, rank zero clusters and all get the result.
 
     Args:
         embeddings: (N, D) floating point.

@@ -82,7 +82,7 @@ def _search(
 
 
 def _leave_out(tile: Tensor, start: int, exclude: Tensor | None) -> None:
-    """Set the scores of the excluded columns (b,) to -inf in a tile (b, w) whose first column is ``start``."""
+    """Set the excluded columns (b,) to -inf in a tile (b, w) whose first column is ``start``."""
     if exclude is None:
         return
     inside = (exclude >= start) & (exclude < start + tile.shape[1])
@@ -93,5 +93,5 @@ def _leave_out(tile: Tensor, start: int, exclude: Tensor | None) -> None:
 def _in_order(distances: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest of each row (b, m) by distance, then by column."""
     columns, order = columns.sort(1)
-    distances, nearer = distances.gather(1, order).sort(1, stable=True)
+    distances, nearer = distances.gather(1, order).sort(stable=True, dim=1)
     return distances[:, :k], columns.gather(1, nearer[:, :k])
