@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from lifted_lightning.losses.pairs import (
+    Laplacian,
     PairBlocks,
     Terms,
     active_share,
     check_batch,
     over_distance_,
     pair_loss,
+    wide_dtype,
 )
 
 
@@ -82,27 +84,25 @@ def _given(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance, and whether it is one class, of the pairs (2i, 2i+1): each (B // 2,)."""
     check_batch(embeddings, labels)
     even = len(embeddings) // 2 * 2
-    x = embeddings.to(torch.float32 if embeddings.device.type == "mps" else torch.float64)
+    x = embeddings.to(wide_dtype(embeddings.device))
     return (x[0:even:2] - x[1:even:2]).square().sum(1), labels[0:even:2] == labels[1:even:2]
 
 
 def _terms(pairs: PairBlocks, with_gradient: bool, margin: float) -> Terms:
-    """Value and gradient of the form on all pairs, in one sweep; each pair is met from both its rows."""
-    positives, negatives = pairs.positives.sum().clamp_min(1), pairs.negatives.sum().clamp_min(1)
+    """Value and gradient of the form on all pairs, in one sweep."""
+    positives, negatives = pairs.positives.sum().clamp_min(2) / 2, pairs.negatives.sum().clamp_min(2) / 2
     pull, push, active = pairs.x.new_zeros(()), pairs.x.new_zeros(()), pairs.x.new_zeros(())
-    gradients = []
+    laplacian = Laplacian(pairs.x)
     for block in pairs.blocks:
-        positive = pairs.positive(block)
-        pull += torch.where(positive, pairs.squared(block.rows, block.near), 0).sum()
+        positive = pairs.positive_once(block)
+        pull += torch.where(positive, pairs.squared(block.rows, block.beside), 0).sum()
         far = pairs.far(block)
         hinge = (margin - far).relu_()
         push += torch.linalg.vector_norm(hinge).square()
         active += torch.count_nonzero(hinge)
         if with_gradient:
             weights = over_distance_(hinge, far).div_(-negatives)
-            weights[:, block.near] += positive / positives
-            gradients.append(pairs.pull(weights, block.rows))
-    gradient = None
-    if with_gradient:
-        gradient = 2 * torch.cat(gradients) if gradients else torch.zeros_like(pairs.x)
+            weights[:, : positive.shape[1]] += positive / positives
+            laplacian.add_(weights, block.rows, block.columns)
+    gradient = laplacian.gradient() if with_gradient else None
     return Terms((pull / positives + push / negatives) / 2, gradient, active / negatives)

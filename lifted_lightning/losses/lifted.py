@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lifted_lightning.losses.pairs import (
     WHOLE_ROWS,
     Block,
+    Laplacian,
     PairBlocks,
     Terms,
     active_share,
@@ -61,82 +62,97 @@ def lifted_structure_loss(
 
 
 def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) -> Terms:
-    """Value and gradient in three sweeps: the lift of each row, the positive pairs, the negatives' share.
+    """Value and gradient in three sweeps: the lift of each row, the positive pairs, the negative pairs.
 
     In the smooth form a row's lift is l_i = log Σ_k e^{α − D_ik} over its negatives, and
     J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 it is the maximum, and so is the join of the two ends.
     """
     kept: list[Tensor] = []  # the distances of the first sweep, for the third
-    lifts, nearest = [], []
-    for block in pairs.blocks:
-        far = pairs.far(block)
-        if smooth:
-            lifts.append(_log_sum(far, margin))
-            if with_gradient and len(pairs.x) <= WHOLE_ROWS:
-                kept.append(far)
-        else:
-            closest = far.min(1)
-            lifts.append(margin - closest.values)
-            nearest.append(closest.indices)
-    lift = torch.cat(lifts) if lifts else pairs.positives
+    if smooth:
+        lift = margin + _log_sums(pairs, kept if with_gradient and len(pairs.x) <= WHOLE_ROWS else None)
+    else:
+        nearest, index = _nearest(pairs)
+        lift = margin - nearest
 
-    total, active = pairs.x.new_zeros(()), pairs.x.new_zeros(())
-    gradients, pushes = [], []
+    count = pairs.positives.sum().clamp_min(2) / 2
+    total, active, push = pairs.x.new_zeros(()), pairs.x.new_zeros(()), torch.zeros_like(lift)
+    laplacian = Laplacian(pairs.x)
     for block in pairs.blocks:
-        hinge, share = _positive_hinges(pairs, block, lift, smooth)
+        distances = pairs.distances(block.rows, block.beside)
+        hinge, here, there = _positive_hinges(pairs, block, distances, lift, smooth)
         total += hinge.square().sum()
         active += (hinge > 0).sum()
+        push[block.rows] += here.sum(1)
+        push[block.beside] += there.sum(0)
         if with_gradient:
-            pushes.append((hinge * share).sum(1))
-            weights = over_distance_(hinge, pairs.distances(block.rows, block.near))
-            gradients.append(pairs.pull(weights, block.rows, block.near))
-    count = pairs.positives.sum().clamp_min(1)  # of ordered pairs, 2|P|; each hinge was met twice
-    gradient = None
-    if with_gradient:
-        gradient = torch.cat(gradients) if gradients else torch.zeros_like(pairs.x)
-        if pushes and smooth:
-            _push_all(pairs, gradient, torch.cat(pushes), margin - lift, kept)
-        elif pushes:
-            _push_nearest(pairs, gradient, torch.cat(pushes), margin - lift, torch.cat(nearest))
-        gradient *= 2 / count
-    return Terms(total / (2 * count), gradient, active / count)
+            laplacian.add_(over_distance_(hinge, distances), block.rows, block.beside)
+    value, share = total / (2 * count), active / count
+    if not with_gradient:
+        return Terms(value, None, share)
+    if smooth:
+        _push_all(pairs, laplacian, push, margin - lift, kept)
+    else:
+        laplacian.add_edges_(-torch.where(push > 0, over_distance_(push, nearest), 0), index)
+    return Terms(value, laplacian.gradient() / count, share)
 
 
-def _log_sum(far: Tensor, margin: float) -> Tensor:
-    """log Σ_k e^{margin − D_ik} of each row, (rows,); minus infinity without a negative."""
-    nearest = far.amin(1, keepdim=True)
+def _log_sums(pairs: PairBlocks, kept: list[Tensor] | None) -> Tensor:
+    """log Σ_k e^{−D_ik} over each row's negatives, (B,); minus infinity without one."""
+    sums = torch.full_like(pairs.positives, -torch.inf)
+    for block in pairs.blocks:
+        far = pairs.far(block)
+        sums[block.rows] = torch.logaddexp(sums[block.rows], _log_sum(far, 1))
+        sums[block.columns] = torch.logaddexp(sums[block.columns], _log_sum(far, 0))
+        if kept is not None:
+            kept.append(far)
+    return sums
+
+
+def _log_sum(far: Tensor, dim: int) -> Tensor:
+    """log Σ e^{−D} along one side, in one temporary."""
+    nearest = far.amin(dim, keepdim=True)
     nearest = torch.where(nearest == torch.inf, 0, nearest)
-    return (nearest - far).exp_().sum(1).log() + (margin - nearest[:, 0])
+    return (nearest - far).exp_().sum(dim).log() - nearest.squeeze(dim)
 
 
-def _positive_hinges(pairs: PairBlocks, block: Block, lift: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
-    """max(0, J_ij) of the positive pairs, 0 elsewhere, and the derivative of J_ij by l_i: (rows, near)."""
-    here, there = lift[block.rows, None], lift[block.near]
+def _nearest(pairs: PairBlocks) -> tuple[Tensor, Tensor]:
+    """Distance (infinity without one) and row of each row's nearest negative, each (B,)."""
+    nearest = torch.full_like(pairs.positives, torch.inf)
+    index = torch.zeros_like(nearest, dtype=torch.int64)
+    for block in pairs.blocks:
+        far = pairs.far(block)
+        for here, there, dim in ((block.rows, block.columns, 1), (block.columns, block.rows, 0)):
+            distance, place = far.min(dim)
+            index[here] = torch.where(distance < nearest[here], place + there.start, index[here])
+            nearest[here] = torch.minimum(nearest[here], distance)
+    return nearest, index
+
+
+def _positive_hinges(
+    pairs: PairBlocks, block: Block, distances: Tensor, lift: Tensor, smooth: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """max(0, J_ij) of the positive pairs, 0 elsewhere, and its parts by l_i and l_j: each (rows, beside)."""
+    here, there = lift[block.rows, None], lift[block.beside]
     if smooth:
         joined, share = torch.logaddexp(here, there), torch.sigmoid(here - there)
     else:
         joined, share = torch.maximum(here, there), ((here > there) + 0.5 * (here == there)).to(lift.dtype)
-    hinge = torch.where(pairs.positive(block), joined + pairs.distances(block.rows, block.near), 0).relu_()
-    return hinge, torch.where(hinge > 0, share, 0)  # two empty lifts give a share of NaN, but no hinge
+    hinge = torch.where(pairs.positive_once(block), joined + distances, 0).relu_()
+    part = hinge * torch.where(hinge > 0, share, 0)  # two empty lifts give a share of NaN, but no hinge
+    return hinge, part, hinge - part
 
 
-def _push_all(pairs: PairBlocks, gradient: Tensor, push: Tensor, softmin: Tensor, kept: list[Tensor]) -> None:
+def _push_all(
+    pairs: PairBlocks, laplacian: Laplacian, push: Tensor, softmin: Tensor, kept: list[Tensor]
+) -> None:
     """Add the gradient by way of the lifts, smooth form: dl_i/dD_ik = −e^{α − l_i − D_ik}.
 
-    The pair (i, k) is met from both sides: its weight is
-    −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik.
-    The factors go into the exponents, where a row that pushes nothing is minus infinity.
+    The pair (i, k) has the weight −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik. The factors
+    go into the exponents, where a row that pushes nothing has minus infinity.
     """
     offset = torch.where(push > 0, softmin + push.log(), -torch.inf)
     for number, block in enumerate(pairs.blocks):
         far = kept[number] if kept else pairs.far(block)
         weights = (offset[block.rows, None] - far).exp_()
-        weights += (offset - far).exp_()
-        gradient[block.rows] -= pairs.pull(over_distance_(weights, far), block.rows)
-
-
-def _push_nearest(pairs: PairBlocks, gradient: Tensor, push: Tensor, nearest: Tensor, index: Tensor) -> None:
-    """Add the gradient by way of the lifts, eq. 3: each row's push goes to its nearest negative alone."""
-    weights = torch.where(push > 0, over_distance_(push, nearest), 0)
-    pushed = weights[:, None] * (pairs.x - pairs.x[index])
-    gradient.sub_(pushed).index_add_(0, index, pushed)
+        weights += (offset[block.columns] - far).exp_()
+        laplacian.add_(over_distance_(weights, far), block.rows, block.columns, -1)

@@ -1,14 +1,14 @@
 """What the losses share: the pairs of a batch by row blocks, their distances, and the way back to a gradient.
 
-A loss over all pairs of B embeddings needs B×B distances. It takes them one block of rows at a time, adds up
-its value and, in the same sweep, its gradient with respect to the embeddings, so that nothing of size B×B has
-to wait for backward: backward multiplies the (B, D) gradient by the incoming scalar.
+A loss over all pairs of B embeddings needs B×B distances. It takes them a block of rows at a time, each pair
+once, and adds up its value and, in the same forward, its gradient with respect to the embeddings, so that
+nothing of size B×B has to wait for backward: backward multiplies the (B, D) gradient by the incoming scalar.
 
 Three things make the result right where a plain Gram matrix is not:
 
-- rows are centred on their mean, and distances and gradient are taken in float64 whatever the input. The two
-  matrix products cost twice those of float32; in exchange a pair, positive or negative, may lie at 1e-5 of
-  its norm;
+- rows are centred on their mean, and distances and gradient are taken in float64 whatever the input. A matrix
+  product then costs twice that of float32; in exchange a pair, positive or negative, may be as close as 1e-5
+  of its norm;
 - what is left below rounding counts as distance 0 exactly, so identical rows have distance 0;
 - the derivative of a distance that is 0 is 0.
 """
@@ -22,15 +22,18 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 BLOCK_ENTRIES_CPU = 2**19  # 4 MB of float64: a block's passes stay in the processor's cache
 BLOCK_ENTRIES_GPU = 2**26  # 512 MB: few kernel launches
-WHOLE_ROWS = 4096  # up to this batch size a loss may keep a B×B matrix for the length of its own forward
-ROUNDING = 64  # squared distances below this many roundings of the squared norm are 0
+BLOCK_ROWS = 64  # at least: a matrix product wants as many
+WHOLE_ROWS = 4096  # up to this batch size a loss may keep a matrix of all pairs for the length of its forward
+ROUNDING = 64  # a squared distance below this many roundings of the squared norm is 0
 
 
 class Block(NamedTuple):
-    """Some rows of the sorted batch, and the columns where all rows of their classes lie."""
+    """Some rows of a batch sorted by label, and what belongs to them."""
 
     rows: slice
-    near: slice
+    columns: slice  # from the first of the rows to the end: with these each pair of the batch is met once
+    near: slice  # where all rows of the classes of `rows` lie
+    beside: slice  # the near ones among `columns`
 
 
 class Terms(NamedTuple):
@@ -59,7 +62,7 @@ class PairBlocks:
 
     def __init__(self, embeddings: Tensor, labels: Tensor) -> None:
         size, device = len(embeddings), embeddings.device
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        wide = wide_dtype(device)
         self._labels, self._order = labels.sort(stable=True)
         x = embeddings.detach()[self._order].to(wide)
         self.x = x - x.mean(0)
@@ -68,19 +71,20 @@ class PairBlocks:
         self._left = torch.cat([self.x * -2, norms, ones], 1)  # one product gives |a|² + |b|² − 2ab
         self._right = torch.cat([self.x, ones, norms], 1)
         self._rounding = norms * (ROUNDING * torch.finfo(wide).eps)
+        self._index = torch.arange(size, device=device)
         first = torch.searchsorted(self._labels, self._labels)
         last = torch.searchsorted(self._labels, self._labels, right=True)
         self.positives = (last - first - 1).to(wide)
         self.negatives = (size - last + first).to(wide)
-        entries = BLOCK_ENTRIES_CPU if device.type == "cpu" else BLOCK_ENTRIES_GPU
-        step = max(64, entries // max(size, 1))
-        rows = [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        rows = _cut(size, BLOCK_ENTRIES_CPU if device.type == "cpu" else BLOCK_ENTRIES_GPU)
         near, self.widest = [slice(0, size)] * len(rows), size
-        if not torch.compiler.is_compiling() and (device.type == "cpu" or size > WHOLE_ROWS):
+        if size and not torch.compiler.is_compiling() and (device.type == "cpu" or size > WHOLE_ROWS):
             starts, stops = first[[r.start for r in rows]].tolist(), last[[r.stop - 1 for r in rows]].tolist()
             near = [slice(*bounds) for bounds in zip(starts, stops, strict=True)]
-            self.widest = int((last - first).max()) if size else 0
-        self.blocks = [Block(*pair) for pair in zip(rows, near, strict=True)]
+            self.widest = int((last - first).max())
+        self.blocks = [
+            Block(r, slice(r.start, size), n, slice(r.start, n.stop)) for r, n in zip(rows, near, strict=True)
+        ]
 
     def squared(self, rows: slice, columns: slice = slice(None)) -> Tensor:
         """Squared distances of some rows to some columns, (rows, columns)."""
@@ -91,32 +95,81 @@ class PairBlocks:
         """Distances of some rows to some columns, (rows, columns)."""
         return self.squared(rows, columns).sqrt_()
 
-    def same(self, block: Block) -> Tensor:
-        """True where a row and a near column are of one class, the row itself included: (rows, near)."""
-        return self._labels[block.rows, None] == self._labels[block.near]
+    def same(self, rows: slice, columns: slice) -> Tensor:
+        """True where a row and a column are of one class, the row itself included; (rows, columns)."""
+        return self._labels[rows, None] == self._labels[columns]
 
     def positive(self, block: Block) -> Tensor:
-        """True where a row and a near column are a positive pair, (rows, near)."""
-        index = torch.arange(len(self.x), device=self.x.device)
-        return self.same(block) & (index[block.rows, None] != index[block.near])
+        """True where a row and a near column are a positive pair, (rows, near): pairs from both ends."""
+        return self.same(block.rows, block.near) & (self._index[block.rows, None] != self._index[block.near])
+
+    def positive_once(self, block: Block) -> Tensor:
+        """True where a row and a column beside it are a positive pair, (rows, beside): a pair is met once."""
+        return self.same(block.rows, block.beside) & self._above(block)
+
+    def no_negative(self, block: Block) -> Tensor:
+        """True where a row and a column beside it are no negative pair, or met elsewhere: (rows, beside)."""
+        return self.same(block.rows, block.beside) | ~self._above(block)
 
     def far(self, block: Block) -> Tensor:
-        """Distances of a block to the whole batch with infinity within a class, (rows, B)."""
-        distances = self.distances(block.rows)
-        distances[:, block.near].masked_fill_(self.same(block), torch.inf)
+        """Distances of the negative pairs, each met once, infinity elsewhere: (rows, columns)."""
+        distances = self.distances(block.rows, block.columns)
+        distances[:, : block.beside.stop - block.beside.start].masked_fill_(
+            self.no_negative(block), torch.inf
+        )
         return distances
-
-    def pull(self, weights: Tensor, rows: slice, columns: slice = slice(None)) -> Tensor:
-        """The sums over j of w_ij (x_i − x_j), (rows, D), for weights (rows, columns)."""
-        return torch.addmm(weights.sum(1, keepdim=True) * self.x[rows], weights, self.x[columns], alpha=-1)
-
-    def pull_transposed(self, weights: Tensor, rows: slice) -> Tensor:
-        """The sums over i of w_ij (x_j − x_i), (B, D), for weights (rows, B)."""
-        return torch.addmm(weights.sum(0)[:, None] * self.x, weights.T, self.x[rows], alpha=-1)
 
     def restore(self, gradient: Tensor) -> Tensor:
         """A (B, D) gradient in the order of the batch."""
         return torch.empty_like(gradient).index_copy_(0, self._order, gradient)
+
+    def _above(self, block: Block) -> Tensor:
+        return self._index[block.rows, None] < self._index[block.beside]
+
+
+class Laplacian:
+    """The gradient of a sum over pairs, gathered from weights w_ij: Σ_j (w_ij + w_ji)(x_i − x_j).
+
+    With w_ij the derivative by a distance divided by that distance this is the gradient by x_i.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+        self._degree = x.new_zeros(len(x), 1)
+        self._sum = torch.zeros_like(x)
+
+    def add_(self, weights: Tensor, rows: slice, columns: slice, scale: float = 1) -> None:
+        """Add the pairs of some rows and columns with their weights (rows, columns), times a scale."""
+        self._degree[rows] += scale * weights.sum(1, keepdim=True)
+        self._degree[columns] += scale * weights.sum(0)[:, None]
+        self._sum[rows].addmm_(weights, self._x[columns], alpha=scale)
+        self._sum[columns].addmm_(weights.T, self._x[rows], alpha=scale)
+
+    def add_edges_(self, weights: Tensor, columns: Tensor) -> None:
+        """Add one pair for each row: the row and columns[row], with weights (B,)."""
+        weights = weights[:, None]
+        self._degree.add_(weights).index_add_(0, columns, weights)
+        self._sum.add_(weights * self._x[columns]).index_add_(0, columns, weights * self._x)
+
+    def gradient(self) -> Tensor:
+        """The gradient by x, (B, D)."""
+        return self._degree * self._x - self._sum
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The type that distances are taken in."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _cut(size: int, entries: int) -> list[slice]:
+    """Row blocks of about so many entries, where a row goes from the diagonal to the last column."""
+    rows: list[slice] = []
+    start = 0
+    while start < size:
+        stop = min(start + max(BLOCK_ROWS, entries // (size - start)), size)
+        rows.append(slice(start, stop))
+        start = stop
+    return rows
 
 
 def over_distance_(weights: Tensor, distances: Tensor) -> Tensor:

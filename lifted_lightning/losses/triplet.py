@@ -5,7 +5,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lifted_lightning.losses.pairs import Block, PairBlocks, Terms, active_share, over_distance_, pair_loss
+from lifted_lightning.losses.pairs import (
+    Block,
+    Laplacian,
+    PairBlocks,
+    Terms,
+    active_share,
+    over_distance_,
+    pair_loss,
+)
 
 Mining = Literal["all", "semihard", "hard"]
 Average = Literal["active", "all"]
@@ -45,7 +53,7 @@ class TripletLoss(nn.Module):
         self, margin: float = 0.2, squared: bool = False, mining: Mining = "all", average: Average = "active"
     ) -> None:
         super().__init__()
-        if mining not in _MINERS:
+        if mining not in ("all", "semihard", "hard"):
             raise ValueError(f"mining must be 'all', 'semihard' or 'hard', not {mining!r}")
         if average not in ("active", "all"):
             raise ValueError(f"average must be 'active' or 'all', not {average!r}")
@@ -81,94 +89,135 @@ def triplet_loss(
     return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, squared, mining, average))
 
 
-class _Mined(NamedTuple):
-    """What one block of anchors adds."""
+class _Triplets(NamedTuple):
+    """Mined triplets of some anchors, k to an anchor; `near` and `far` are columns of the batch."""
 
-    total: Tensor  # the sum of the hinges, scalar
-    kept: Tensor  # the number of triplets, scalar
-    active: Tensor  # those above 0, scalar
-    weights: Tensor  # the derivative of `total` by the distances (squared distances), (rows, B)
+    positive: Tensor  # distances (rows, k)
+    near: Tensor  # the positives' columns (rows, k)
+    negative: Tensor  # distances (rows, k)
+    far: Tensor  # the negatives' columns (rows, k)
+    valid: Tensor  # bool (rows, k)
 
 
 def _terms(
     pairs: PairBlocks, with_gradient: bool, margin: float, squared: bool, mining: Mining, average: Average
 ) -> Terms:
-    """Value and gradient in one sweep over blocks of anchors."""
-    total, kept, active = (pairs.x.new_zeros(()) for _ in range(3))
-    gradient = torch.zeros_like(pairs.x) if with_gradient else None
-    for block in pairs.blocks:
-        distances = pairs.squared(block.rows) if squared else pairs.distances(block.rows)
-        mined = _MINERS[mining](pairs, block, distances, margin)
-        total += mined.total
-        kept += mined.kept
-        active += mined.active
-        if gradient is not None:
-            weights = mined.weights * 2 if squared else over_distance_(mined.weights, distances)
-            gradient[block.rows] += pairs.pull(weights, block.rows)
-            gradient += pairs.pull_transposed(weights, block.rows)
+    """Value and gradient for any choice of triplets."""
+    laplacian = Laplacian(pairs.x) if with_gradient else None
+    if mining == "all":
+        total, kept, active = _sum_all(pairs, laplacian, margin, squared)
+    else:
+        total, kept, active = _sum_mined(pairs, laplacian, margin, squared, mining)
     count = 2 * (active if average == "active" else kept).clamp_min(1)
-    return Terms(
-        total / count, gradient if gradient is None else gradient / count, active / kept.clamp_min(1)
-    )
+    gradient = laplacian.gradient() / count if laplacian else None
+    return Terms(total / count, gradient, active / kept.clamp_min(1))
 
 
-def _sorted_positives(pairs: PairBlocks, block: Block, distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances to the positives in ascending order, padded with infinity, and their columns; (rows, K)."""
-    positives = torch.where(pairs.positive(block), distances[:, block.near], torch.inf)
-    values, index = positives.sort(1)
-    width = min(pairs.widest, values.shape[1])
-    return values[:, :width].contiguous(), index[:, :width] + block.near.start
+def _sum_all(
+    pairs: PairBlocks, laplacian: Laplacian | None, margin: float, squared: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of all triplets' hinges, the number of triplets, and of those above 0; no third dimension.
 
-
-def _mine_all(pairs: PairBlocks, block: Block, distances: Tensor, margin: float) -> _Mined:
-    """Every triplet, without a third dimension.
-
-    The positives of an anchor put thresholds D_ap + α on the line. A negative is active with every threshold
-    above it: a binary search counts those, and the counts, added up from the left, say of each threshold how
-    many negatives lie below it.
+    The K positives of an anchor put thresholds D_ap + α on the line. A negative is active with every
+    threshold above it: a binary search counts those, and the counts, added up from the left, say of each
+    threshold how many negatives lie below it. A negative pair serves two anchors: it is searched for both.
     """
-    values, index = _sorted_positives(pairs, block, distances)
-    real = values != torch.inf
-    thresholds = values + margin
-    below = torch.searchsorted(thresholds, distances, right=True)
-    below[:, block.near].masked_fill_(
-        pairs.same(block), values.shape[1]
-    )  # an anchor's own class is in no triplet
-    histogram = distances.new_zeros(len(values), values.shape[1] + 1)
-    histogram.scatter_add_(1, below, histogram.new_ones(()).expand(below.shape))
-    closer = torch.where(real, histogram.cumsum(1)[:, :-1], 0)
-    farther = (pairs.positives[block.rows, None] - below).clamp_min_(0)
-    total = torch.where(real, closer * thresholds, 0).sum() - (farther * distances).sum()
-    kept = (pairs.positives[block.rows] * pairs.negatives[block.rows]).sum()
-    return _Mined(total, kept, closer.sum(), farther.neg_().scatter_add_(1, index, closer))
+    total = pairs.x.new_zeros(())
+    if not pairs.blocks:
+        return total, total, total
+    nearby = [_sorted_positives(pairs, b, pairs.distances(b.rows, b.near)) for b in pairs.blocks]
+    values, index = (torch.cat(part) for part in zip(*nearby, strict=True))
+    thresholds = _measure(values, squared) + margin
+    histogram = values.new_zeros(len(values), values.shape[1] + 1)
+    for block in pairs.blocks:
+        distances = pairs.far(block)
+        measure = _measure(distances, squared)
+        above = _count_above(pairs, block.rows, thresholds, measure, histogram)
+        above += _count_above(pairs, block.columns, thresholds, measure.T.contiguous(), histogram).T
+        beside = measure[:, : block.beside.stop - block.beside.start]
+        beside.masked_fill_(beside == torch.inf, 0)  # no threshold is above infinity, but 0 × ∞ is not 0
+        total -= torch.dot(above.flatten(), measure.flatten())
+        if laplacian:
+            laplacian.add_(_weights_(above, distances, squared), block.rows, block.columns, -1)
+    real = thresholds < torch.inf
+    below = torch.where(real, histogram.cumsum(1)[:, :-1], 0)
+    total += torch.where(real, below * thresholds, 0).sum()
+    active = below.sum()
+    if laplacian:
+        weights = _weights_(below, values, squared)
+        for block in pairs.blocks:
+            width = block.near.stop - block.near.start
+            spread = weights.new_zeros(block.rows.stop - block.rows.start, width)
+            spread.scatter_(1, index[block.rows], weights[block.rows])
+            laplacian.add_(spread, block.rows, block.near)
+    return total, (pairs.positives * pairs.negatives).sum(), active
 
 
-def _mine_semihard(pairs: PairBlocks, block: Block, distances: Tensor, margin: float) -> _Mined:
-    """For each anchor and positive the nearest negative beyond the positive and within the margin."""
-    values, index = _sorted_positives(pairs, block, distances)
-    far = distances.clone()
-    far[:, block.near].masked_fill_(pairs.same(block), torch.inf)
+def _count_above(
+    pairs: PairBlocks, anchors: slice, thresholds: Tensor, measure: Tensor, histogram: Tensor
+) -> Tensor:
+    """How many of its anchor's thresholds lie above each distance, (anchors, n); adds to the histogram."""
+    below = torch.searchsorted(thresholds[anchors], measure, right=True)
+    histogram[anchors].scatter_add_(1, below, histogram.new_ones(()).expand(below.shape))
+    return (pairs.positives[anchors, None] - below).clamp_min_(0)  # the padding counts as below infinity
+
+
+def _sum_mined(
+    pairs: PairBlocks, laplacian: Laplacian | None, margin: float, squared: bool, mining: Mining
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of the mined triplets' hinges, the number of those triplets, and of those above 0."""
+    total, kept, active = (pairs.x.new_zeros(()) for _ in range(3))
+    for block in pairs.blocks:
+        distances = pairs.distances(block.rows)
+        values, index = _sorted_positives(pairs, block, distances[:, block.near])
+        distances[:, block.near].masked_fill_(pairs.same(block.rows, block.near), torch.inf)
+        if mining == "semihard":
+            mined = _semihard(values, index + block.near.start, distances, margin, squared)
+        else:
+            mined = _hard(values, index + block.near.start, distances, pairs.positives[block.rows])
+        difference = _measure(mined.positive, squared) - _measure(mined.negative, squared)
+        hinge = torch.where(mined.valid, difference + margin, 0).relu_()
+        felt = (hinge > 0).to(hinge.dtype)
+        total += hinge.sum()
+        kept += mined.valid.sum()
+        active += felt.sum()
+        if laplacian:
+            weights = torch.zeros_like(distances)
+            weights.scatter_add_(1, mined.near, _weights_(felt.clone(), mined.positive, squared))
+            weights.scatter_add_(1, mined.far, -_weights_(felt, mined.negative, squared))
+            laplacian.add_(weights, block.rows, slice(0, len(pairs.x)))
+    return total, kept, active
+
+
+def _semihard(values: Tensor, index: Tensor, far: Tensor, margin: float, squared: bool) -> _Triplets:
+    """For each anchor and positive the nearest negative beyond the positive, if it is within the margin."""
     far, columns = far.sort(1)
     place = torch.searchsorted(far, values * (1 + TIE), right=True).clamp_max_(far.shape[1] - 1)
     nearest = far.gather(1, place)
-    hinge = torch.where((values < nearest) & (nearest < values + margin), values - nearest + margin, 0)
-    active = (hinge > 0).to(distances.dtype)
-    weights = torch.zeros_like(distances).scatter_add_(1, columns.gather(1, place), -active)
-    return _Mined(hinge.sum(), active.sum(), active.sum(), weights.scatter_add_(1, index, active))
+    within = _measure(nearest, squared) < _measure(values, squared) + margin
+    return _Triplets(values, index, nearest, columns.gather(1, place), (values < nearest) & within)
 
 
-def _mine_hard(pairs: PairBlocks, block: Block, distances: Tensor, margin: float) -> _Mined:
+def _hard(values: Tensor, index: Tensor, far: Tensor, positives: Tensor) -> _Triplets:
     """For each anchor the farthest positive and the nearest negative."""
-    farthest = torch.where(pairs.positive(block), distances[:, block.near], -1).max(1)
-    far = distances.clone()
-    far[:, block.near].masked_fill_(pairs.same(block), torch.inf)
-    nearest = far.min(1)
-    valid = (farthest.values >= 0) & (nearest.values < torch.inf)
-    hinge = torch.where(valid, farthest.values - nearest.values + margin, 0).relu_()
-    active = (hinge > 0).to(distances.dtype)[:, None]
-    weights = torch.zeros_like(distances).scatter_add_(1, nearest.indices[:, None], -active)
-    weights.scatter_add_(1, farthest.indices[:, None] + block.near.start, active)
-    return _Mined(hinge.sum(), valid.sum(), active.sum(), weights)
+    last = (positives.long() - 1).clamp_min(0)[:, None]
+    nearest, column = far.min(1, keepdim=True)
+    farthest = values.gather(1, last)
+    valid = (farthest < torch.inf) & (nearest < torch.inf)
+    return _Triplets(farthest, index.gather(1, last), nearest, column, valid)
 
 
-_MINERS = {"all": _mine_all, "semihard": _mine_semihard, "hard": _mine_hard}
+def _sorted_positives(pairs: PairBlocks, block: Block, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances to the positives, ascending, padded with infinity, and their near columns: (rows, K)."""
+    values, index = torch.where(pairs.positive(block), distances, torch.inf).sort(1)
+    return values[:, : pairs.widest].contiguous(), index[:, : pairs.widest]
+
+
+def _measure(distances: Tensor, squared: bool) -> Tensor:
+    """What a triplet compares."""
+    return distances.square() if squared else distances
+
+
+def _weights_(derivative: Tensor, distances: Tensor, squared: bool) -> Tensor:
+    """From the derivative by the measure to weights of the Laplacian, in place."""
+    return derivative.mul_(2) if squared else over_distance_(derivative, distances)
