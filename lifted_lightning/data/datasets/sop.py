@@ -1,0 +1,35 @@
+"""Stanford Online Products (Oh Song, Xiang, Jegelka, Savarese, CVPR 2016)."""
+
+from pathlib import Path
+
+from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset, read_table
+from lifted_lightning.data.table import ImageTable
+
+FOLDER = "Stanford_Online_Products"
+HEADER = "image_id class_id super_class_id path"
+
+
+class StanfordOnlineProducts(RetrievalDataset):
+    """22,634 products in 2 to 12 photographs each; ``Ebay_train.txt`` trains, ``Ebay_test.txt`` tests."""
+
+    name = "sop"
+    title = "Stanford Online Products"
+    archives = (
+        Archive(name="Stanford_Online_Products.zip", md5="7f73d41a2f44250d4779881525aea32e", target=FOLDER),
+    )
+    expected = Counts(train_images=59_551, train_classes=11_318, test_images=60_502, test_classes=11_316)
+    remedy = (
+        "get Stanford_Online_Products.zip from https://cvgl.stanford.edu/projects/lifted_struct/, put it into "
+        "the data root and run `lifted data prepare sop`"
+    )
+
+    def table(self, root: Path) -> ImageTable:
+        """The table; items are paths below the data root, classes ``sofa 00042`` by kind and number."""
+        folder = self.first(root, FOLDER)
+        items, classes, splits = [], [], []
+        for split in ("train", "test"):
+            for _, product, _, path in read_table(folder / f"Ebay_{split}.txt", HEADER):
+                items.append(f"{FOLDER}/{path}")
+                classes.append(f"{path.split('_final/')[0]} {product.zfill(5)}")
+                splits.append(split)
+        return self.files(root, items, classes, splits)
