@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lifted_lightning.callbacks.baseline import baseline_name, embed_baseline
-from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, clustering_metrics
+from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics
 
 
 @runtime_checkable
@@ -65,6 +65,13 @@ class RetrievalEvaluation(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "test")
+
+    @property
+    def ranking(self) -> RetrievalResult:
+        """How each query of the latest evaluation fared; its queries are rows of the embedding set."""
+        assert self._metric is not None
+        assert self._metric.result is not None
+        return self._metric.result
 
     def _new_metric(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = trainer.datamodule.query_gallery(stage)

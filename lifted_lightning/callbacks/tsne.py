@@ -1,0 +1,72 @@
+"""The t-SNE plot of an evaluation's embeddings, drawn beside training."""
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+
+from lifted_lightning.callbacks.evaluated import retrieval_data
+from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.embedding_map import stratified_sample
+from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.plots import PALETTE, shrink
+
+
+class TSNEPlot(BackgroundPicture):
+    """Draws a t-SNE map of the embeddings, coloured by class, with the images of some of its points.
+
+    Writes ``plots/tsne_<step>.png`` at validation and ``plots/tsne_test.png``, and logs them as
+    ``plots/tsne_validation`` and ``plots/tsne_test``. With more than nine classes colours repeat, and
+    only tell neighbouring classes apart; the images tell which is which. Up to twelve classes are named on
+    the map.
+
+    Args:
+        points: how many images to draw at most; a share of each class, or, with very many classes, some of
+            the classes with five images each on average.
+        thumbnails: how many of the points may show their image; those that would overlap do not.
+        perplexity: of t-SNE.
+        seed: of the choice of points and of t-SNE, so that the same images are drawn each time.
+        every_n: draw at every n-th validation. The test is always drawn.
+        timeout: seconds that the end of training waits for the picture before giving it up.
+    """
+
+    name = "tsne"
+
+    def __init__(
+        self,
+        points: int = 2000,
+        thumbnails: int = 500,
+        perplexity: float = 30.0,
+        seed: int = 0,
+        every_n: int = 1,
+        timeout: float = 300.0,
+    ) -> None:
+        super().__init__(every_n, timeout)
+        self.points = points
+        self.thumbnails = thumbnails
+        self.perplexity = perplexity
+        self.seed = seed
+
+    def inputs(self, trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> Inputs:
+        """Sample the points here, so that little is handed over; project and draw there."""
+        data = retrieval_data(trainer)
+        labels = embedding_set.labels.cpu().numpy()
+        sample = stratified_sample(labels, self.points, self.seed)
+        pictured = np.random.default_rng(self.seed).permutation(len(sample))[: self.thumbnails]
+        rows = embedding_set.indices.cpu().numpy()[sample[pictured]]
+        classes, relabelled = np.unique(labels[sample], return_inverse=True)
+        names = data.class_names
+        subtitle = (
+            f"t-SNE of {len(sample):,} of {len(labels):,} images, "
+            f"{len(classes):,} of {len(np.unique(labels)):,} classes"
+        )
+        return {
+            "embeddings": embedding_set.embeddings[torch.from_numpy(sample)].float().cpu().numpy(),
+            "labels": relabelled,
+            "class_names": np.array([names[c] for c in classes]),
+            "thumbnails": shrink(data.thumbnails(rows), 48),
+            "pictured": pictured,
+            "title": np.array(picture_title(trainer, stage)),
+            "subtitle": np.array(subtitle + ("; colours repeat" if len(classes) > len(PALETTE) else "")),
+            "seed": np.array(self.seed),
+            "perplexity": np.array(self.perplexity),
+        }

@@ -1,0 +1,232 @@
+"""Drawing that the pictures share: fonts, colours, small images, and the retrieval gallery.
+
+Everything here draws with matplotlib's objects, never with pyplot, so that no global state is left behind and
+no display is needed. Nothing imports torch: the pictures are drawn in processes that should start fast.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+UInt8Array = npt.NDArray[np.uint8]
+
+# Paul Tol's "muted" scheme: nine colours that people with the common colour blindnesses tell apart.
+PALETTE = ("#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
+RIGHT, WRONG, UNKNOWN, ABSENT = 1, 0, 2, -1
+# A bluish green and a dark red: they differ in lightness too.
+FRAMES = {RIGHT: "#00a072", WRONG: "#c8202f", UNKNOWN: "#9a9a9a"}
+INK, FAINT = "#222222", "#6b6b6b"
+DPI = 200
+
+# matplotlib ships the first two; the others are there on some systems and know scripts that those lack.
+_FONTS = (
+    "DejaVu Sans",
+    "STIXGeneral",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Symbols 2",
+)
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """matplotlib's settings for the pictures: one family with fallbacks for other scripts, no mathematics.
+
+    ``$`` and ``_`` in a class name are characters, not formulas.
+    """
+    import matplotlib
+    from matplotlib.font_manager import fontManager
+
+    present = set(fontManager.get_font_names())
+    families = [name for name in _FONTS if name in present]
+    with matplotlib.rc_context({"font.family": families, "text.color": INK, "text.parse_math": False}):
+        yield
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    FigureCanvasAgg(figure)
+    figure.savefig(unfinished, format="png", dpi=DPI, facecolor="white")
+    os.replace(unfinished, path)
+
+
+def shrink(images: UInt8Array, side: int) -> UInt8Array:
+    """Average blocks of pixels until the longer side is below twice ``side``: what a small picture needs.
+
+    Args:
+        images: (n, H, W, C) uint8, C is 1 or 3.
+        side: the side, in pixels, at which the images are drawn.
+
+    Returns:
+        (n, h, w, C) uint8; the images themselves where they are small already.
+    """
+    factor = max(images.shape[1:3], default=1) // side
+    if factor < 2 or not len(images):
+        return images
+    small = [np.asarray(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).reduce(factor))
+             for image in images]  # fmt: skip
+    return np.stack(small).reshape(len(images), *small[0].shape[:2], images.shape[-1])
+
+
+def as_rgb(image: UInt8Array) -> UInt8Array:
+    """(H, W, 1) or (H, W, 3) uint8 to (H, W, 3)."""
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: East Asian wide characters count twice, combining marks nothing."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def fit_name(name: str, columns: int, lines: int = 1) -> str:
+    """Break a class name into lines of at most so many columns.
+
+    Lines break after a space or a sign where one is at hand, else anywhere. A name that is too long loses its
+    middle: names of one data set often differ in their ends only.
+    """
+    name = " ".join(name.split()) or "(no name)"
+    for kept in range(len(name), 0, -1):
+        head, tail = (kept + 1) // 2, kept // 2
+        short = name if kept == len(name) else f"{name[:head]}…{name[len(name) - tail :]}"
+        broken = _break_lines(short, columns)
+        if len(broken) <= lines:
+            return "\n".join(broken)
+    return "…"
+
+
+def _break_lines(text: str, columns: int) -> list[str]:
+    done: list[str] = []
+    while _width(text) > columns:
+        end = len(text)
+        while end > 1 and _width(text[:end]) > columns:
+            end -= 1
+        end = max((i + 1 for i in range(end) if text[i] in " _-./:" and i >= end // 3), default=end)
+        done.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*done, text]
+
+
+_CELL, _GAP, _FRAME = 0.92, 0.10, 0.045  # inches: an image with its frame, space between two, the frame
+_LINE, _HEADING, _TITLE, _MARGIN = 0.115, 0.30, 0.34, 0.12
+_COLUMNS = 16  # of text below an image
+
+
+def draw_gallery(
+    path: Path,
+    images: UInt8Array,
+    names: Sequence[Sequence[str]],
+    status: npt.NDArray[np.int_],
+    headings: Sequence[str],
+    title: str,
+) -> None:
+    """Draw queries with their nearest neighbours in a row, framed green if of the query's class, else red.
+
+    Args:
+        path: the PNG to write.
+        images: (R, 1 + K, H, W, C) uint8: in each row the query, then its neighbours, nearest first.
+        names: (R, 1 + K) what stands below each image.
+        status: (R, K), RIGHT, WRONG, UNKNOWN (grey) or ABSENT (nothing is drawn) for each neighbour.
+        headings: (R,) the heading of each row's group; it is drawn once above rows that share it.
+        title: the line at the top.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = images.shape[:2]
+    texts = [[fit_name(name, _COLUMNS, lines=2) for name in row] for row in names]
+    below = [_LINE * max(text.count("\n") + 1 for text in row) + 0.07 for row in texts]
+    starts = [r for r in range(rows) if r == 0 or headings[r] != headings[r - 1]]
+    height = _TITLE + len(starts) * _HEADING + sum(_CELL + b + _GAP for b in below) + _MARGIN - _GAP
+    width = 2 * _MARGIN + columns * _CELL + columns * _GAP  # the query stands apart by one more gap
+    with paper_style():
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(_MARGIN, _MARGIN + 0.1, title, fontsize=9.5, va="center", weight="bold")
+        top = _TITLE
+        for r in range(rows):
+            if r in starts:
+                axes.text(_MARGIN, top + _HEADING - 0.09, headings[r], fontsize=8, va="baseline", color=FAINT)
+                top += _HEADING
+            _draw_row(axes, top, images[r], texts[r], status[r])
+            top += _CELL + below[r] + _GAP
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+        save(figure, path)
+
+
+def _draw_row(
+    axes: "Axes", top: float, images: UInt8Array, texts: Sequence[str], status: npt.NDArray[np.int_]
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    colours = [INK, *(FRAMES.get(int(s)) for s in status)]
+    for column, (image, text, colour) in enumerate(zip(images, texts, colours, strict=True)):
+        if colour is None:
+            continue
+        left = cell_left(column)
+        axes.add_patch(Rectangle((left, top), _CELL, _CELL, facecolor=colour, linewidth=0))
+        inner = (left + _FRAME, left + _CELL - _FRAME, top + _CELL - _FRAME, top + _FRAME)
+        axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
+        ink = colour if colour == FRAMES[WRONG] else INK if column == 0 else FAINT
+        axes.text(
+            left + _CELL / 2, top + _CELL + 0.05, text, fontsize=6.2, ha="center", va="top", color=ink,
+            linespacing=1.15, weight="bold" if column == 0 else "normal",
+        )  # fmt: skip
+
+
+def cell_left(column: int) -> float:
+    """The left edge of a gallery's column, in inches; the query's is column 0."""
+    return _MARGIN + column * (_CELL + _GAP) + (_GAP if column else 0)
+
+
+def far_apart_colours(centres: npt.NDArray[np.floating]) -> npt.NDArray[np.int_]:
+    """Give each class one of the palette's colours so that classes of one colour lie far from one another.
+
+    No palette holds hundreds of colours that can be told apart; on a map it is enough that neighbours differ.
+    Up to nine classes get a colour each.
+
+    Args:
+        centres: (C, 2) where each class lies on the map.
+
+    Returns:
+        (C,) index into ``PALETTE``.
+    """
+    chosen = np.zeros(len(centres), dtype=np.int_)
+    nearest = np.full(len(PALETTE), np.inf)
+    for c, centre in enumerate(centres):
+        distance = np.hypot(*(centres[:c] - centre).T)
+        nearest[:] = np.inf
+        np.minimum.at(nearest, chosen[:c], distance)
+        chosen[c] = int(np.argmax(nearest))
+    return chosen
+
+
+def boxes_overlap(box: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> bool:
+    """Whether a box (x0, y0, x1, y1) shares area with any of (n, 4) boxes."""
+    if not len(boxes):
+        return False
+    apart = (
+        (box[2] <= boxes[:, 0]) | (box[0] >= boxes[:, 2]) | (box[3] <= boxes[:, 1]) | (box[1] >= boxes[:, 3])
+    )
+    return bool((~apart).any())
