@@ -17,9 +17,10 @@ Car = tuple[int, str]  # class from 1, path of the image below the data root
 class Cars196(RetrievalDataset):
     """196 models of cars; the first 98 train, the last 98 test.
 
-    The files lie in one of two layouts: ``cars196/`` with ``cars_annos.mat`` and ``car_ims/``, or that of
+    The files lie in one of two layouts: ``cars196/`` with ``cars_annos.mat`` and ``car_ims/``; or that of
     torchvision, ``stanford_cars/`` with ``cars_train/``, ``cars_test/``, ``devkit/`` and
-    ``cars_test_annos_withlabels.mat``. The published split into training and test images is not used: it has every model in both parts.
+    ``cars_test_annos_withlabels.mat``. The published split into training and test images is not used: it has
+    every model in both parts.
     """
 
     name = "cars196"
@@ -38,8 +39,8 @@ class Cars196(RetrievalDataset):
     )
     expected = Counts(train_images=8_054, train_classes=98, test_images=8_131, test_classes=98)
     remedy = (
-        f"its site is gone, so bring car_ims.tgz and cars_annos.mat, put them into {ORIGINAL}/ below the data "
-        f"root and run `lifted data prepare cars196`; or put torchvision's {TORCHVISION}/ below the data root"
+        f"its site is gone, so bring car_ims.tgz and cars_annos.mat, put them into {ORIGINAL}/ below the "
+        f"data root and run `lifted data prepare cars196`; or put torchvision's {TORCHVISION}/ there"
     )
 
     def table(self, root: Path) -> ImageTable:

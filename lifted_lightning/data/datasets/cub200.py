@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset, read_columns, whole_number
+from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset
+from lifted_lightning.data.datasets.metadata import read_columns, whole_number
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 

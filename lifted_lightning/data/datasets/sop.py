@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset, read_table
+from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset
+from lifted_lightning.data.datasets.metadata import read_table
 from lifted_lightning.data.table import ImageTable
 
 FOLDER = "Stanford_Online_Products"
@@ -19,7 +20,7 @@ class StanfordOnlineProducts(RetrievalDataset):
     )
     expected = Counts(train_images=59_551, train_classes=11_318, test_images=60_502, test_classes=11_316)
     remedy = (
-        "get Stanford_Online_Products.zip from https://cvgl.stanford.edu/projects/lifted_struct/, put it into "
+        "get Stanford_Online_Products.zip at https://cvgl.stanford.edu/projects/lifted_struct/, put it into "
         "the data root and run `lifted data prepare sop`"
     )
 

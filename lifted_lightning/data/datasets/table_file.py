@@ -18,8 +18,8 @@ SPLITS = ("train", "test", "query", "gallery")
 class TableFile(RetrievalDataset):
     """Images listed in a CSV or Parquet file with the columns ``path``, ``label`` and ``split``.
 
-    ``split`` is ``train`` or ``test``; or ``train``, ``query`` and ``gallery``, where queries are sought in the
-    gallery only. Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A
+    ``split`` is ``train`` or ``test``; or ``train``, ``query`` and ``gallery``, where queries are sought in
+    the gallery only. Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A
     CSV file has a header line and is separated by commas, semicolons or tabs. More columns do no harm.
 
     Args:
