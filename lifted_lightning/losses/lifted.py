@@ -147,8 +147,8 @@ def _push_all(
 ) -> None:
     """Add the gradient by way of the lifts, smooth form: dl_i/dD_ik = −e^{α − l_i − D_ik}.
 
-    The pair (i, k) has the weight −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik. The factors
-    go into the exponents, where a row that pushes nothing has minus infinity.
+    The pair (i, k) has the weight −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik. The
+    factors go into the exponents, where a row that pushes nothing has minus infinity.
     """
     offset = torch.where(push > 0, softmin + push.log(), -torch.inf)
     for number, block in enumerate(pairs.blocks):

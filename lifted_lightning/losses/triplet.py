@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lifted_lightning.losses.pairs import (
     Block,
@@ -148,7 +149,7 @@ def _sum_all(
         for block in pairs.blocks:
             width = block.near.stop - block.near.start
             spread = weights.new_zeros(block.rows.stop - block.rows.start, width)
-            spread.scatter_(1, index[block.rows], weights[block.rows])
+            spread.scatter_add_(1, index[block.rows], weights[block.rows])
             laplacian.add_(spread, block.rows, block.near)
     return total, (pairs.positives * pairs.negatives).sum(), active
 
@@ -210,7 +211,9 @@ def _hard(values: Tensor, index: Tensor, far: Tensor, positives: Tensor) -> _Tri
 def _sorted_positives(pairs: PairBlocks, block: Block, distances: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the positives, ascending, padded with infinity, and their near columns: (rows, K)."""
     values, index = torch.where(pairs.positive(block), distances, torch.inf).sort(1)
-    return values[:, : pairs.widest].contiguous(), index[:, : pairs.widest]
+    missing = pairs.widest - values.shape[1]  # cut if negative
+    values, index = pad(values, (0, missing), value=torch.inf), pad(index, (0, missing))
+    return values.contiguous(), index
 
 
 def _measure(distances: Tensor, squared: bool) -> Tensor:

@@ -1,51 +1,92 @@
-"""Every loss and option against the paper's formulas as plain float64 loops, on random batches."""
+"""Every loss and option against the paper's formulas: values against loops, gradients against autograd."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
-from tests.reference import losses as reference
+from lifted_lightning.losses import LiftedStructureLoss, pairs
+from tests.losses.cases import CASES, batches
+from tests.reference import loops
 
-CASES = {
-    "contrastive": (
-        ContrastiveLoss(0.9),
-        lambda x, y: reference.contrastive_all(x, y, 0.9),
-    ),
-    "contrastive-consecutive": (
-        ContrastiveLoss(1.5, pairs="consecutive"),
-        lambda x, y: reference.contrastive_given(x, y, 1.5),
-    ),
-    "lifted": (LiftedStructureLoss(), lambda x, y: reference.lifted(x, y, 1.0, True)),
-    "lifted-exact": (LiftedStructureLoss(smooth=False), lambda x, y: reference.lifted(x, y, 1.0, False)),
-}
-for _mining in ("all", "semihard", "hard"):
-    for _average in ("active", "all"):
-        for _squared in (False, True):
-            CASES[f"triplet-{_mining}-{_average}-{'squared' if _squared else 'plain'}"] = (
-                TripletLoss(0.3, _squared, _mining, _average),
-                lambda x, y, m=_mining, a=_average, s=_squared: reference.triplet(x, y, 0.3, s, m, a),
-            )
+Batch = tuple[np.ndarray, np.ndarray]
 
 
-@st.composite
-def batches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (B, D) float64 and labels: B from 0 to 40, unbalanced classes, some rows repeated."""
-    size = draw(st.integers(0, 40))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    labels = rng.integers(0, draw(st.integers(1, 8)), size) ** 2 - 3
-    x = rng.normal(size=(size, draw(st.integers(1, 6)))) * draw(st.sampled_from([0.03, 0.5, 3.0]))
-    if size and draw(st.booleans()):
-        x = x[rng.integers(0, size, size)]
-    return x, labels
+@pytest.fixture(params=["whole", "blocks", "static"], scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One block; many blocks with everything recomputed; shapes that do not depend on the labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "whole":
+            patch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
+            patch.setattr(pairs, "BLOCK_ROWS", 5)
+            patch.setattr("lifted_lightning.losses.lifted.WHOLE_ROWS", 0)
+        if request.param == "static":
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        yield request.param
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=25)
 @given(batch=batches())
-def test_value(case: str, batch: tuple[np.ndarray, np.ndarray]) -> None:
-    loss, truth = CASES[case]
+def test_value_is_the_papers(way: str, name: str, batch: Batch) -> None:
     x, labels = batch
-    value = loss(torch.from_numpy(x), torch.from_numpy(labels))
-    assert value.item() == pytest.approx(truth(x, labels), rel=1e-9, abs=1e-12)
+    value = CASES[name].loss(torch.from_numpy(x), torch.from_numpy(labels))
+    assert value.item() == pytest.approx(CASES[name].value(x, labels), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].dense])
+@settings(max_examples=20)
+@given(batch=batches(24))
+def test_gradient_is_that_of_the_dense_form(way: str, name: str, batch: Batch) -> None:
+    x, labels = torch.from_numpy(np.unique(batch[0], axis=0)), torch.from_numpy(batch[1])
+    labels = labels[
+        : len(x)
+    ]  # without copies: where hinges tie, autograd and we may take different subgradients
+    ours, truth = x.clone().requires_grad_(), x.clone().requires_grad_()
+    CASES[name].loss(ours, labels).backward()
+    if len(x):
+        CASES[name].dense(truth, labels).backward()
+        torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradcheck(way: str, name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(14, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    labels = torch.tensor([5, 9, 5, 5, 9, 2, 2, 7, -1, 2, 2, -1, 7, 30])
+    assert torch.autograd.gradcheck(lambda x: CASES[name].loss(x, labels), x)
+
+
+@given(batch=batches())
+def test_eq_4_bounds_eq_3(batch: Batch) -> None:
+    x, labels = map(torch.from_numpy, batch)
+    smooth, exact = LiftedStructureLoss()(x, labels), LiftedStructureLoss(smooth=False)(x, labels)
+    assert smooth >= exact * (1 - 1e-12)
+
+
+@given(batch=batches(20))
+def test_lifted_gradient_is_eq_5_and_6(batch: Batch) -> None:
+    """The released code's hand-written derivative by the distances, carried on to the embeddings."""
+    x, labels = batch
+    found, terms = loops.positive_pairs(labels), loops.lifted_terms(x, labels, 1.0, True)
+    truth = np.zeros_like(x)
+
+    def add(i: int, j: int, by_distance: float) -> None:
+        d = loops.distance(x, i, j)
+        if d > 0:
+            truth[i] += by_distance * (x[i] - x[j]) / d
+            truth[j] -= by_distance * (x[i] - x[j]) / d
+
+    for (i, j), term in zip(found, terms, strict=True):
+        if term <= 0:
+            continue
+        add(i, j, term / len(found))  # eq. 5
+        lifts = np.exp(term - loops.distance(x, i, j))
+        for end in (i, j):  # eq. 6
+            for k in np.flatnonzero(labels != labels[end]):
+                add(end, k, -term / len(found) * np.exp(1 - loops.distance(x, end, k)) / lifts)
+    ours = torch.from_numpy(x).requires_grad_()
+    LiftedStructureLoss()(ours, torch.from_numpy(labels)).backward()
+    np.testing.assert_allclose(ours.grad.numpy(), truth, rtol=1e-9, atol=1e-10)
