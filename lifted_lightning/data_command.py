@@ -100,9 +100,9 @@ def verify(name: str, root: str | None = None) -> None:
     table = find(name, root).table(folder)
     broken = [reason for reason in decode_errors(table) if reason]
     if broken:
-        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        shown = broken[:NAMED] + [f"and {len(broken) - NAMED} more"] * (len(broken) > NAMED)
         raise UserError(
-            f"{table.name}: {len(broken)} of {len(table)} images cannot be read: {'; '.join(broken[:NAMED])}{more}"
+            f"{table.name}: {len(broken)} of {len(table)} images cannot be read: {'; '.join(shown)}"
         )
     print(f"{table.name}: {Counts.of(table)}; all classes of the test are unseen, all images can be read")
 
@@ -160,12 +160,11 @@ def decode_errors(table: "ImageTable") -> Iterator[str]:
             return str(error)
         return ""
 
-    # Decoding lets other threads run. Chunks, so that a hundred thousand images do not wait in memory at once.
+    # Decoding lets other threads run. By chunks, so that no hundred thousand tasks wait at once.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         chunks = (table.items[start : start + 256] for start in range(0, len(table), 256))
-        yield from with_progress(
-            (found for chunk in chunks for found in pool.map(reason, chunk)), len(table), table.name
-        )
+        reasons = (found for chunk in chunks for found in pool.map(reason, chunk))
+        yield from with_progress(reasons, len(table), table.name)
 
 
 def with_progress(reasons: Iterable[str], count: int, name: str) -> Iterator[str]:
