@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lifted_lightning.data.global_batches import GlobalBatchSampler, IntArray, Labels, as_labels, distinct
 from lifted_lightning.data.neighbours import EmbeddingTable, nearest_of_other_classes
+from lifted_lightning.data.prefetch import AHEAD
 from lifted_lightning.errors import UserError
 
 # More than any loader draws ahead.
@@ -33,7 +34,8 @@ class PositivePairBatchSampler(GlobalBatchSampler):
             as far as needed; a class with one image is left out.
         seed: of all that is drawn.
         batches_per_epoch: length of an epoch; None is one pass's worth, images // batch_size.
-        neighbours: share, 0 to 1, of a batch's classes that come as difficult neighbours.
+        neighbours: share, 0 to 1, of a batch's classes that come as difficult neighbours, rounded to whole
+            classes; one seed pair stays. While too little has been seen, random classes take their place.
         refresh_interval: in batches: those of interval k seek neighbours in the embeddings as they stood at
             the start of interval k - 1. At least as long as what a loader draws ahead.
         class_weights: "uniform" draws every class alike, "size" in proportion to its number of images
@@ -156,17 +158,17 @@ class PositivePairBatchSampler(GlobalBatchSampler):
         """Raise UserError if such a loader draws further ahead than a refresh interval.
 
         Args:
-            num_workers: of the DataLoader.
-            prefetch_factor: of the DataLoader; None is its default, 2.
+            num_workers: of the loader; without workers a thread may read ahead.
+            prefetch_factor: of the loader; None is torch's default, 2.
         """
         if self._table is None:
             return
-        # Besides what workers prepare, Lightning may hold one batch to know which is the last.
-        ahead = num_workers * (2 if prefetch_factor is None else prefetch_factor) + 1
+        # Besides what is prepared, Lightning may hold one batch to know which is the last.
+        ahead = max(num_workers * (2 if prefetch_factor is None else prefetch_factor), AHEAD) + 1
         if self._table.refresh_interval < ahead:
             raise UserError(
                 f"refresh_interval {self._table.refresh_interval} is shorter than the {ahead} batches that "
-                f"{num_workers} workers draw ahead: raise it to {ahead} or use fewer workers"
+                f"are drawn ahead with {num_workers} workers: raise it to {ahead}"
             )
 
     def _resume(self, batches: int) -> None:

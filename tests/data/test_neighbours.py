@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data.neighbours import EmbeddingTable, nearest_of_other_classes
+from lifted_lightning.data.prefetch import PrefetchLoader
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.errors import UserError
 from tests.data.test_samplers import check_balance, labels_of
@@ -138,9 +139,9 @@ def embeddings_at(step: int, positions: torch.Tensor, labels: np.ndarray) -> tor
     return (centres[torch.from_numpy(labels)] + noise)[positions] + 0.01 * step
 
 
-def train(sampler, labels, steps, workers=0) -> list[list[int]]:
+def train(sampler, labels, steps, workers=0, kind=DataLoader) -> list[list[int]]:
     """Go on from the sampler's start for so many steps as Lightning does; returns the batches trained on."""
-    loader = DataLoader(range(len(labels)), batch_sampler=sampler, num_workers=workers)
+    loader = kind(range(len(labels)), batch_sampler=sampler, num_workers=workers)
     epoch, step = sampler.start
     done = epoch * len(sampler) + step
     batches, fetched = [], iter(loader)  # iterated before the epoch is told
@@ -227,18 +228,25 @@ def through_a_file(state: dict) -> dict:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, range(1, 30)), (2, [3, 8, 10, 13, 14, 15, 16, 19, 24])])
-def test_a_killed_run_resumes_with_the_very_batches(workers, kills):
+@pytest.mark.parametrize(
+    ("workers", "kind", "kills"),
+    [
+        (0, DataLoader, range(1, 30)),
+        (0, PrefetchLoader, range(1, 30)),
+        (2, DataLoader, [8, 10, 13, 14, 19]),
+    ],
+)
+def test_a_killed_run_resumes_with_the_very_batches(workers, kind, kills):
     labels = labels_of([2, 3, 4, 6, 9] * 6)
     unbroken = train(build(labels), labels, 32)
-    assert train(build(labels), labels, 32, workers) == unbroken
+    assert train(build(labels), labels, 32, workers, kind) == unbroken
     for kill in kills:
         first = build(labels)
-        assert train(first, labels, kill, workers) == unbroken[:kill]
+        assert train(first, labels, kill, workers, kind) == unbroken[:kill]
         second = build(labels)
         second.load_state_dict(through_a_file(first.state_dict()))
         second.start = divmod(kill, 8)
-        assert train(second, labels, 32 - kill, workers) == unbroken[kill:], f"killed after {kill} batches"
+        assert train(second, labels, 32 - kill, workers, kind) == unbroken[kill:], f"killed after {kill}"
 
 
 def test_a_run_resumed_at_another_place_than_recorded_is_refused():
@@ -268,5 +276,7 @@ def test_the_interval_must_cover_what_a_loader_draws_ahead():
     build(labels, neighbours=0).check_drawn_ahead(64, None)
     with pytest.raises(UserError, match=r"refresh_interval 5 is shorter than the 7 batches .* raise it to 7"):
         build(labels).check_drawn_ahead(3, None)
+    with pytest.raises(UserError, match=r"the 3 batches .* raise it to 3"):
+        build(labels, refresh_interval=2).check_drawn_ahead(0, None)
     with pytest.raises(UserError, match="11 batches"):
         build(labels).check_drawn_ahead(2, 5)
