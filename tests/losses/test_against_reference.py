@@ -28,7 +28,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(batch=batches())
 def test_value_is_the_papers(way: str, name: str, batch: Batch) -> None:
     x, labels = batch
@@ -37,7 +37,7 @@ def test_value_is_the_papers(way: str, name: str, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].dense])
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(batch=batches(24))
 def test_gradient_is_that_of_the_dense_form(way: str, name: str, batch: Batch) -> None:
     x, labels = torch.from_numpy(np.unique(batch[0], axis=0)), torch.from_numpy(batch[1])

@@ -1,0 +1,58 @@
+"""The losses under torch.compile, and on batches too large for a matrix of all pairs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.losses.cases import CASES
+
+LABELS = torch.tensor([5, 5, 5, 9, 9, 2, 2, 2, 2, 7, -1, -1])
+
+
+def check_compiled(name: str, backend: str) -> None:
+    """Value and gradient are the eager ones, and other labels need no other graph."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(CASES[name].loss, fullgraph=True, backend=counter)
+    for labels in (LABELS, torch.arange(12) % 2, torch.arange(12)):
+        x = torch.randn(12, 3, generator=torch.Generator().manual_seed(4))
+        ours, truth = x.clone().requires_grad_(), x.clone().requires_grad_()
+        value, eager = compiled(ours, labels), CASES[name].loss(truth, labels)
+        value.backward()
+        eager.backward()
+        torch.testing.assert_close(value, eager)
+        torch.testing.assert_close(ours.grad, truth.grad)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiles_without_a_graph_break(name: str) -> None:
+    check_compiled(name, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["contrastive", "contrastive-given", "lifted", "lifted-eq3", "triplet-all-active"]
+)
+def test_compiles_with_inductor(name: str) -> None:
+    check_compiled(name, "inductor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["contrastive", "lifted", "lifted-eq3", "triplet-all-active"])
+def test_large_batch_needs_no_matrix_of_all_pairs(name: str) -> None:
+    """At B = 12,288 such a matrix has 576 MB in float32; the loss must do with a fraction of one."""
+    code = f"""
+import resource, torch
+from tests.losses.cases import CASES
+x, labels = torch.randn(12288, 16), torch.arange(12288) // 4
+CASES[{name!r}].loss(x[:512].requires_grad_(), labels[:512]).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+CASES[{name!r}].loss(x.requires_grad_(), labels).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150_000  # kilobytes

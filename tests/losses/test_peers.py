@@ -1,0 +1,76 @@
+"""pytorch-metric-learning's losses, un-normalised, as oracles."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
+
+LABELS = torch.tensor([3, 3, 3, 8, 8, 1, 1, 1, 1, 5, 6, 6, 6, 9, 9, 4])
+
+
+def both(ours, theirs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Value and gradient of two losses on the same float64 batch."""
+    found = []
+    for loss in (ours, theirs):
+        x = torch.randn(
+            16, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        ).requires_grad_()
+        value = loss(x, LABELS)
+        found.append((value.detach(), *torch.autograd.grad(value, x)))
+    return found[0], found[1]
+
+
+def test_lifted() -> None:
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    theirs = losses.LiftedStructureLoss(
+        neg_margin=1, pos_margin=0, distance=distances.LpDistance(normalize_embeddings=False)
+    )
+    torch.testing.assert_close(*both(LiftedStructureLoss(), theirs), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("average", ["active", "all"])
+def test_triplet(squared: bool, average: str) -> None:
+    """Theirs has no factor ½."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
+    theirs = losses.TripletMarginLoss(
+        margin=0.7,
+        distance=distances.LpDistance(normalize_embeddings=False, power=1 + squared),
+        reducer=reducers.AvgNonZeroReducer() if average == "active" else reducers.MeanReducer(),
+    )
+    ours = TripletLoss(0.7, squared=squared, average=average)
+    torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)
+
+
+def test_contrastive() -> None:
+    """Theirs has plain hinges and no factor ½: positives on squared distances, negatives squared."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
+
+    class SquaredMean(reducers.BaseReducer):
+        def pos_pair_reduction(self, losses, *rest):
+            return losses.mean() * 0
+
+        def neg_pair_reduction(self, losses, *rest):
+            return losses.square().mean()
+
+    class PositiveMean(reducers.BaseReducer):
+        def pos_pair_reduction(self, losses, *rest):
+            return losses.mean()
+
+        def neg_pair_reduction(self, losses, *rest):
+            return losses.mean() * 0
+
+    def distance(power: int) -> torch.nn.Module:
+        return distances.LpDistance(normalize_embeddings=False, power=power)
+
+    pull = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(2), reducer=PositiveMean())
+    push = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(1), reducer=SquaredMean())
+    ours = ContrastiveLoss(2.0)
+    results = both(lambda x, y: 2 * ours(x, y), lambda x, y: pull(x, y) + push(x, y))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)

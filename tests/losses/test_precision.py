@@ -1,0 +1,82 @@
+"""float32, half precision and autocast against float64 on the same inputs, where distances are hard."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss
+from tests.losses.cases import CASES
+
+LABELS = torch.arange(8).repeat_interleave(3)
+CASES_WITH_TRUTH = [name for name in CASES if CASES[name].dense]
+
+
+def batch(kind: str) -> Tensor:
+    """Embeddings (24, 16), float32."""
+    generator = torch.Generator().manual_seed(7)
+    x, centres = (torch.randn(24, 16, generator=generator) for _ in range(2))
+    if kind.startswith("norm"):
+        return torch.nn.functional.normalize(x) * float(kind.split()[1])
+    if kind == "far-off centre":
+        return torch.nn.functional.normalize(centres[0], dim=0) * 100 + x * 0.01
+    if kind == "close positives":
+        return centres[LABELS] + x * 1e-4
+    if kind == "two collapsed centres":  # negatives as close as positives, far from the mean
+        return centres[torch.arange(24) % 2] * 10 + x * 1e-3
+    if kind == "one outlier":
+        return torch.cat([x[:23], x[23:] * 1e5])
+    raise ValueError(kind)
+
+
+KINDS = ["norm 1e-3", "norm 1", "norm 1e3", "far-off centre", "close positives", "two collapsed centres"]
+
+
+def relative(ours: Tensor, truth: Tensor) -> float:
+    return float((ours.detach().double() - truth.detach()).norm() / truth.detach().norm().clamp_min(1e-300))
+
+
+@pytest.mark.parametrize("name", CASES_WITH_TRUTH)
+@pytest.mark.parametrize("kind", [*KINDS, "one outlier"])
+def test_float32_is_right(name: str, kind: str) -> None:
+    """No batch is left out for a tie: comparisons are made in float64, as in the truth."""
+    ours = batch(kind).requires_grad_()
+    truth = ours.detach().double().requires_grad_()
+    value, true_value = CASES[name].loss(ours, LABELS), CASES[name].dense(truth, LABELS)
+    assert value.dtype == torch.float32
+    assert relative(value, true_value) <= 1e-6
+    value.backward()
+    true_value.backward()
+    assert relative(ours.grad, truth.grad) <= 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_computed_in_full(name: str, dtype: torch.dtype, autocast: bool) -> None:
+    ours = (batch("norm 1") if autocast else batch("norm 1").to(dtype)).requires_grad_()
+    exact = ours.detach().float().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        value = CASES[name].loss(ours, LABELS)
+        value.backward()
+    truth = CASES[name].loss(exact, LABELS)
+    truth.backward()
+    assert value.dtype == torch.float32
+    assert value == truth
+    assert ours.grad.dtype == ours.dtype
+    assert torch.equal(ours.grad, exact.grad.to(ours.dtype))
+
+
+def test_scaled_loss_reaches_half_precision_unharmed() -> None:
+    """A gradient scaler multiplies before the gradient is rounded to float16, not after."""
+    x = (batch("norm 1") * 1e-4).half().requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    (LiftedStructureLoss()(x, LABELS) * 1024).backward()
+    (LiftedStructureLoss()(exact, LABELS) * 1024).backward()
+    assert relative(x.grad, exact.grad) < 1e-3
+
+
+@pytest.mark.parametrize("width", [2, 512, 3000])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_copies_are_at_distance_zero(width: int, scale: float) -> None:
+    x = torch.randn(20, width, generator=torch.Generator().manual_seed(0)) * scale + scale
+    assert ContrastiveLoss(margin=0.0)(x.repeat(2, 1), torch.arange(20).repeat(2)) == 0
