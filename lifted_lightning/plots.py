@@ -93,27 +93,35 @@ def as_rgb(image: UInt8Array) -> UInt8Array:
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _width(text: str) -> int:
-    """Columns that a text takes: East Asian wide characters count twice, combining marks nothing."""
+def _width(text: str) -> float:
+    """Columns that a text takes: capitals a little more than one, East Asian wide characters two."""
     return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+        0
+        if unicodedata.combining(c)
+        else 2
+        if unicodedata.east_asian_width(c) in "WF"
+        else 1 + 0.15 * c.isupper()
+        for c in text
     )
 
 
 def fit_name(name: str, columns: int, lines: int = 1) -> str:
-    """Break a class name into lines of at most so many columns.
+    """Break a class name into lines of at most so many columns, 3 or more.
 
-    Lines break after a space or a sign where one is at hand, else anywhere. A name that is too long loses its
-    middle: names of one data set often differ in their ends only.
+    Lines break after a space or a sign where one is at hand, else anywhere. Of a name that is too long, the
+    end is kept too: names of one data set often differ in their ends only.
     """
     name = " ".join(name.split()) or "(no name)"
-    for kept in range(len(name), 0, -1):
-        head, tail = (kept + 1) // 2, kept // 2
-        short = name if kept == len(name) else f"{name[:head]}…{name[len(name) - tail :]}"
-        broken = _break_lines(short, columns)
-        if len(broken) <= lines:
-            return "\n".join(broken)
-    return "…"
+    broken = _break_lines(name, columns)
+    if len(broken) <= lines:
+        return "\n".join(broken)
+    head = name if lines == 1 else ""
+    while _width(head) > columns / 2:
+        head = head[:-1]
+    tail = name
+    while _width(f"{head}…{tail}") > columns:
+        tail = tail[1:]
+    return "\n".join([*broken[: lines - 1], f"{head}…{tail}"])
 
 
 def _break_lines(text: str, columns: int) -> list[str]:
@@ -130,7 +138,7 @@ def _break_lines(text: str, columns: int) -> list[str]:
 
 _CELL, _GAP, _FRAME = 0.92, 0.10, 0.045  # inches: an image with its frame, space between two, the frame
 _LINE, _HEADING, _TITLE, _MARGIN = 0.115, 0.30, 0.34, 0.12
-_COLUMNS = 16  # of text below an image
+_COLUMNS = 17  # of text below an image
 
 
 def draw_gallery(
@@ -154,7 +162,7 @@ def draw_gallery(
     from matplotlib.figure import Figure
 
     rows, columns = images.shape[:2]
-    texts = [[fit_name(name, _COLUMNS, lines=2) for name in row] for row in names]
+    texts = [[fit_name(name, _COLUMNS, lines=3) for name in row] for row in names]
     below = [_LINE * max(text.count("\n") + 1 for text in row) + 0.07 for row in texts]
     starts = [r for r in range(rows) if r == 0 or headings[r] != headings[r - 1]]
     height = _TITLE + len(starts) * _HEADING + sum(_CELL + b + _GAP for b in below) + _MARGIN - _GAP

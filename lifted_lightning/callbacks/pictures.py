@@ -183,5 +183,7 @@ class BackgroundPicture(Callback):
 def picture_title(trainer: Trainer, stage: str) -> str:
     """Data set, stage, step and Recall@1, on one line."""
     recall = evaluation_of(trainer).ranking.metrics(ks=(1,))["recall@1"]
-    name = retrieval_data(trainer).table.name
+    data = retrieval_data(trainer)
+    # The table of one's own images has a name of its own, the folder's say.
+    name = data.dataset.title if data.table.name == data.dataset.name else data.table.name
     return f"{name} · {stage} · step {trainer.global_step:,} · Recall@1 {recall:.3f}"

@@ -58,7 +58,8 @@ class Data(LightningDataModule):
     The image of row r of the table is grey, of brightness r modulo 256.
     """
 
-    table = SimpleNamespace(name="Clusters")
+    dataset = SimpleNamespace(name="clusters", title="Clusters")
+    table = SimpleNamespace(name="clusters")
 
     def __init__(self, class_names: tuple[str, ...] = ("alpha", "beta", "gamma")) -> None:
         super().__init__()
