@@ -7,7 +7,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lifted_lightning.losses.pairs import PairBlocks
+# Rows whose distances to the whole batch are held at once.
+_ROWS = 1024
 
 
 class BatchDiagnostics(Callback):
@@ -54,18 +55,21 @@ def batch_figures(embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         ``norm_mean``, mean Euclidean norm; ``positive_distance`` and ``negative_distance``, mean Euclidean
         distance of the pairs within a class and across classes, NaN without any; ``effective_rank``.
     """
-    pairs = PairBlocks(embeddings, labels)
-    everything = within = pairs.x.new_zeros(())
-    for block in pairs.blocks:
-        distances = pairs.distances(block.rows)
-        everything = everything + distances.sum()
-        within = within + distances[:, block.near].where(pairs.same(block), 0).sum()
+    wide = _wide(embeddings)
+    sums = wide.new_zeros(2, 2)  # across classes and within one: the distances and how many there are
+    for rows in torch.arange(len(labels), device=labels.device).split(_ROWS):
+        distances = torch.cdist(wide[rows], wide)
+        same = labels[rows, None] == labels
+        others = same.sum() - len(rows)  # an image is no pair with itself, and its distance is 0
+        sums[0] += torch.stack([distances.where(~same, 0).sum(), (~same).sum()])
+        sums[1] += torch.stack([distances.where(same, 0).sum(), others])
+    negative, positive = sums[:, 0] / sums[:, 1]
     return {
         "classes": torch.tensor(len(labels.unique())),
-        "positives_per_anchor": pairs.positives.mean(),
+        "positives_per_anchor": sums[1, 1] / len(labels),
         "norm_mean": torch.linalg.vector_norm(embeddings, dim=1).mean(),
-        "positive_distance": within / pairs.positives.sum(),
-        "negative_distance": (everything - within) / pairs.negatives.sum(),
+        "positive_distance": positive,
+        "negative_distance": negative,
         "effective_rank": effective_rank(embeddings),
     }
 
@@ -77,7 +81,12 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     not centred, for what is left of a collapsed batch then would be noise in all directions.
     (Roy and Vetterli, The effective rank, EUSIPCO 2007.)
     """
-    wide = embeddings if embeddings.device.type == "mps" else embeddings.double()
+    wide = _wide(embeddings)
     small = wide.T @ wide if len(wide) > wide.shape[1] else wide @ wide.T
     values = torch.linalg.eigvalsh(small).clamp_min(0).sqrt()
     return torch.special.entr(values / values.sum().clamp_min(1e-30)).sum().exp()
+
+
+def _wide(embeddings: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return embeddings.float() if embeddings.device.type == "mps" else embeddings.double()

@@ -10,12 +10,15 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lifted_lightning.callbacks import diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.losses import LiftedStructureLoss
 
 
-def test_figures_are_those_of_plain_loops():
+@pytest.mark.parametrize("rows_at_once", [7, 1024])
+def test_figures_are_those_of_plain_loops(monkeypatch, rows_at_once):
+    monkeypatch.setattr(diagnostics, "_ROWS", rows_at_once)
     random = torch.Generator().manual_seed(0)
     embeddings = torch.randn(30, 5, generator=random)
     labels = torch.randint(0, 7, (30,), generator=random)
