@@ -24,6 +24,7 @@ from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheck
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
+from lifted_lightning.callbacks.per_class import PerClassTable
 from lifted_lightning.callbacks.progress import RunProgressBar
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
@@ -119,7 +120,7 @@ class LiftedCLI(LightningCLI):
         )
         results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        own: list[Any] = [folder, results]
+        own: list[Any] = [folder, results, PerClassTable()]
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(RunProgressBar())
         if self.command == "predict":

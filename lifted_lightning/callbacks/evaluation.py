@@ -45,6 +45,13 @@ class RetrievalEvaluation(Callback):
         self.baseline_name: str | None = None
         self._metric: RetrievalMetrics | None = None
 
+    @property
+    def ranking(self) -> RetrievalResult:
+        """How each query of the last evaluation fared."""
+        assert self._metric is not None
+        assert self._metric.result is not None
+        return self._metric.result
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metric = self._new_metric(trainer, pl_module, "validation")
 

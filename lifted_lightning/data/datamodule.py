@@ -13,8 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
+from lifted_lightning.data.files import CropDraws, FileRows
 from lifted_lightning.data.global_batches import GlobalBatchSampler
 from lifted_lightning.data.pixels import PixelRows, Pixels, as_batch, open_pixels
+from lifted_lightning.data.prefetch import PrefetchLoader
+from lifted_lightning.data.released import ReleasedPairBatchSampler
+from lifted_lightning.data.resize import ResizeMode
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
@@ -27,19 +31,25 @@ class RetrievalDataModule(LightningDataModule):
         dataset: what to train and test on.
         root: the folder that holds data sets; by default the environment's ``LIFTED_DATA_DIR``, else ``data``.
         batch_size: images in a *global* batch, whatever the number of devices.
-        samples_per_class: images of each class in a batch.
+        sampling: ``balanced`` draws classes with ``samples_per_class`` images each; ``released`` draws random
+            pairs, half of them positive, as the paper's released code does.
+        samples_per_class: images of each class in a balanced batch.
         batches_per_epoch: global batches in an epoch; None is one pass's worth.
         neighbours: share of a batch's classes that come as difficult neighbours of its positive pairs.
         refresh_interval: steps between two looks at where the neighbours are.
         class_weights: whether classes are drawn alike, or by their number of images.
         size: side in pixels of the decoded images that training crops from.
-        resize: how an image becomes square: see ``open_pixels``.
+        resize: how an image becomes square: ``squash``, ``crop`` its middle, or ``pad`` it with white.
         channels: 1 for grey images, 3 for colour.
         validation_share: share of the training classes kept for validation; 0 keeps none.
         split_seed: of the choice of validation classes; of its own, so that runs with other seeds share it.
         eval_batch_size: images of a batch in evaluation, on each device.
-        workers: processes that load batches; 0 loads in the training process, which the cache makes cheap.
+        cache: decode each image once, into a memory-mapped file. Without it images are read at every use, and
+            training takes random crops at their full resolution (``crop_scale``), so augment by mirror alone.
         cache_dir: where decoded images are kept.
+        skip_broken: leave out images that cannot be decoded, instead of naming them and stopping.
+        crop_scale: least and greatest share of an image's area in a random crop, where there is no cache.
+        workers: processes that load batches; 0 loads in a thread, which is faster where there is a cache.
         seed: of the batches; the command line links it to ``seed_everything``.
     """
 
@@ -48,25 +58,30 @@ class RetrievalDataModule(LightningDataModule):
         dataset: RetrievalDataset,
         root: str | None = None,
         batch_size: int = 128,
+        sampling: Literal["balanced", "released"] = "balanced",
         samples_per_class: int = 4,
         batches_per_epoch: int | None = None,
         neighbours: float = 0.0,
         refresh_interval: int = 50,
         class_weights: Literal["uniform", "size"] = "uniform",
         size: int = 256,
-        resize: Literal["squash", "crop", "pad"] = "squash",
+        resize: ResizeMode = "squash",
         channels: Literal[1, 3] = 3,
         validation_share: float = 0.2,
         split_seed: int = 0,
         eval_batch_size: int = 256,
-        workers: int = 0,
+        cache: bool = True,
         cache_dir: str | None = None,
+        skip_broken: bool = False,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size
+        self.sampling = sampling
         self.samples_per_class = samples_per_class
         self.batches_per_epoch = batches_per_epoch
         self.neighbours = neighbours
@@ -78,8 +93,11 @@ class RetrievalDataModule(LightningDataModule):
         self.validation_share = validation_share
         self.split_seed = split_seed
         self.eval_batch_size = eval_batch_size
-        self.workers = workers
+        self.cache = cache
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
+        self.skip_broken = skip_broken
+        self.crop_scale = crop_scale
+        self.workers = workers
         self.seed = seed
         self.pixels: Pixels | None = None
         self.sampler: GlobalBatchSampler | None = None
@@ -133,24 +151,46 @@ class RetrievalDataModule(LightningDataModule):
         return (self.table.query, self.table.gallery) if stage == "test" else (None, None)
 
     def thumbnails(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """The decoded images of these rows, (n, H, W, C) uint8."""
-        assert self.pixels is not None, "setup decodes the images"
-        return np.asarray(self.pixels[rows])
+        """The images of these rows as a network sees them before augmentation, (n, H, W, C) uint8."""
+        if self.pixels is not None:
+            return np.asarray(self.pixels[rows])
+        files = self._rows(self.table.labels, np.arange(len(self.table)))
+        return files.__getitems__(rows.tolist())["images"].permute(0, 2, 3, 1).numpy()
 
     # Lightning's hooks
 
     def setup(self, stage: str) -> None:
-        if self.pixels is None:
+        """Decode the images, if they are not cached yet, and build the batch sampler."""
+        if self.cache and self.pixels is None:
             self.pixels = open_pixels(
-                self.table, self.size, mode=self.resize, channels=self.channels, cache_dir=self.cache_dir
+                self.table,
+                self.size,
+                mode=self.resize,
+                channels=self.channels,
+                cache_dir=self.cache_dir,
+                skip_broken=self.skip_broken,
             )
         if stage == "fit":
             self.sampler = self._build_sampler()
 
+    def _usable(self, rows: IntArray) -> IntArray:
+        """The rows whose images could be decoded."""
+        return rows if self.pixels is None else rows[self.pixels.valid[rows]]
+
     def _build_sampler(self) -> GlobalBatchSampler:
-        trainer = self.trainer
+        labels = self.train_labels[self._usable(self.train_rows)]
+        rank, ranks = self._rank()
+        if self.sampling == "released":
+            return ReleasedPairBatchSampler(
+                labels,
+                self.batch_size,
+                self.seed,
+                batches_per_epoch=self.batches_per_epoch,
+                rank=rank,
+                world_size=ranks,
+            )
         sampler = PositivePairBatchSampler(
-            self.train_labels[self.train_rows],
+            labels,
             self.batch_size,
             self.samples_per_class,
             self.seed,
@@ -159,43 +199,55 @@ class RetrievalDataModule(LightningDataModule):
             refresh_interval=self.refresh_interval,
             class_weights=self.class_weights,
             class_names=[self.class_names[c] for c in np.unique(self.table.labels[self.train_rows])],
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            device=trainer.strategy.root_device if trainer else "cpu",
+            rank=rank,
+            world_size=ranks,
+            device=self.trainer.strategy.root_device if self.trainer else "cpu",
         )
         sampler.check_drawn_ahead(self.workers, None)
         return sampler
 
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def train_dataloader(self) -> DataLoader:
-        assert self.pixels is not None
-        assert self.sampler is not None
+        """This rank's slices of the global batches, from where the run stands."""
+        assert self.sampler is not None, "setup builds the sampler"
         if self._sampler_state:
             self.sampler.load_state_dict(self._sampler_state)
         if self.trainer:
-            seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-            self.sampler.start = divmod(seen, len(self.sampler))
-        rows = PixelRows(self.pixels, self.train_labels, self.train_rows)
-        return self._loader(rows, batch_sampler=self.sampler)
+            trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            self.sampler.start = divmod(trained, len(self.sampler))
+        rows = self._rows(self.train_labels, self._usable(self.train_rows))
+        return self._loader(rows, batch_sampler=self.sampler if self.cache else CropDraws(self.sampler))
 
     def val_dataloader(self) -> DataLoader | list:
+        """This rank's share of the validation classes; nothing if there are none."""
         return self._evaluation_loader(self.validation_rows) if len(self.validation_rows) else []
 
     def test_dataloader(self) -> DataLoader:
+        """This rank's share of the test classes."""
         return self._evaluation_loader(self.table.test)
 
     def predict_dataloader(self) -> DataLoader:
+        """As ``test_dataloader``."""
         return self.test_dataloader()
 
     def _evaluation_loader(self, rows: IntArray) -> DataLoader:
-        """This rank's share of the rows; a rank beyond their number repeats one, which is dropped by index."""
-        assert self.pixels is not None
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, ranks = self._rank()
+        rows = self._usable(rows)
         share = np.array_split(rows, ranks)[rank]
-        share = share if len(share) else rows[:1]
-        return self._loader(PixelRows(self.pixels, self.table.labels, share), batch_size=self.eval_batch_size)
+        if not len(share):  # Lightning would skip this rank's loop, and with it the gathering of embeddings
+            share = rows[:1]  # evaluated twice, and dropped by index
+        return self._loader(self._rows(self.table.labels, share), batch_size=self.eval_batch_size)
 
-    def _loader(self, rows: PixelRows, **settings: Any) -> DataLoader:
-        return DataLoader(
+    def _rows(self, labels: IntArray, rows: IntArray) -> PixelRows | FileRows:
+        if self.pixels is not None:
+            return PixelRows(self.pixels, labels, rows)
+        return FileRows(self.table, labels, rows, self.size, self.resize, self.channels, self.crop_scale)
+
+    def _loader(self, rows: PixelRows | FileRows, **settings: Any) -> DataLoader:
+        loader = DataLoader if self.workers else PrefetchLoader
+        return loader(
             rows,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -209,8 +261,8 @@ class RetrievalDataModule(LightningDataModule):
     def record(self, indices: Tensor, embeddings: Tensor) -> None:
         """Take in the embeddings (B, D) of the global batch in training; ``indices`` (B,) are table rows."""
         if self.sampler is not None and self.sampler.wants_embeddings:
-            positions = torch.from_numpy(self.train_rows).to(indices.device)
-            self.sampler.record(torch.searchsorted(positions, indices), embeddings)
+            rows = torch.from_numpy(self._usable(self.train_rows)).to(indices.device)
+            self.sampler.record(torch.searchsorted(rows, indices), embeddings)
 
     def neighbour_share(self, epoch: int, step: int) -> float:
         """Share of a training batch's classes that came as difficult neighbours."""
