@@ -1,0 +1,114 @@
+"""Reading image files of every kind, and naming those that cannot be read."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifted_lightning.data.reading import FileReader, read_image
+from lifted_lightning.errors import UserError
+
+RED = (200, 30, 20)
+
+
+def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    value = image.getpixel((x, y))
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it
+    image.save(tmp_path / "a.png", exif=exif)
+    found = read_image(tmp_path / "a.png")
+    assert found.size == (2, 4)
+    assert pixel(found, 1, 0) == RED
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), RED).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    found = read_image(tmp_path / "a.jpg")
+    assert found.mode == "RGB"
+    assert np.allclose(pixel(found, 4, 4), RED, atol=6)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bits(tmp_path: Path, ending: str) -> None:
+    Image.fromarray(np.full((3, 3), 200 * 257, dtype=np.uint16)).save(tmp_path / f"a.{ending}")
+    found = read_image(tmp_path / f"a.{ending}")
+    assert (found.mode, pixel(found)) == ("L", (200,))
+
+
+def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "clear.png", transparency=1)
+    plain, clear = read_image(tmp_path / "plain.png"), read_image(tmp_path / "clear.png")
+    assert [pixel(plain), pixel(plain, 1)] == [RED, (0, 0, 0)]
+    assert [pixel(clear), pixel(clear, 1)] == [RED, (255, 255, 255)]
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in (RED, "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(read_image(tmp_path / "a.gif")) == RED
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (*RED, 0)), ("LA", (10, 0))])
+def test_transparent_is_white(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
+    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
+    assert pixel(read_image(tmp_path / "a.png").convert("RGB")) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("mode", "colour", "grey"), [("L", 77, 77), ("1", 1, 255)])
+def test_grey_stays_grey(tmp_path: Path, mode: str, colour: int, grey: int) -> None:
+    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png")
+    assert (found.mode, pixel(found)) == ("L", (grey,))
+
+
+def broken_file(path: Path, kind: str) -> None:
+    Image.effect_noise((40, 40), 80).save(path, "JPEG")
+    content = path.read_bytes()
+    if kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(
+            {"empty": b"", "text": b"no image at all", "truncated": content[: len(content) // 2]}[kind]
+        )
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("empty", "is empty"),
+        ("text", "is no image"),
+        ("truncated", "truncated"),
+        ("missing", "no such file"),
+        ("folder", "is a folder"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, kind: str, reason: str) -> None:
+    path = tmp_path / "ein Bild ä.jpg"
+    broken_file(path, kind)
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_reader_travels_to_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "über uns").mkdir()
+    Image.new("RGB", (2, 2), RED).save(tmp_path / "über uns" / "a b.png")
+    reader = pickle.loads(pickle.dumps(FileReader(tmp_path)))
+    assert pixel(reader("über uns/a b.png")) == RED
