@@ -44,6 +44,8 @@ class Decoding:
             return to_pixels(self.table.read(row), self.size, self.mode, self.channels)
         except MemoryError:
             raise
+        except UserError as error:
+            return str(error)
         except Exception as error:  # damaged files make Pillow raise nearly anything
             return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 

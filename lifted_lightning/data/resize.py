@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 ResizeMode = Literal["squash", "crop", "pad"]
 RESIZE_MODES: tuple[str, ...] = get_args(ResizeMode)
@@ -44,7 +44,8 @@ def to_pixels(image: Image.Image, size: int, mode: ResizeMode, channels: int) ->
 
 def flattened(image: Image.Image, channels: int) -> Image.Image:
     """The image upright, with 8 bits a channel, on white where it is transparent; mode L or RGB."""
-    ImageOps.exif_transpose(image, in_place=True)
+    if isinstance(image, ImageFile.ImageFile) or "exif" in image.info:  # else nothing says how it was held
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating point pixels: save the image with 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bits a pixel, which some versions of Pillow open as 32
@@ -54,7 +55,8 @@ def flattened(image: Image.Image, channels: int) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(layer, mask=layer.getchannel("A"))
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def content_box(image: Image.Image) -> tuple[int, int, int, int]:
