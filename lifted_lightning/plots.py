@@ -93,6 +93,9 @@ def as_rgb(image: UInt8Array) -> UInt8Array:
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
+_SIGNS = " _-./:"  # a name may be broken after these
+
+
 def _width(text: str) -> float:
     """Columns that a text takes: capitals a little more than one, East Asian wide characters two."""
     return sum(
@@ -121,6 +124,7 @@ def fit_name(name: str, columns: int, lines: int = 1) -> str:
     tail = name
     while _width(f"{head}…{tail}") > columns:
         tail = tail[1:]
+    tail = tail[max((i + 1 for i in range(len(tail) // 2) if tail[i] in _SIGNS), default=0) :]
     return "\n".join([*broken[: lines - 1], f"{head}…{tail}"])
 
 
@@ -130,7 +134,7 @@ def _break_lines(text: str, columns: int) -> list[str]:
         end = len(text)
         while end > 1 and _width(text[:end]) > columns:
             end -= 1
-        end = max((i + 1 for i in range(end) if text[i] in " _-./:" and i >= end // 3), default=end)
+        end = max((i + 1 for i in range(end) if text[i] in _SIGNS and i >= end // 3), default=end)
         done.append(text[:end].rstrip())
         text = text[end:].lstrip()
     return [*done, text]

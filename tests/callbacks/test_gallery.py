@@ -270,7 +270,7 @@ class TestNames:
     def test_breaks_at_signs_and_keeps_both_ends(self) -> None:
         assert fit_name("001.Black_footed_Albatross", 17, lines=2) == "001.Black_\nfooted_Albatross"
         assert fit_name("Atemayar_Qelisayer/character26", 17, lines=1) == "Atemayar…acter26"
-        assert fit_name("Atemayar_Qelisayer/character26", 17, lines=2) == "Atemayar_\n…ayer/character26"
+        assert fit_name("Atemayar_Qelisayer/character26", 17, lines=2) == "Atemayar_\n…character26"
 
 
 def test_shrink_averages_blocks() -> None:
