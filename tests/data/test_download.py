@@ -140,9 +140,11 @@ def test_refusal_is_said_at_once(server: Server, file: Path, refuse: int, messag
 
 
 def test_no_server(file: Path) -> None:
-    with socket.socket() as taken, pytest.raises(UserError, match="cannot be reached") as caught:
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and listens to nobody
-        download(f"http://127.0.0.1:{taken.getsockname()[1]}/set.zip", file, md5(CONTENT))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/set.zip"
+        with pytest.raises(UserError, match="cannot be reached") as caught:
+            download(url, file, md5(CONTENT))
     assert f"put the file at {file} yourself" in str(caught.value)
 
 
