@@ -22,6 +22,7 @@ from lifted_lightning.data.resize import ResizeMode
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
+from lifted_lightning.errors import UserError
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -170,7 +171,7 @@ class RetrievalDataModule(LightningDataModule):
                 cache_dir=self.cache_dir,
                 skip_broken=self.skip_broken,
             )
-        if stage == "fit":
+        if stage == "fit" and self.sampler is None:
             self.sampler = self._build_sampler()
 
     def _usable(self, rows: IntArray) -> IntArray:
@@ -214,7 +215,10 @@ class RetrievalDataModule(LightningDataModule):
         assert self.sampler is not None, "setup builds the sampler"
         if self._sampler_state:
             self.sampler.load_state_dict(self._sampler_state)
+            self._sampler_state = {}
         if self.trainer:
+            if self.trainer.limit_train_batches != 1.0 and not self.trainer.fast_dev_run:
+                raise UserError("trainer.limit_train_batches: set data.batches_per_epoch instead, which resumes exactly")
             trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self.sampler.start = divmod(trained, len(self.sampler))
         rows = self._rows(self.train_labels, self._usable(self.train_rows))
@@ -262,7 +266,7 @@ class RetrievalDataModule(LightningDataModule):
         """Take in the embeddings (B, D) of the global batch in training; ``indices`` (B,) are table rows."""
         if self.sampler is not None and self.sampler.wants_embeddings:
             rows = torch.from_numpy(self._usable(self.train_rows)).to(indices.device)
-            self.sampler.record(torch.searchsorted(rows, indices), embeddings)
+            self.sampler.record(torch.searchsorted(rows, indices.contiguous()), embeddings)
 
     def neighbour_share(self, epoch: int, step: int) -> float:
         """Share of a training batch's classes that came as difficult neighbours."""
