@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import lifted_lightning.data.augment
 import lifted_lightning.data.datasets
@@ -29,6 +30,7 @@ from lifted_lightning.callbacks.progress import RunProgressBar
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
+from lifted_lightning.checks import check_checkpoint, check_images_fit
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
 from lifted_lightning.module import EmbeddingModule
@@ -48,7 +50,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with the nearest name, instead of usage and a trace of causes."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(messages.shorten(message, sorted({a.dest for a in self._actions}))) from ex
+        raise UserError(messages.shorten(message, sorted({a.dest for a in self._actions}), sys.argv)) from ex
 
 
 class LiftedCLI(LightningCLI):
@@ -105,6 +107,9 @@ class LiftedCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.command]
+        check_images_fit(self.model, self.datamodule)
+        if config.get("ckpt_path"):
+            check_checkpoint(self.model, Path(config["ckpt_path"]))
         saved = yaml.safe_load(self._parser(self.command).dump(config, skip_none=False, skip_link_targets=True))
         saved.pop("config", None)
         saved["ckpt_path"] = None
@@ -206,11 +211,8 @@ def run(command: str, arguments: list[str]) -> int:
     sys.argv = [sys.argv[0], command, *arguments]
     try:
         LiftedCLI(command, module)
-    except (RuntimeError, OSError, ValueError) as error:
-        line = messages.explain(error)
-        if line is None:
-            raise
-        raise UserError(line) from error
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
     return 0
 
 

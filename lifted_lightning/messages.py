@@ -39,19 +39,27 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def shorten(message: str, options: Iterable[str]) -> str:
+def shorten(message: str, options: Iterable[str], arguments: Iterable[str] = ()) -> str:
     """One line for an error of the command line's parser, with the nearest known name.
 
     Args:
         message: what the parser says.
         options: the names of all options, ``data.batch_size`` for example.
+        arguments: the command line; where the parser says ``margin`` it tells which margin.
     """
     text = " ".join(message.split())
     for pattern, explain in _RULES:
         match = re.search(pattern, text)
         if match:
-            return explain(match, list(options))
+            return _in_full(explain(match, list(options)), arguments)
     return text[:LONGEST]
+
+
+def _in_full(line: str, arguments: Iterable[str]) -> str:
+    match = re.search(r"--(\w+)", line)
+    given = (a.split("=", 1)[0] for a in arguments if a.startswith("--"))
+    full = next((g for g in given if match and g.endswith(f".{match[1]}")), None)
+    return line.replace(f"--{match[1]}", full, 1) if match and full else line
 
 
 def _unknown_option(match: re.Match[str], options: list[str]) -> str:
@@ -97,19 +105,8 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
         lambda m, _: f"--{m[1]}={m[3][:80]}: must be of type {m[2]}",
     ),
     (
-        r"following arguments are required: (?:\w+\.)??((?:model|data|trainer)\.\S+)",
+        r"following arguments are required: (?:\w+\.)??((?:model|data|trainer)\.[\w.]+)",
         lambda m, _: f"--{m[1]} is missing: give it, or a --config that has it (see experiments/)",
     ),
     (r"Problems parsing config: (.*)", lambda m, _: f"--config: not valid YAML: {m[1][:200]}"),
 ]
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for an error of torch or Lightning that comes of what the user gave; None if it is another."""
-    text = str(error)
-    if "Error(s) in loading state_dict" in text:
-        detail = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
-        return f"the checkpoint is of another architecture than the configuration: {detail[:200]}"
-    if "PytorchStreamReader" in text or "weights_only" in text or "invalid load key" in text:
-        return "the file given is no checkpoint of this package, or is damaged"
-    return None

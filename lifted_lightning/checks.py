@@ -1,0 +1,62 @@
+"""Checks of what only fits together at run time, made before a run's folder is."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.errors import UserError
+from lifted_lightning.module import EmbeddingModule
+
+
+@torch.inference_mode()
+def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None:
+    """Embed one black image, so that channels and sizes that do not fit are said at once.
+
+    Raises:
+        UserError: if the data's images do not pass augmentation and network.
+    """
+    shape = (1, data.channels, data.size, data.size)
+    training = module.training
+    module.eval()
+    try:
+        module(torch.zeros(shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"images of {data.channels}x{data.size}x{data.size} do not pass the network ({reason}): make "
+            "data.channels, data.size, model.augment and model.network agree"
+        ) from error
+    finally:
+        module.train(training)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this package, read without unpickling code.
+
+    Raises:
+        UserError: if the file is none, or is damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise UserError(f"{path}: is no checkpoint, or is damaged ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path}: holds no checkpoint of a run; for bare weights use model.network.weights_file")
+    return checkpoint
+
+
+def check_checkpoint(module: EmbeddingModule, path: Path) -> None:
+    """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's."""
+    saved = load_checkpoint(path)["state_dict"]
+    own = module.state_dict()
+    for name in sorted(own.keys() | saved.keys()):
+        if name not in own or name not in saved:
+            where = "configuration" if name in own else "checkpoint"
+            reason = f"{name} is only in the {where}"
+        elif own[name].shape != saved[name].shape:
+            reason = f"{name} is {tuple(saved[name].shape)} there and {tuple(own[name].shape)} here"
+        else:
+            continue
+        raise UserError(f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml")
