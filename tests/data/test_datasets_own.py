@@ -1,5 +1,6 @@
 """A person's own images: folders of class folders, and CSV or Parquet files."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,8 +90,12 @@ def test_key_follows_the_content(tmp_path: Path) -> None:
     keys.append(ImageFolder(str(tmp_path)).table(tmp_path).key)
     Image.new("RGB", (9, 9)).save(tmp_path / "Ulme" / "2.JPG")
     keys.append(ImageFolder(str(tmp_path)).table(tmp_path).key)
+    time = (tmp_path / "Ulme" / "2.JPG").stat().st_mtime_ns
+    (tmp_path / "Ulme" / "2.JPG").write_bytes(b"other")
+    os.utime(tmp_path / "Ulme" / "2.JPG", ns=(time, time))
+    keys.append(ImageFolder(str(tmp_path)).table(tmp_path).key)
     assert keys[0] == keys[1]
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
 
 
 @pytest.mark.parametrize(
