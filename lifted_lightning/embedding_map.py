@@ -199,11 +199,14 @@ def _draw_names(
             ha="center", va="center", zorder=6,
             bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colours[c], "lw": 1.6},
         )  # fmt: skip
-        while True:
-            extent = axes.transData.inverted().transform(text.get_window_extent(renderer))
-            box = (extent + np.array([[-0.06], [0.06]])).ravel()
-            if not boxes_overlap(box, boxes) or box[3] > axes.get_ylim()[1]:
-                break
-            text.set_y(text.get_position()[1] + 0.05)
+        corners = axes.transData.inverted().transform(text.get_window_extent(renderer))
+        half = (corners[1] - corners[0]) / 2 + 0.07
+        low, high = half, np.array([axes.get_xlim()[1], axes.get_ylim()[1]]) - half
+        place = np.clip(centres[c], low, np.maximum(low, high))
+        while (
+            boxes_overlap(box := np.concatenate([place - half, place + half]), boxes) and place[1] < high[1]
+        ):
+            place[1] += 0.05
+        text.set_position(tuple(place))
         boxes = np.vstack([boxes, box])
     return boxes

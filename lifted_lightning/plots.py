@@ -142,6 +142,7 @@ def _break_lines(text: str, columns: int) -> list[str]:
 
 _CELL, _GAP, _FRAME = 0.92, 0.10, 0.045  # inches: an image with its frame, space between two, the frame
 _LINE, _HEADING, _TITLE, _MARGIN = 0.115, 0.30, 0.34, 0.12
+_INSET = 0.012
 _COLUMNS = 17  # of text below an image
 
 
@@ -198,7 +199,13 @@ def _draw_row(
             continue
         left = cell_left(column)
         axes.add_patch(Rectangle((left, top), _CELL, _CELL, facecolor=colour, linewidth=0))
-        inner = (left + _FRAME, left + _CELL - _FRAME, top + _CELL - _FRAME, top + _FRAME)
+        # A white line between frame and image keeps dark frames from running into dark images.
+        within = _CELL - 2 * _FRAME
+        axes.add_patch(
+            Rectangle((left + _FRAME, top + _FRAME), within, within, facecolor="white", linewidth=0)
+        )
+        edge = _FRAME + _INSET
+        inner = (left + edge, left + _CELL - edge, top + _CELL - edge, top + edge)
         axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
         ink = colour if colour == FRAMES[WRONG] else INK if column == 0 else FAINT
         axes.text(

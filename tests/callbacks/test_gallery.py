@@ -199,6 +199,13 @@ class TestPicture:
         assert recorder.images == [("plots/gallery_validation", "gallery_6.png", 6)]
         assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_6.png"]
 
+    def test_right_is_green_and_wrong_is_red(self) -> None:
+        (red, green, _), (red_wrong, green_wrong, _) = (
+            bytes.fromhex(FRAMES[kind][1:]) for kind in (RIGHT, WRONG)
+        )
+        assert green > 2 * red
+        assert red_wrong > 2 * green_wrong
+
     def test_frames_and_images_are_where_they_belong(self, tmp_path: Path) -> None:
         images = np.full((3, 4, 20, 20, 3), 90, dtype=np.uint8)
         images += np.arange(12, dtype=np.uint8).reshape(3, 4, 1, 1, 1)
