@@ -1,5 +1,6 @@
 """NMI, AMI and F1 of a clustering of the embeddings into as many clusters as there are classes."""
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -140,13 +141,20 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
     from sklearn.metrics import euclidean_distances
 
     similarities = -euclidean_distances(points, squared=True)
-    low, high = len(points) * float(similarities.min()), 0.0  # from one cluster to each item its own
+    # By magnitude: from about each item a cluster of its own, to about one cluster.
+    scale = float(-similarities.min()) or 1.0
+    many, few = math.log(1e-6 * scale), math.log(4 * scale)
     best: IntArray | None = None
     closest = -1
     for _ in range(_BISECTIONS):
-        preference = (low + high) / 2
+        middle = (many + few) / 2
         model = AffinityPropagation(
-            affinity="precomputed", preference=preference, damping=0.9, max_iter=500, random_state=seed
+            affinity="precomputed",
+            preference=-math.exp(middle),
+            damping=0.9,
+            max_iter=500,
+            convergence_iter=30,
+            random_state=seed,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -156,6 +164,6 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
             best, closest = assigned, found
         if found == clusters:
             break
-        low, high = (preference, high) if found < clusters else (low, preference)
+        many, few = (many, middle) if found < clusters else (middle, few)
     assert best is not None
     return best

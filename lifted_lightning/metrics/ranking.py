@@ -17,6 +17,7 @@ from lifted_lightning.metrics.scan import Best, Columns, where_nonzero
 
 _BLOCK_VALUES = 2**23  # bounds (queries of a block) x (positives of one query)
 _SPARE = 4  # nearest negatives kept beyond R, so that ties at the end of the list are seldom cut off
+_MUCH = 100  # an unsure pair in so many is much
 _NONE = torch.iinfo(torch.int64).max // 2
 
 
@@ -141,21 +142,28 @@ class Ranker:
             torch.gt(tile, high, out=certain)
             torch.ge(tile, low, out=possible)
             count += certain.sum(1).long()
-            queries, columns = where_nonzero(possible.sub_(certain))
-            count += self._as_near(block, queries, columns + start, nearest, identity)
+            unsure = possible.sub_(certain)
+            count += self._drop_tied(unsure, start, identity)
+            queries, columns = where_nonzero(unsure)
+            count += self._as_near(block, queries, columns + start, nearest)
             best.add(start, tile)
         return count
 
-    def _as_near(
-        self, block: _Block, queries: Tensor, columns: Tensor, nearest: Tensor, identity: Tensor
-    ) -> Tensor:
+    def _drop_tied(self, unsure: Tensor, start: int, identity: Tensor) -> Tensor:
+        """Where much of a tile is unsure, embeddings have collapsed: count what is identical to the nearest
+        positive (b,), and clear it, without listing every pair."""
+        if unsure.sum() * _MUCH < unsure.numel():
+            return torch.zeros_like(identity)
+        same = self.points.same[self.columns.rows[start : start + unsure.shape[1]]]
+        tied = same == identity[:, None]
+        count = (unsure[:, : len(same)] * tied).sum(1).long()
+        unsure[:, : len(same)].masked_fill_(tied, 0)
+        return count
+
+    def _as_near(self, block: _Block, queries: Tensor, columns: Tensor, nearest: Tensor) -> Tensor:
         """(b,) how many of the pairs (p,), (p,) are as near as the query's nearest positive, exactly."""
-        tied = self.points.same[self.columns.rows[columns]] == identity[queries]
-        apart = ~tied
-        counted = torch.bincount(queries[tied], minlength=len(block.rows))
-        queries, columns = queries[apart], columns[apart]
         nearer = self._distances(block, queries, columns) <= nearest[queries]
-        return counted + torch.bincount(queries[nearer], minlength=len(block.rows))
+        return torch.bincount(queries[nearer], minlength=len(block.rows))
 
     def _drop_own_class(self, block: _Block, start: int, tile: Tensor) -> None:
         """Set the scores of each query's own class, itself included, to -inf."""

@@ -1,0 +1,44 @@
+"""Embeddings with the ties and near ties of real networks, and tiles small enough to make many of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from lifted_lightning.metrics import scan
+
+KINDS = ["random", "quantised", "duplicates", "equal", "two tight heaps", "far off", "huge", "tiny"]
+
+
+def make(kind: str, n: int, d: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(n, d) embeddings of a kind, and (n,) labels."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g)
+    labels = torch.randint(classes, (n,), generator=g)
+    if kind == "quantised":
+        x = (2 * x).round() / 2
+    elif kind == "duplicates":
+        x = x[torch.randint(max(1, n // 4), (n,), generator=g)]
+    elif kind == "equal":
+        x = x[:1].expand(n, -1).clone()
+    elif kind == "two tight heaps":  # nearer to one another than single precision can tell
+        x = 1e-7 * x + torch.randn(2, d, generator=g)[torch.randint(2, (n,), generator=g)]
+    elif kind == "far off":
+        x = x + 1e4
+    elif kind == "huge":
+        x = x * 1e18
+    elif kind == "tiny":
+        x = x * 1e-30
+    return x, labels
+
+
+@contextmanager
+def tiles(many: bool) -> Iterator[None]:
+    """Tiles as they are chosen, or many small ones, which otherwise only a large data set needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if many:
+            patch.setattr(scan, "_HELD", 8)
+            patch.setattr(scan.TileSize, "of", classmethod(lambda cls, columns, device: cls(7, 16)))
+        yield

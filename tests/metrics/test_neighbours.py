@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lifted_lightning.metrics import nearest
+from tests.metrics.samples import KINDS, make, tiles
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@settings(max_examples=40)
+@given(st.sampled_from(KINDS), st.integers(1, 50), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
+def test_equals_sorting_all_distances(many: bool, kind: str, n: int, k: int, itself: bool, seed: int) -> None:
+    gallery, _ = make(kind, n, 3, 1, seed)
+    queries = gallery if itself else torch.cat([gallery[::2], make(kind, 5, 3, 1, seed + 1)[0]])
+    exclude = torch.arange(n) if itself else None
+    with tiles(many):
+        distances, rows = nearest(queries, gallery, k, exclude)
+    full = np.sqrt(((queries.double().numpy()[:, None] - gallery.double().numpy()) ** 2).sum(-1))
+    if itself:
+        np.fill_diagonal(full, np.inf)
+    order = np.argsort(full, axis=1, kind="stable")[:, : min(k, n - itself)]
+    assert np.array_equal(rows.numpy(), order)
+    assert np.allclose(distances.numpy(), np.take_along_axis(full, order, 1), rtol=1e-12, atol=0)
+
+
+def test_excluding_nothing_for_some_queries() -> None:
+    gallery = torch.tensor([[0.0], [1.0], [3.0]])
+    rows = nearest(gallery, gallery, 2, torch.tensor([0, -1, 2]))[1]
+    assert rows.tolist() == [[1, 2], [1, 0], [1, 0]]
+
+
+def test_cosine_ignores_length() -> None:
+    gallery = torch.tensor([[5.0, 0.0], [0.1, 0.1], [0.0, 1.0]])
+    distances, rows = nearest(torch.tensor([[1.0, 0.9]]), gallery, 3, distance="cosine")
+    assert rows.tolist() == [[1, 2, 0]] or rows.tolist() == [[1, 0, 2]]
+    assert distances[0, 0] == pytest.approx((2 - 2 * 1.9 / (2 * 1.81) ** 0.5) ** 0.5, rel=1e-6)
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="queries have shape"):
+        nearest(torch.randn(2, 3), torch.randn(4, 2), 1)
+    with pytest.raises(ValueError, match="k is 0"):
+        nearest(torch.randn(2, 3), torch.randn(4, 3), 0)

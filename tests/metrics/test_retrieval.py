@@ -1,0 +1,165 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.metrics import retrieval, retrieval_metrics
+from tests.metrics.samples import KINDS, make, tiles
+from tests.reference.retrieval import retrieval_metrics as brute_force
+
+KS = (1, 2, 4, 8)
+
+
+def check(result: dict[str, float], expected: dict[str, float]) -> None:
+    assert result.keys() == expected.keys()
+    for key, value in expected.items():
+        assert result[key] == pytest.approx(value, rel=1e-12, abs=0, nan_ok=True), key
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@settings(max_examples=60)
+@given(
+    st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**31)
+)
+def test_equals_brute_force(many: bool, kind: str, n: int, d: int, classes: int, seed: int) -> None:
+    x, labels = make(kind, n, d, classes, seed)
+    with tiles(many):
+        check(retrieval_metrics(x, labels, KS), brute_force(x.numpy(), labels.numpy(), KS))
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@settings(max_examples=20)
+@given(st.sampled_from(["random", "duplicates", "equal"]), st.integers(1, 60), st.integers(0, 2**31))
+def test_cosine_equals_brute_force(many: bool, kind: str, n: int, seed: int) -> None:
+    x, labels = make(kind, n, 4, 5, seed)
+    with tiles(many):
+        result = retrieval_metrics(x, labels, KS, distance="cosine")
+    check(result, brute_force(x.numpy(), labels.numpy(), KS, cosine=True))
+
+
+def test_cosine_has_a_place_for_zero_rows() -> None:
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    result = retrieval(x, torch.tensor([0, 0, 1, 1]), distance="cosine")
+    assert result.rank.tolist() == [1, 1, 3, 3]  # at distance 1 from all others: nearer than a right angle
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@settings(max_examples=20)
+@given(st.sampled_from(KINDS), st.integers(0, 2**31))
+def test_query_and_gallery_apart(many: bool, kind: str, seed: int) -> None:
+    x, labels = make(kind, 50, 3, 8, seed)
+    rows = torch.randperm(50, generator=torch.Generator().manual_seed(seed))
+    query, gallery = rows[:20], rows[15:45]  # five items are both
+    with tiles(many):
+        result = retrieval_metrics(x, labels, KS, query, gallery)
+    check(result, brute_force(x.numpy(), labels.numpy(), KS, query.numpy(), gallery.numpy()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_ranked_as_they_are(dtype: torch.dtype) -> None:
+    x, labels = make("two tight heaps", 80, 4, 6, 0)
+    x = x.to(dtype) + 1e-9 * torch.randn(80, 4, dtype=torch.float64).to(dtype)
+    before = x.clone()
+    check(retrieval_metrics(x, labels, KS), brute_force(x.double().numpy(), labels.numpy(), KS))
+    assert torch.equal(x, before)
+
+
+def test_collapsed_network_scores_nothing() -> None:
+    result = retrieval_metrics(torch.full((6000, 8), 0.3), torch.arange(6000) % 60, (1, 1000, 5900, 5901))
+    assert result["recall@1"] == result["recall@5900"] == result["map@r"] == result["r_precision"] == 0
+    assert result["recall@5901"] == 1
+
+
+def test_one_class_scores_everything_and_single_images_are_reported() -> None:
+    x = torch.randn(9, 2)
+    assert retrieval_metrics(x, torch.zeros(9).long()) == {
+        **{f"recall@{k}": 1.0 for k in KS}, "r_precision": 1.0, "map@r": 1.0, "queries_without_positive": 0.0
+    }  # fmt: skip
+    alone = retrieval(x, torch.tensor([5, 5, 5, 1, 2, 3, 4, 6, 7]))
+    assert alone.metrics()["queries_without_positive"] == 6
+    assert alone.answerable.tolist() == [True] * 3 + [False] * 6
+    assert alone.rank[3:].tolist() == [0] * 6
+
+
+def test_per_class_recall() -> None:
+    x, labels = make("random", 90, 3, 7, 1)
+    result = retrieval(x, labels)
+    classes, recall, counts = result.per_class_recall(2)
+    assert classes.tolist() == sorted(set(labels.tolist()))
+    assert float((recall * counts).sum() / counts.sum()) == pytest.approx(result.metrics((2,))["recall@2"])
+    mine = result.labels == classes[3]
+    assert float(recall[3]) == pytest.approx(float((result.rank[mine] <= 2).double().mean()))
+
+
+def test_pytorch_metric_learning_agrees_without_ties() -> None:
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    x, labels = make("random", 400, 8, 15, 2)
+    x += 2 * torch.randn(15, 8, generator=torch.Generator().manual_seed(3))[labels]
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    theirs = AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(x, labels)
+    ours = retrieval_metrics(x, labels)
+    assert 0.2 < ours["map@r"] < 0.9
+    assert [ours["recall@1"], ours["r_precision"], ours["map@r"]] == pytest.approx([theirs[n] for n in names])
+
+
+def test_scikit_learn_agrees_without_ties() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    x, labels = make("random", 300, 5, 20, 4)
+    found = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(x.double().numpy()).kneighbors()[1]
+    hits = labels.numpy()[found] == labels.numpy()[:, None]
+    ours = retrieval_metrics(x, labels)
+    for k in KS:
+        assert ours[f"recall@{k}"] == pytest.approx(hits[:, :k].any(1).mean())
+
+
+def test_exact_whatever_precision_is_allowed_elsewhere() -> None:
+    x, labels = make("random", 200, 64, 30, 5)
+    expected = brute_force(x.numpy(), labels.numpy(), KS)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            check(retrieval_metrics(x, labels, KS), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_wrong_input_is_refused() -> None:
+    x, labels = torch.randn(4, 2), torch.zeros(4).long()
+    with pytest.raises(UserError, match="1 of 4 embeddings are not finite"):
+        retrieval_metrics(torch.tensor([[0.0, 1], [1, 2], [torch.nan, 0], [1, 1]]), labels)
+    with pytest.raises(ValueError, match="labels have shape"):
+        retrieval_metrics(x, labels[:3])
+    with pytest.raises(ValueError, match="gallery rows are not distinct"):
+        retrieval_metrics(x, labels, gallery=torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match="query rows"):
+        retrieval_metrics(x, labels, query=torch.tensor([4]))
+    with pytest.raises(TypeError, match="not floating point"):
+        retrieval_metrics(x.long(), labels)
+    with pytest.raises(ValueError, match="manhattan"):
+        retrieval_metrics(x, labels, distance="manhattan")  # type: ignore[arg-type]
+
+
+def test_equals_brute_force_where_near_ties_abound() -> None:
+    """Sizes at which single precision alone is wrong for some queries."""
+    g = torch.Generator().manual_seed(6)
+    labels = torch.randint(300, (2000,), generator=g)
+    x = torch.nn.functional.normalize(torch.randn(2000, 64, generator=g))
+    x = 1e-3 * x + torch.randn(40, 64, generator=g)[labels % 40]
+    x[100:200] = x[0]
+    result = retrieval(x, labels)
+    some = torch.cat([torch.arange(100, 105), torch.randperm(2000, generator=g)[:200]])
+    coarse = 0
+    for row in some[result.answerable[some]].tolist():
+        negative = labels != labels[row]
+        positive = ~negative
+        positive[row] = False
+        distances = (x.double() - x[row].double()).square().sum(1)
+        expected = 1 + int((distances[negative] <= distances[positive].min()).sum())
+        assert int(result.rank[row]) == expected
+        single = torch.cdist(x[row : row + 1], x)[0]
+        coarse += 1 + int((single[negative] <= single[positive].min()).sum()) != expected
+    assert coarse > 10
