@@ -101,8 +101,8 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float) -> Terms:
         push += torch.linalg.vector_norm(hinge).square()
         active += torch.count_nonzero(hinge)
         if with_gradient:
-            weights = over_distance_(hinge, far).div_(-negatives)
-            weights[:, : positive.shape[1]] += positive / positives
-            laplacian.add_(weights, block.rows, block.columns)
-    gradient = laplacian.gradient() if with_gradient else None
+            weights = over_distance_(hinge, far)
+            weights[:, : positive.shape[1]] -= positive * (negatives / positives)
+            laplacian.add_(weights, block.rows, block.columns, -1)
+    gradient = laplacian.gradient().div_(negatives) if with_gradient else None
     return Terms((pull / positives + push / negatives) / 2, gradient, active / negatives)

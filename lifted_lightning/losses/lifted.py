@@ -93,7 +93,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) 
         _push_all(pairs, laplacian, push, margin - lift, kept)
     else:
         laplacian.add_edges_(-torch.where(push > 0, over_distance_(push, nearest), 0), index)
-    return Terms(value, laplacian.gradient() / count, share)
+    return Terms(value, laplacian.gradient().div_(count), share)
 
 
 def _log_sums(pairs: PairBlocks, kept: list[Tensor] | None) -> Tensor:

@@ -65,22 +65,19 @@ class PairBlocks:
         wide = wide_dtype(device)
         self._labels, self._order = labels.sort(stable=True)
         x = embeddings.detach()[self._order].to(wide)
-        self.x = x - x.mean(0)
-        norms = self.x.square().sum(1, keepdim=True)
-        ones = torch.ones_like(norms)
-        self._left = torch.cat([self.x * -2, norms, ones], 1)  # one product gives |a|² + |b|² − 2ab
-        self._right = torch.cat([self.x, ones, norms], 1)
-        self._rounding = norms * (ROUNDING * torch.finfo(wide).eps)
+        self.x = x.sub_(x.mean(0))  # indexing has made a copy
+        self._norms = torch.linalg.vector_norm(self.x, dim=1).square()
+        self._rounding = self._norms[:, None] * (ROUNDING * torch.finfo(wide).eps)
         self._index = torch.arange(size, device=device)
         first = torch.searchsorted(self._labels, self._labels)
         last = torch.searchsorted(self._labels, self._labels, right=True)
         self.positives = (last - first - 1).to(wide)
         self.negatives = (size - last + first).to(wide)
-        rows = _cut(size, BLOCK_ENTRIES_CPU if device.type == "cpu" else BLOCK_ENTRIES_GPU)
+        rows = _cut(size, device.type == "cpu")
         near, self.widest = [slice(0, size)] * len(rows), size
         if size and not torch.compiler.is_compiling() and (device.type == "cpu" or size > WHOLE_ROWS):
-            starts, stops = first[[r.start for r in rows]].tolist(), last[[r.stop - 1 for r in rows]].tolist()
-            near = [slice(*bounds) for bounds in zip(starts, stops, strict=True)]
+            starts, stops = first.tolist(), last.tolist()
+            near = [slice(starts[r.start], stops[r.stop - 1]) for r in rows]
             self.widest = int((last - first).max())
         self.blocks = [
             Block(r, slice(r.start, size), n, slice(r.start, n.stop)) for r, n in zip(rows, near, strict=True)
@@ -88,7 +85,8 @@ class PairBlocks:
 
     def squared(self, rows: slice, columns: slice = slice(None)) -> Tensor:
         """Squared distances of some rows to some columns, (rows, columns)."""
-        squared = self._left[rows] @ self._right[columns].T
+        squared = self._norms[rows, None] + self._norms[columns]
+        squared.addmm_(self.x[rows], self.x[columns].T, alpha=-2)
         return squared.masked_fill_(squared < self._rounding[rows], 0)
 
     def distances(self, rows: slice, columns: slice = slice(None)) -> Tensor:
@@ -120,7 +118,7 @@ class PairBlocks:
         return distances
 
     def restore(self, gradient: Tensor) -> Tensor:
-        """A (B, D) gradient in the order of the batch."""
+        """Rows (B, D) in the order of the batch."""
         return torch.empty_like(gradient).index_copy_(0, self._order, gradient)
 
     def _above(self, block: Block) -> Tensor:
@@ -140,6 +138,11 @@ class Laplacian:
 
     def add_(self, weights: Tensor, rows: slice, columns: slice, scale: float = 1) -> None:
         """Add the pairs of some rows and columns with their weights (rows, columns), times a scale."""
+        if rows == columns:  # both directions in one product
+            weights = weights + weights.T
+            self._degree[rows] += scale * weights.sum(1, keepdim=True)
+            self._sum[rows].addmm_(weights, self._x[columns], alpha=scale)
+            return
         self._degree[rows] += scale * weights.sum(1, keepdim=True)
         self._degree[columns] += scale * weights.sum(0)[:, None]
         self._sum[rows].addmm_(weights, self._x[columns], alpha=scale)
@@ -153,7 +156,7 @@ class Laplacian:
 
     def gradient(self) -> Tensor:
         """The gradient by x, (B, D)."""
-        return self._degree * self._x - self._sum
+        return self._sum.neg_().addcmul_(self._degree, self._x)
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -161,12 +164,16 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _cut(size: int, entries: int) -> list[slice]:
-    """Row blocks of about so many entries, where a row goes from the diagonal to the last column."""
+def _cut(size: int, cpu: bool) -> list[slice]:
+    """Row blocks of about equal numbers of entries, where a row goes from the diagonal to the last column."""
+    entries = BLOCK_ENTRIES_CPU if cpu else BLOCK_ENTRIES_GPU
+    most = (
+        max(BLOCK_ROWS, size // 8) if cpu else size
+    )  # of fewer blocks too much would lie below the diagonal
     rows: list[slice] = []
     start = 0
     while start < size:
-        stop = min(start + max(BLOCK_ROWS, entries // (size - start)), size)
+        stop = min(start + min(max(BLOCK_ROWS, entries // (size - start)), most), size)
         rows.append(slice(start, stop))
         start = stop
     return rows
@@ -212,7 +219,7 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
         value = (result.value + 0 * pairs.x.sum()).to(narrow)  # the zero carries a NaN no term has seen
         if result.gradient is None:
             return value
-        gradient = pairs.restore(result.gradient).to(narrow)
+        gradient = pairs.restore(result.gradient.to(narrow))
     return _Attach.apply(embeddings, value, gradient)
 
 

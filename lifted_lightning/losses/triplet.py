@@ -110,7 +110,7 @@ def _terms(
     else:
         total, kept, active = _sum_mined(pairs, laplacian, margin, squared, mining)
     count = 2 * (active if average == "active" else kept).clamp_min(1)
-    gradient = laplacian.gradient() / count if laplacian else None
+    gradient = laplacian.gradient().div_(count) if laplacian else None
     return Terms(total / count, gradient, active / kept.clamp_min(1))
 
 

@@ -28,15 +28,18 @@ def check_compiled(name: str, backend: str) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("name", CASES)
+EVERYDAY = ("contrastive", "contrastive-given", "lifted", "lifted-eq3", "triplet-all-active")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_compiles_without_a_graph_break(name: str) -> None:
     check_compiled(name, "aot_eager")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["contrastive", "contrastive-given", "lifted", "lifted-eq3", "triplet-all-active"]
-)
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_compiles_with_inductor(name: str) -> None:
     check_compiled(name, "inductor")
 
