@@ -110,7 +110,7 @@ class LiftedCLI(LightningCLI):
         check_images_fit(self.model, self.datamodule)
         if config.get("ckpt_path"):
             check_checkpoint(self.model, Path(config["ckpt_path"]))
-        saved = yaml.safe_load(self._parser(self.command).dump(config, skip_none=False, skip_link_targets=True))
+        saved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True))
         saved.pop("config", None)
         saved["ckpt_path"] = None
         summary = self._summary(config)

@@ -51,24 +51,26 @@ def shorten(message: str, options: Iterable[str], arguments: Iterable[str] = ())
     for pattern, explain in _RULES:
         match = re.search(pattern, text)
         if match:
-            return _in_full(explain(match, list(options)), arguments)
+            return explain(match, list(options), list(arguments))
     return text[:LONGEST]
 
 
-def _in_full(line: str, arguments: Iterable[str]) -> str:
-    match = re.search(r"--(\w+)", line)
-    given = (a.split("=", 1)[0] for a in arguments if a.startswith("--"))
-    full = next((g for g in given if match and g.endswith(f".{match[1]}")), None)
-    return line.replace(f"--{match[1]}", full, 1) if match and full else line
+def _in_full(name: str, arguments: Iterable[str]) -> str:
+    """``margin`` as it stands on the command line: ``model.loss.margin``."""
+    given = (a.split("=", 1)[0].removeprefix("--") for a in arguments if a.startswith("--"))
+    return next((g for g in given if g.endswith(f".{name}")), name)
 
 
-def _unknown_option(match: re.Match[str], options: list[str]) -> str:
+def _unknown_option(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
     name = match[1].split("=", 1)[0].removeprefix("--")
     if not match[1].startswith("--") and "unrecognized" in match[0]:
         return f"unexpected argument {match[1]!r}; options begin with --"
+    full = _in_full(name, arguments)
+    parent = full.rpartition(".")[0]
+    known = [o if "." in o or not parent else f"{parent}.{o}" for o in options]
     parameters = [p for key in ("model.loss", "model.network", "model.augment", "data.dataset") for p in _parameters(key)]
-    close = nearest(name, [*options, *parameters])
-    return f"no option --{name}; " + (f"did you mean --{close}?" if close else "see --help")
+    close = nearest(full, [*known, *parameters])
+    return f"no option --{full}; " + (f"did you mean --{close}?" if close else "see --help")
 
 
 def _parameters(key: str) -> list[str]:
@@ -76,7 +78,7 @@ def _parameters(key: str) -> list[str]:
     return [f"{key}.{name}" for name in found if name not in ("args", "kwargs")]
 
 
-def _unknown_class(match: re.Match[str], options: list[str]) -> str:
+def _unknown_class(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
     key, name = match[1], match[2]
     known = classes_for(key)
     close = nearest(name, known)
@@ -84,11 +86,11 @@ def _unknown_class(match: re.Match[str], options: list[str]) -> str:
     return f"--{key}={name}: no such class; {hint}"
 
 
-def _import_failed(match: re.Match[str], options: list[str]) -> str:
+def _import_failed(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
     return f"--{match[1]}={match[2]}: cannot be imported ({match[3]}); give MODULE.CLASS, importable from here"
 
 
-_RULES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
+_RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] = [
     (r"unrecognized arguments: (\S+)", _unknown_option),
     (r"ambiguous option: (\S+) could match", _unknown_option),
     (r"does not accept option '([^']+)'", _unknown_option),
@@ -97,16 +99,16 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     (r"Parser key \"([^\"]+)\":.*Problem with given class_path '([^']+)': (.*)", _import_failed),
     (
         r'Parser key "([^"]+)":.*Import path (\S+) does not correspond to a subclass of (\w+)',
-        lambda m, _: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
+        lambda m, *_: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
     ),
-    (r"File does not exist: '?([^']+)'?", lambda m, _: f"--config {m[1]}: no such file"),
+    (r"File does not exist: '?([^']+)'?", lambda m, *_: f"--config {m[1]}: no such file"),
     (
         r'Parser key "([^"]+)":? Expected a <class \'(\w+)\'>\. Got value: (.*)',
-        lambda m, _: f"--{m[1]}={m[3][:80]}: must be of type {m[2]}",
+        lambda m, _, given: f"--{_in_full(m[1], given)}={m[3][:80]}: must be of type {m[2]}",
     ),
     (
         r"following arguments are required: (?:\w+\.)??((?:model|data|trainer)\.[\w.]+)",
-        lambda m, _: f"--{m[1]} is missing: give it, or a --config that has it (see experiments/)",
+        lambda m, *_: f"--{m[1]} is missing: give it, or a --config that has it (see experiments/)",
     ),
-    (r"Problems parsing config: (.*)", lambda m, _: f"--config: not valid YAML: {m[1][:200]}"),
+    (r"Problems parsing config: (.*)", lambda m, *_: f"--config: not valid YAML: {m[1][:200]}"),
 ]

@@ -79,6 +79,9 @@ class RetrievalDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value, least in (("size", size, 1), ("eval_batch_size", eval_batch_size, 1), ("workers", workers, 0)):
+            if value < least:
+                raise UserError(f"data.{name} {value}: give at least {least}")
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size
