@@ -59,7 +59,7 @@ def test_drawings(images: np.ndarray) -> None:
     assert images.dtype == np.uint8
     assert (images.min(axis=(1, 2)) < 128).all()  # none is blank
     edges = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
-    assert (edges.min(axis=1) < 255).mean() < 0.005  # nearly all fit
+    assert (edges.min(axis=1) < 255).mean() < 0.01  # nearly all fit
 
 
 def test_no_face_draws_the_box_of_missing_glyphs(table: ImageTable, images: np.ndarray) -> None:
@@ -76,7 +76,7 @@ def test_reads_one_by_one_and_in_other_processes(table: ImageTable) -> None:
     assert found.mode == "L"
     box = ImageChops.invert(found).getbbox()
     assert box is not None
-    assert box[3] == 46  # it stands on the baseline
+    assert box[3] == 51  # it stands on the baseline
     assert abs((box[0] + box[2]) / 2 - 32) <= 1
     assert ImageChops.difference(found, table.reader("U+0041 DejaVuSans-Bold")).getbbox() is not None
 
