@@ -59,3 +59,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 150_000  # kilobytes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_cuda_gives_the_same_and_waits_for_nothing(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(4))
+    truth, ours, labels = x.clone().requires_grad_(), x.cuda().requires_grad_(), LABELS.cuda()
+    CASES[name].loss(truth, LABELS).backward()
+    CASES[name].loss(ours, labels).backward()  # libraries are loaded before the watch begins
+    ours.grad = None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        CASES[name].loss(ours, labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(ours.grad.cpu(), truth.grad)

@@ -19,6 +19,8 @@ def batch(kind: str) -> Tensor:
         return torch.nn.functional.normalize(x) * float(kind.split()[1])
     if kind == "far-off centre":
         return torch.nn.functional.normalize(centres[0], dim=0) * 100 + x * 0.01
+    if kind == "very far-off centre":  # the coordinates' own spacing is 0.008
+        return centres[0] * 1e5 + x * 0.05
     if kind == "close positives":
         return centres[LABELS] + x * 1e-4
     if kind == "two collapsed centres":  # negatives as close as positives, far from the mean
@@ -28,7 +30,15 @@ def batch(kind: str) -> Tensor:
     raise ValueError(kind)
 
 
-KINDS = ["norm 1e-3", "norm 1", "norm 1e3", "far-off centre", "close positives", "two collapsed centres"]
+KINDS = [
+    "norm 1e-3",
+    "norm 1",
+    "norm 1e3",
+    "far-off centre",
+    "very far-off centre",
+    "close positives",
+    "two collapsed centres",
+]
 
 
 def relative(ours: Tensor, truth: Tensor) -> float:
