@@ -56,6 +56,9 @@ class Embedder(nn.Module):
 class ConvNet(Embedder):
     """Four convolutions with batch normalisation, for small images such as Glyphs and Omniglot (28-64 px).
 
+    Each of the first three is followed by pooling that halves the image; the head sees a 4x4 map, so that
+    where a stroke is still counts.
+
     Args:
         embedding_size: number of dimensions of an embedding.
         channels: 1 for greyscale images, 3 for colour.
@@ -78,17 +81,12 @@ class ConvNet(Embedder):
         if min(channels, width) <= 0:
             raise UserError(f"ConvNet channels={channels}, width={width}: both must be at least 1")
         sizes = (channels, width, 2 * width, 4 * width, 4 * width)
-        blocks = [
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
-            )
-            for before, after in pairwise(sizes)
-        ]
-        trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        super().__init__(trunk, 16 * width, embedding_size, dropout, normalize)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        trunk = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        super().__init__(trunk, 64 * width, embedding_size, dropout, normalize)
 
 
 class EmbeddingNetwork(Embedder):
