@@ -167,9 +167,8 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 def _cut(size: int, cpu: bool) -> list[slice]:
     """Row blocks of about equal numbers of entries, where a row goes from the diagonal to the last column."""
     entries = BLOCK_ENTRIES_CPU if cpu else BLOCK_ENTRIES_GPU
-    most = (
-        max(BLOCK_ROWS, size // 8) if cpu else size
-    )  # of fewer blocks too much would lie below the diagonal
+    # With fewer blocks too much would be computed below the diagonal; on a GPU launches cost more than that.
+    most = max(BLOCK_ROWS, size // 8) if cpu else size
     rows: list[slice] = []
     start = 0
     while start < size:
