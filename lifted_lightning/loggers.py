@@ -67,11 +67,18 @@ class MetricsFile(Logger):
         self.save()
 
     @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Keep the rows logged before ``step``, so that a resumed run repeats none."""
-        rows = [row for row in read_metrics(self.path) if int(row["step"]) < step]
+    def resume(self, step: int, pending: Mapping[str, Any] | None = None) -> None:
+        """Keep the rows logged before ``step``, so that a resumed run repeats none and misses none.
+
+        Args:
+            step: optimiser steps that the checkpoint has seen.
+            pending: the row that was still to be logged when the checkpoint was saved; it may be there or not.
+        """
+        rows: list[dict[str, Any]] = [row for row in read_metrics(self.path) if int(row["step"]) < step]
+        if pending and all(int(row["step"]) != pending["step"] for row in rows):
+            rows.append(dict(pending))
         if rows:
-            self._replace(list(rows[0]), rows)
+            self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
         temporary = self.path.with_name(f".{METRICS}.{os.getpid()}.tmp")

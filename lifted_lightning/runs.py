@@ -37,12 +37,14 @@ def folder_of_checkpoint(checkpoint: Path) -> Path | None:
 def lock(folder: Path) -> int:
     """Hold the folder for this process until it ends, so that no two processes write one run.
 
+    The lock is this process's alone: loader workers that outlive it by some seconds do not hold it.
+
     Raises:
         UserError: if another process holds it.
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise UserError(f"{folder}: another process is writing this run; wait for it, or end it") from None

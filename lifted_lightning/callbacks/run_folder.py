@@ -10,6 +10,22 @@ from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
 from lifted_lightning.loggers import MetricsFile, wandb_logger
 
+PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
+
+
+def pending_row(trainer: Trainer) -> dict[str, Any] | None:
+    """The metrics of the step just taken, if they are due to be logged.
+
+    Lightning logs a step's metrics after its callbacks, so a run that ends as soon as its checkpoint is saved has
+    not logged them, and goes on after them.
+    """
+    connector = trainer._logger_connector
+    if not trainer.training or not connector.should_update_logs:
+        return None
+    values = {name: float(value) for name, value in connector.metrics["log"].items()}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return {"step": step, **values, "epoch": trainer.current_epoch}
+
 
 class RunFolder(Callback):
     """Makes or continues the run's folder, writes ``config.yaml`` there, and points loggers and checkpoints to it.
@@ -40,6 +56,7 @@ class RunFolder(Callback):
         self.header = header
         self.folder: Path | None = None
         self._lock: int | None = None
+        self._pending_row: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
@@ -56,10 +73,18 @@ class RunFolder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile) and trainer.global_step:
-                logger.resume(trainer.global_step)
+                logger.resume(trainer.global_step, self._pending_row)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["lifted_config"] = yaml.safe_dump(self.config, sort_keys=False)
+        checkpoint[PENDING_ROW] = pending_row(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._pending_row = checkpoint.get(PENDING_ROW)
 
     def _choose(self) -> Path:
         folder = self.existing or runs.new_folder(self.parent, self.name)

@@ -1,0 +1,228 @@
+"""A run that is killed or stopped at any moment, and resumed, ends bit for bit where the unbroken run ends."""
+
+import csv
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import kills
+from tests.launch import Run, lifted
+
+# Three epochs of eight steps with a validation after each, and six steps of a fourth. Dropout draws at every step.
+STEPS = 30
+BASE = [
+    "fit", "--model.network=tests.tiny_data.TinyNetwork", "--model.network.dropout=0.1",
+    "--model.loss=LiftedStructureLoss", "--model.augment=CropMirror", "--model.augment.size=12",
+    "--model.scheduler=torch.optim.lr_scheduler.StepLR", "--model.scheduler.step_size=7",
+    "--data.dataset=tests.tiny_data.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
+    "--data.samples_per_class=4", "--data.batches_per_epoch=8", "--data.refresh_interval=6",
+    "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={STEPS}",
+    "--trainer.log_every_n_steps=2", "--last_checkpoint.every_n_steps=3",
+    "--evaluation.baseline=false", "--evaluation.clustering=false", "--experiment=e", "--name=run",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made with besides ``BASE``."""
+
+    workers: int = 0
+    neighbours: float = 0.0
+    world_size: int = 1
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            f"--data.workers={self.workers}",
+            f"--data.neighbours={self.neighbours}",
+            f"--trainer.devices={self.world_size}",
+        ]
+
+
+PLAIN, HARD, RANKS = Setting(), Setting(workers=1, neighbours=0.5), Setting(neighbours=0.5, world_size=2)
+
+
+class Runs:
+    """Starts and resumes runs below one folder, and keeps the unbroken run of each setting."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unbroken: dict[Setting, Path] = {}
+        self._number = 0
+
+    def start(self, setting: Setting, prepare: Sequence[Callable[[], None] | None] = ()) -> tuple[Run, Path]:
+        """Start a run; returns it and the folder it is to write."""
+        self._number += 1
+        place = self.folder / str(self._number)
+        place.mkdir()
+        run = lifted(
+            [*BASE, *setting.arguments, f"--runs_dir={place}", f"--data.cache_dir={self.folder / 'cache'}"],
+            place,
+            setting.world_size,
+            prepare,
+        )
+        return run, place / "e" / "run"
+
+    def resume(self, folder: Path, setting: Setting) -> Run:
+        arguments = ["fit", f"--config={folder / 'config.yaml'}", "--ckpt_path=last"]
+        return lifted(arguments, folder.parent, setting.world_size)
+
+    def unbroken(self, setting: Setting) -> Path:
+        if setting not in self._unbroken:
+            run, folder = self.start(setting)
+            assert run.wait() == [0] * setting.world_size, run.output
+            self._unbroken[setting] = folder
+        return self._unbroken[setting]
+
+    def assert_goes_on(self, folder: Path, setting: Setting) -> None:
+        """Resume, and compare with the unbroken run."""
+        run = self.resume(folder, setting)
+        assert run.wait() == [0] * setting.world_size, run.output
+        assert_same_run(folder, self.unbroken(setting))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("resume"))
+
+
+def load(folder: Path, name: str) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, in all that a checkpoint holds."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a.nan_to_num(nan=7e4), b.nan_to_num(nan=7e4)), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(folder: Path, unbroken: Path) -> None:
+    for name in ("last", "best"):
+        ours, theirs = load(folder, name), load(unbroken, name)
+        for key in (
+            "state_dict",
+            "optimizer_states",
+            "lr_schedulers",
+            "RetrievalDataModule",
+            "global_step",
+            "epoch",
+        ):
+            assert_same(ours.get(key), theirs.get(key), f"{name}: {key}")
+    assert load(folder, "last")["global_step"] == STEPS
+    assert rows(folder) == rows(unbroken)
+    ours, theirs = (json.loads((f / "result.json").read_text()) for f in (folder, unbroken))
+    for key in ("test", "validation", "steps", "selected_step"):
+        assert ours[key] == theirs[key], key
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def steps_logged(folder: Path) -> list[int]:
+    return [int(row["step"]) for row in rows(folder) if row["train/loss"]]
+
+
+@pytest.mark.parametrize(
+    ("event", "count", "setting"),
+    [("validation", 2, PLAIN), ("writing", 4, HARD), ("step", 20, RANKS)],
+    ids=["in validation", "writing a checkpoint, with a worker and neighbours", "in a step of rank 1 of 2"],
+)
+def test_killed_at_a_moment(runs: Runs, event: str, count: int, setting: Setting) -> None:
+    prepare = [None] * (setting.world_size - 1) + [kills.at(event, count)]
+    run, folder = runs.start(setting, prepare)
+    codes = run.wait()
+    assert codes[-1] == -signal.SIGKILL, run.output
+    assert 0 not in codes
+    assert not (folder / "result.json").exists()
+    if event == "writing":
+        assert list((folder / "checkpoints").glob(".*.tmp")), "the half-written file should lie there"
+    runs.assert_goes_on(folder, setting)
+    assert not list((folder / "checkpoints").glob(".*.tmp"))
+    assert steps_logged(folder) == list(range(1, STEPS, 2))
+
+
+@pytest.mark.parametrize(
+    ("number", "setting", "rank"),
+    [(signal.SIGINT, HARD, 0), (signal.SIGTERM, RANKS, 1)],
+    ids=["Ctrl-C", "SIGTERM to rank 1 alone"],
+)
+def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
+    prepare = [kills.at("step", 10, number) if r == rank else None for r in range(setting.world_size)]
+    run, folder = runs.start(setting, prepare)
+    assert run.wait() == [128 + number] * setting.world_size, run.output
+    assert not (folder / "result.json").exists()
+    lines = [line for line in run.output.splitlines() if "--ckpt_path last" in line]
+    assert len(lines) == 1
+    assert str(folder / "config.yaml") in lines[0]
+    assert "Traceback" not in run.output
+    stopped_at = load(folder, "last")["global_step"]
+    assert 10 <= stopped_at <= 20, "it waits for the step, and with ranks for the next time they agree"
+    runs.assert_goes_on(folder, setting)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_killed_at_random_moments(runs: Runs) -> None:
+    """Twenty moments, with and without workers and neighbours, on one rank and two, some runs killed twice."""
+    draw = random.Random(0)
+    settings = [Setting(w, n, 1) for w in (0, 2) for n in (0.0, 0.5)] + [Setting(w, 0.5, 2) for w in (0, 2)]
+    most = {"step": STEPS, "validation": 3, "writing": 10, "renaming": 10, "renamed": 10}
+    moments = [(event, settings[(i + j) % 6]) for i, event in enumerate(kills.EVENTS) for j in range(4)]
+    assert len(moments) == 20
+    for event, setting in moments:
+        victim, count = draw.randrange(setting.world_size), draw.randint(1, most[event])
+        if event in ("writing", "renaming", "renamed"):
+            victim = 0  # who writes
+        prepare = [kills.at(event, count) if r == victim else None for r in range(setting.world_size)]
+        run, folder = runs.start(setting, prepare)
+        codes = run.wait()
+        assert codes[victim] == -signal.SIGKILL, (event, count, setting, codes, run.output)
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            runs.assert_goes_on(folder, setting)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("setting", [Setting(2, 0.5, 1), RANKS], ids=str)
+def test_killed_by_the_clock_again_and_again(runs: Runs, setting: Setting) -> None:
+    """SIGKILL from outside, at whatever moment that is, until a run comes through."""
+    draw = random.Random(1)
+    run, folder = runs.start(setting)
+    for _ in range(6):
+        deadline = time.monotonic() + draw.uniform(0.5, 3.0)
+        while time.monotonic() < deadline and any(p.is_alive() for p in run.processes):
+            time.sleep(0.01)
+        run.processes[draw.randrange(setting.world_size)].kill()
+        run.wait()
+        if (folder / "result.json").exists():
+            break
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            run = runs.resume(folder, setting)
+        else:
+            run, folder = runs.start(setting)
+    codes = run.wait()
+    if codes != [0] * setting.world_size:
+        runs.assert_goes_on(folder, setting)
+    assert_same_run(folder, runs.unbroken(setting))
