@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.metrics.points import Distance, Points, full_precision, prepare
-from lifted_lightning.metrics.scan import Best, Columns
+from lifted_lightning.metrics.scan import Best, Columns, Tile
 
 _SPARE = 4  # candidates beyond k, so that near ties at the k-th are seldom cut off
 
@@ -60,7 +60,7 @@ def _search(
     best = Best(k + _SPARE)
     for start, tile in columns.tiles(queries):
         _leave_out(tile, start, exclude)
-        best.add(start, tile)
+        best.add(Tile(start, tile, best.limit))
     scores, found = best.sorted()
     bound = points.error_bound(rows)
     # Whatever scores lower than this lies farther than k others.

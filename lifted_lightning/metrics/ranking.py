@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.metrics.points import Points, fold_sum
-from lifted_lightning.metrics.scan import Best, Columns, where_nonzero
+from lifted_lightning.metrics.scan import Best, Columns, Tile
 
 _BLOCK_VALUES = 2**23  # bounds (queries of a block) x (positives of one query)
 _SPARE = 4  # nearest negatives kept beyond R, so that ties at the end of the list are seldom cut off
-_MUCH = 100  # an unsure pair in so many is much
+_MUCH = 16  # one in so many is many
 _NONE = torch.iinfo(torch.int64).max // 2
 
 
@@ -134,36 +134,47 @@ class Ranker:
         low = (score - block.bound).float()[:, None]
         high = (score + block.bound).float()[:, None]
         count = torch.zeros_like(block.rows)
-        certain = possible = torch.empty(0, device=low.device)
-        for start, tile in block.tiles or self.columns.tiles(block.left):
-            self._drop_own_class(block, start, tile)
-            if certain.shape != tile.shape:
-                certain, possible = torch.empty_like(tile), torch.empty_like(tile)
-            torch.gt(tile, high, out=certain)
-            torch.ge(tile, low, out=possible)
-            count += certain.sum(1).long()
-            unsure = possible.sub_(certain)
-            count += self._drop_tied(unsure, start, identity)
-            queries, columns = where_nonzero(unsure)
-            count += self._as_near(block, queries, columns + start, nearest)
-            best.add(start, tile)
+        masks: list[Tensor] = []
+        for start, scores in block.tiles or self.columns.tiles(block.left):
+            self._drop_own_class(block, start, scores)
+            tile = Tile(start, scores, best.limit)
+            if (tile.maxima >= low).sum() * _MUCH > tile.maxima.numel():
+                certain, queries, columns = self._count_many(tile, low, high, identity, masks)
+                count += certain
+            else:
+                queries, members, columns = tile.members_from(low)
+                certain = members > high[queries]
+                count.index_add_(0, queries, certain.sum(1))
+                at, place = ((members >= low[queries]) & ~certain).nonzero(as_tuple=True)
+                queries, columns = queries[at], columns[at, place]
+            nearer = self._distances(block, queries, columns) <= nearest[queries]
+            count += torch.bincount(queries[nearer], minlength=len(count))
+            best.add(tile)
         return count
 
-    def _drop_tied(self, unsure: Tensor, start: int, identity: Tensor) -> Tensor:
-        """Where much of a tile is unsure, embeddings have collapsed: count what is identical to the nearest
-        positive (b,), and clear it, without listing every pair."""
-        if unsure.sum() * _MUCH < unsure.numel():
-            return torch.zeros_like(identity)
-        same = self.points.same[self.columns.rows[start : start + unsure.shape[1]]]
-        tied = same == identity[:, None]
-        count = (unsure[:, : len(same)] * tied).sum(1).long()
-        unsure[:, : len(same)].masked_fill_(tied, 0)
-        return count
+    def _count_many(
+        self, tile: Tile, low: Tensor, high: Tensor, identity: Tensor, masks: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Count a tile where much is above ``low`` (b, 1), in ``masks``, memory that is kept between tiles.
 
-    def _as_near(self, block: _Block, queries: Tensor, columns: Tensor, nearest: Tensor) -> Tensor:
-        """(b,) how many of the pairs (p,), (p,) are as near as the query's nearest positive, exactly."""
-        nearer = self._distances(block, queries, columns) <= nearest[queries]
-        return torch.bincount(queries[nearer], minlength=len(block.rows))
+        Returns:
+            (b,) how many are above ``high`` or identical to the nearest positive; and the queries (p,) and
+            columns (p,) of all others between the bounds.
+        """
+        if not masks or masks[0].shape != tile.scores.shape:
+            # As numbers, not booleans: these are summed several times faster.
+            masks[:] = [torch.empty_like(tile.scores), torch.empty_like(tile.scores)]
+        certain = torch.gt(tile.scores, high, out=masks[0])
+        count = certain.sum(1).long()
+        unsure = torch.ge(tile.scores, low, out=masks[1]).sub_(certain)
+        if unsure.sum() * _MUCH > unsure.numel():  # collapsed embeddings: too many to list
+            same = self.points.same[self.columns.rows[tile.start : tile.start + unsure.shape[1]]]
+            identical = same == identity[:, None]
+            count += (unsure[:, : len(same)] * identical).sum(1).long()
+            unsure[:, : len(same)].masked_fill_(identical, 0)
+        queries, members, columns = Tile(tile.start, unsure, 1).members_from(low.new_ones(len(low), 1))
+        at, place = members.nonzero(as_tuple=True)
+        return count, queries[at], columns[at, place]
 
     def _drop_own_class(self, block: _Block, start: int, tile: Tensor) -> None:
         """Set the scores of each query's own class, itself included, to -inf."""

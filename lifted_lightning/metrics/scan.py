@@ -69,32 +69,54 @@ class Columns:
             yield start, torch.mm(queries, block.T, out=tile)
 
 
-def largest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest values of each row of (n, w) and their columns, in no particular order.
+class Tile:
+    """Scores of n queries for w neighbouring columns, and the maxima of groups of them.
 
-    They lie in the k groups of columns with the largest maxima; finding those first reads the tile once, many
-    times faster than ``topk`` of it.
+    Reading the scores once for the maxima tells where the few that matter are, several times faster than
+    ``topk`` or ``nonzero`` of all scores.
+
+    Args:
+        start: the first column.
+        scores: (n, w), w a multiple of 16; kept, not copied.
+        k: how many of the largest scores of a query will be asked for.
     """
-    count, width = tile.shape
-    group = min((4, 8, _ALIGN), key=lambda size: width / size + k * size)  # the fewest values for ``topk``
-    if k * group * 2 > width:
-        values, columns = tile.topk(min(k, width), sorted=False)
-        return values, columns
-    stride = width // group
-    grouped = tile.view(count, group, stride)
-    groups = grouped.amax(1).topk(k, sorted=False).indices  # (n, k)
-    members = grouped.gather(2, groups[:, None].expand(-1, group, -1)).view(count, group * k)
-    values, picked = members.topk(k, sorted=False)
-    return values, groups.gather(1, picked % k) + picked.div(k, rounding_mode="floor") * stride
 
+    def __init__(self, start: int, scores: Tensor, k: int) -> None:
+        count, width = scores.shape
+        group = min(
+            (4, 8, _ALIGN), key=lambda size: width / size + k * size
+        )  # the fewest values for ``topk``
+        self.start = start
+        self.scores = scores
+        self.grouped = scores.view(count, group, width // group)
+        self.maxima = self.grouped.amax(1)
+        self.k = k
 
-def where_nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of what is not zero in (n, w) >= 0, w a multiple of the alignment, where little is."""
-    count, width = mask.shape
-    grouped = mask.view(count, _ALIGN, width // _ALIGN)
-    rows, groups = grouped.amax(1).nonzero(as_tuple=True)
-    which, member = grouped[rows, :, groups].nonzero(as_tuple=True)
-    return rows[which], groups[which] + member * (width // _ALIGN)
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """The k largest scores of each query (n, min(k, w)) and their columns, in no particular order.
+
+        They lie in the k groups with the largest maxima.
+        """
+        count, group, stride = self.grouped.shape
+        if 2 * self.k > stride:
+            scores, columns = self.scores.topk(min(self.k, group * stride), sorted=False)
+            return scores, columns + self.start
+        groups = self.maxima.topk(self.k, sorted=False).indices  # (n, k)
+        members = self.grouped.gather(2, groups[:, None].expand(-1, group, -1)).view(count, -1)
+        scores, picked = members.topk(self.k, sorted=False)
+        columns = groups.gather(1, picked % self.k) + picked.div(self.k, rounding_mode="floor") * stride
+        return scores, columns + self.start
+
+    def members_from(self, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All groups that hold a score of at least ``low`` (n, 1) of their query.
+
+        Returns:
+            (m,) their queries, (m, g) their scores, and (m, g) the columns.
+        """
+        queries, groups = (self.maxima >= low).nonzero(as_tuple=True)
+        _, group, stride = self.grouped.shape
+        columns = self.start + groups[:, None] + stride * torch.arange(group, device=groups.device)
+        return queries, self.grouped[queries, :, groups], columns
 
 
 class Best:
@@ -106,11 +128,11 @@ class Best:
         self._columns: list[Tensor] = []
         self._held = 0
 
-    def add(self, start: int, tile: Tensor) -> None:
-        """Take in a tile (n, w) whose first column is ``start``."""
-        scores, columns = largest(tile, self.limit)
+    def add(self, tile: Tile) -> None:
+        """Take in the largest scores of a tile."""
+        scores, columns = tile.largest()
         self._scores.append(scores)
-        self._columns.append(columns + start)
+        self._columns.append(columns)
         self._held += scores.shape[1]
         if self._held > max(4 * self.limit, _HELD):
             scores, columns = self.sorted()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifted_lightning.metrics.points import fold_sum, prepare
-from lifted_lightning.metrics.scan import Best, largest, where_nonzero
+from lifted_lightning.metrics.scan import Best, Tile
 
 
 @given(st.integers(0, 40), st.integers(0, 5))
@@ -44,26 +44,29 @@ def test_identical_rows_are_found(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 20, 100])
 @pytest.mark.parametrize("width", [16, 96, 4096])
-def test_largest_is_topk(k: int, width: int) -> None:
-    tile = torch.randn(5, width)
-    values, columns = largest(tile, k)
-    assert torch.equal(values.sort(1, descending=True).values, tile.topk(min(k, width)).values)
-    assert torch.equal(tile.gather(1, columns), values)
+def test_largest_of_a_tile_is_topk(k: int, width: int) -> None:
+    scores = torch.randn(5, width)
+    values, columns = Tile(30, scores, k).largest()
+    assert torch.equal(values.sort(1, descending=True).values, scores.topk(min(k, width)).values)
+    assert torch.equal(scores.gather(1, columns - 30), values)
+
+
+@pytest.mark.parametrize("k", [1, 50])
+def test_members_hold_all_that_is_large(k: int) -> None:
+    scores = torch.randn(9, 64)
+    low = torch.full((9, 1), 1.5)
+    queries, members, columns = Tile(30, scores, k).members_from(low)
+    assert torch.equal(scores[queries[:, None], columns - 30], members)
+    at, place = (members >= 1.5).nonzero(as_tuple=True)
+    found = sorted(zip(queries[at].tolist(), (columns[at, place] - 30).tolist(), strict=True))
+    assert found == [tuple(pair) for pair in (scores >= 1.5).nonzero().tolist()]
 
 
 def test_best_of_tiles_is_topk_of_all() -> None:
     scores = torch.randn(5, 64 * 30)
     best = Best(20)
     for start in range(0, scores.shape[1], 64):
-        best.add(start, scores[:, start : start + 64])
+        best.add(Tile(start, scores[:, start : start + 64].contiguous(), 20))
     values, columns = best.sorted()
     assert torch.equal(values, scores.topk(20).values)
     assert torch.equal(scores.gather(1, columns), values)
-
-
-def test_where_nonzero() -> None:
-    mask = (torch.rand(9, 64) < 0.05).float()
-    rows, columns = where_nonzero(mask)
-    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
-        tuple(p) for p in mask.nonzero().tolist()
-    ]
