@@ -48,7 +48,7 @@ def bare_product(x: Tensor) -> None:
 
 
 def pytorch_metric_learning(x: Tensor, labels: Tensor, k: int | str) -> dict[str, float]:
-    """Its AccuracyCalculator by so many neighbours, extended as its documentation says by Recall@K up to k."""
+    """Its AccuracyCalculator by so many neighbours, extended by Recall@K up to k."""
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     class Calculator(AccuracyCalculator):
