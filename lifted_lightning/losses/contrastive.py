@@ -94,9 +94,8 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float) -> Terms:
     pull, push, active = pairs.x.new_zeros(()), pairs.x.new_zeros(()), pairs.x.new_zeros(())
     laplacian = Laplacian(pairs.x)
     for block in pairs.blocks:
-        positive = pairs.positive_once(block)
-        pull += torch.where(positive, pairs.squared(block.rows, block.beside), 0).sum()
-        far = pairs.far(block)
+        positive, near, far = pairs.split(block)
+        pull += torch.where(positive, near, 0).square_().sum()
         hinge = (margin - far).relu_()
         push += torch.linalg.vector_norm(hinge).square()
         active += torch.count_nonzero(hinge)

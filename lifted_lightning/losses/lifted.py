@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from lifted_lightning.losses.pairs import (
     WHOLE_ROWS,
-    Block,
     Laplacian,
     PairBlocks,
     Terms,
@@ -67,43 +66,51 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) 
     In the smooth form a row's lift is l_i = log Σ_k e^{α − D_ik} over its negatives, and
     J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 it is the maximum, and so is the join of the two ends.
     """
-    kept: list[Tensor] = []  # the distances of the first sweep, for the third
+    positives: list[tuple[Tensor, Tensor]] = []  # of each block: where, and the distances there
+    kept: list[
+        Tensor
+    ] = []  # of each block: the distances of negative pairs, if the third sweep may have them
     if smooth:
-        lift = margin + _log_sums(pairs, kept if with_gradient and len(pairs.x) <= WHOLE_ROWS else None)
+        lift = margin + _log_sums(pairs, positives, kept if with_gradient else None)
     else:
-        nearest, index = _nearest(pairs)
+        nearest, index = _nearest(pairs, positives)
         lift = margin - nearest
 
     count = pairs.positives.sum().clamp_min(2) / 2
     total, active, push = pairs.x.new_zeros(()), pairs.x.new_zeros(()), torch.zeros_like(lift)
-    laplacian = Laplacian(pairs.x)
-    for block in pairs.blocks:
-        distances = pairs.distances(block.rows, block.beside)
-        hinge, here, there = _positive_hinges(pairs, block, distances, lift, smooth)
+    pulls = []  # of each block: the positive pairs' weights
+    for block, (positive, distances) in zip(pairs.blocks, positives, strict=True):
+        here, there = lift[block.rows, None], lift[block.beside]
+        joined, share = _join(here, there, smooth)
+        hinge = torch.where(positive, joined + distances, 0).relu_()
+        part = hinge * torch.where(hinge > 0, share, 0)  # two empty lifts give a share of NaN, but no hinge
         total += hinge.square().sum()
         active += (hinge > 0).sum()
-        push[block.rows] += here.sum(1)
-        push[block.beside] += there.sum(0)
-        if with_gradient:
-            laplacian.add_(over_distance_(hinge, distances), block.rows, block.beside)
+        push[block.rows] += part.sum(1)
+        push[block.beside] += (hinge - part).sum(0)
+        pulls.append(over_distance_(hinge, distances))
     value, share = total / (2 * count), active / count
     if not with_gradient:
         return Terms(value, None, share)
+    laplacian = Laplacian(pairs.x)
     if smooth:
-        _push_all(pairs, laplacian, push, margin - lift, kept)
+        _add_all(pairs, laplacian, pulls, push, margin - lift, kept)
     else:
+        for block, weights in zip(pairs.blocks, pulls, strict=True):
+            laplacian.add_(weights, block.rows, block.beside)
         laplacian.add_edges_(-torch.where(push > 0, over_distance_(push, nearest), 0), index)
     return Terms(value, laplacian.gradient().div_(count), share)
 
 
-def _log_sums(pairs: PairBlocks, kept: list[Tensor] | None) -> Tensor:
-    """log Σ_k e^{−D_ik} over each row's negatives, (B,); minus infinity without one."""
+def _log_sums(pairs: PairBlocks, positives: list[tuple[Tensor, Tensor]], kept: list[Tensor] | None) -> Tensor:
+    """log Σ_k e^{−D_ik} over each row's negatives, (B,); minus infinity without one. Fills the lists."""
     sums = torch.full_like(pairs.positives, -torch.inf)
     for block in pairs.blocks:
-        far = pairs.far(block)
+        positive, near, far = pairs.split(block)
+        positives.append((positive, near))
         sums[block.rows] = torch.logaddexp(sums[block.rows], _log_sum(far, 1))
         sums[block.columns] = torch.logaddexp(sums[block.columns], _log_sum(far, 0))
-        if kept is not None:
+        if kept is not None and len(pairs.x) <= WHOLE_ROWS:
             kept.append(far)
     return sums
 
@@ -115,12 +122,13 @@ def _log_sum(far: Tensor, dim: int) -> Tensor:
     return (nearest - far).exp_().sum(dim).log() - nearest.squeeze(dim)
 
 
-def _nearest(pairs: PairBlocks) -> tuple[Tensor, Tensor]:
-    """Distance (infinity without one) and row of each row's nearest negative, each (B,)."""
+def _nearest(pairs: PairBlocks, positives: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Distance (infinity without one) and row of each row's nearest negative, each (B,). Fills the list."""
     nearest = torch.full_like(pairs.positives, torch.inf)
     index = torch.zeros_like(nearest, dtype=torch.int64)
     for block in pairs.blocks:
-        far = pairs.far(block)
+        positive, near, far = pairs.split(block)
+        positives.append((positive, near))
         for here, there, dim in ((block.rows, block.columns, 1), (block.columns, block.rows, 0)):
             distance, place = far.min(dim)
             index[here] = torch.where(distance < nearest[here], place + there.start, index[here])
@@ -128,31 +136,30 @@ def _nearest(pairs: PairBlocks) -> tuple[Tensor, Tensor]:
     return nearest, index
 
 
-def _positive_hinges(
-    pairs: PairBlocks, block: Block, distances: Tensor, lift: Tensor, smooth: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """max(0, J_ij) of the positive pairs, 0 elsewhere, and its parts by l_i and l_j: each (rows, beside)."""
-    here, there = lift[block.rows, None], lift[block.beside]
+def _join(here: Tensor, there: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
+    """What two ends' lifts make together, and its derivative by the first: each (rows, beside)."""
     if smooth:
-        joined, share = torch.logaddexp(here, there), torch.sigmoid(here - there)
-    else:
-        joined, share = torch.maximum(here, there), ((here > there) + 0.5 * (here == there)).to(lift.dtype)
-    hinge = torch.where(pairs.positive_once(block), joined + distances, 0).relu_()
-    part = hinge * torch.where(hinge > 0, share, 0)  # two empty lifts give a share of NaN, but no hinge
-    return hinge, part, hinge - part
+        return torch.logaddexp(here, there), torch.sigmoid(here - there)
+    return torch.maximum(here, there), ((here > there) + 0.5 * (here == there)).to(here.dtype)
 
 
-def _push_all(
-    pairs: PairBlocks, laplacian: Laplacian, push: Tensor, softmin: Tensor, kept: list[Tensor]
+def _add_all(
+    pairs: PairBlocks,
+    laplacian: Laplacian,
+    pulls: list[Tensor],
+    push: Tensor,
+    softmin: Tensor,
+    kept: list[Tensor],
 ) -> None:
-    """Add the gradient by way of the lifts, smooth form: dl_i/dD_ik = −e^{α − l_i − D_ik}.
+    """Add the smooth form's gradient: the positive pairs' pulls, and by dl_i/dD_ik = −e^{α − l_i − D_ik}.
 
-    The pair (i, k) has the weight −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik. The
-    factors go into the exponents, where a row that pushes nothing has minus infinity.
+    The negative pair (i, k) has the weight −(push_i e^{α − l_i − D_ik} + push_k e^{α − l_k − D_ik}) / D_ik.
+    The factors go into the exponents, where a row that pushes nothing has minus infinity.
     """
     offset = torch.where(push > 0, softmin + push.log(), -torch.inf)
     for number, block in enumerate(pairs.blocks):
-        far = kept[number] if kept else pairs.far(block)
+        far = kept[number] if kept else pairs.split(block)[2]
         weights = (offset[block.rows, None] - far).exp_()
         weights += (offset[block.columns] - far).exp_()
-        laplacian.add_(over_distance_(weights, far), block.rows, block.columns, -1)
+        over_distance_(weights, far)[:, : pulls[number].shape[1]] -= pulls[number]
+        laplacian.add_(weights, block.rows, block.columns, -1)

@@ -101,28 +101,24 @@ class PairBlocks:
         """True where a row and a near column are a positive pair, (rows, near): pairs from both ends."""
         return self.same(block.rows, block.near) & (self._index[block.rows, None] != self._index[block.near])
 
-    def positive_once(self, block: Block) -> Tensor:
-        """True where a row and a column beside it are a positive pair, (rows, beside): a pair is met once."""
-        return self.same(block.rows, block.beside) & self._above(block)
+    def split(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs of a block, positive and negative apart; over all blocks each pair is met once.
 
-    def no_negative(self, block: Block) -> Tensor:
-        """True where a row and a column beside it are no negative pair, or met elsewhere: (rows, beside)."""
-        return self.same(block.rows, block.beside) | ~self._above(block)
-
-    def far(self, block: Block) -> Tensor:
-        """Distances of the negative pairs, each met once, infinity elsewhere: (rows, columns)."""
-        distances = self.distances(block.rows, block.columns)
-        distances[:, : block.beside.stop - block.beside.start].masked_fill_(
-            self.no_negative(block), torch.inf
-        )
-        return distances
+        Returns:
+            Where a row and a column beside it are a positive pair, (rows, beside); the distances there,
+            (rows, beside); the distances of negative pairs, infinity elsewhere, (rows, columns).
+        """
+        same = self.same(block.rows, block.beside)
+        above = self._index[block.rows, None] < self._index[block.beside]
+        far = self.distances(block.rows, block.columns)
+        beside = far[:, : same.shape[1]]
+        near = beside.clone()
+        beside.masked_fill_(same | ~above, torch.inf)
+        return same & above, near, far
 
     def restore(self, gradient: Tensor) -> Tensor:
         """Rows (B, D) in the order of the batch."""
         return torch.empty_like(gradient).index_copy_(0, self._order, gradient)
-
-    def _above(self, block: Block) -> Tensor:
-        return self._index[block.rows, None] < self._index[block.beside]
 
 
 class Laplacian:

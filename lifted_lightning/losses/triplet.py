@@ -131,7 +131,7 @@ def _sum_all(
     thresholds = _measure(values, squared) + margin
     histogram = values.new_zeros(len(values), values.shape[1] + 1)
     for block in pairs.blocks:
-        distances = pairs.far(block)
+        _, _, distances = pairs.split(block)
         measure = _measure(distances, squared)
         above = _count_above(pairs, block.rows, thresholds, measure, histogram)
         above += _count_above(pairs, block.columns, thresholds, measure.T.contiguous(), histogram).T
