@@ -30,6 +30,9 @@ class LiftedStructureLoss(nn.Module):
     At the edges: no positive pair, no negative pair, or an empty batch give 0 with a zero gradient. Where a
     distance is 0 its derivative is 0; where eq. 3 has a tie between the two ends, each gets half.
 
+    Time O(B²). Memory O(B²) up to B = 4,096; above, row blocks are computed twice in place of being kept, and
+    it is O(B (R + K)) for blocks of R rows (64 or more) and classes of up to K.
+
     Args:
         margin: the paper's α; its value is 1, for embeddings that are not normalised.
         smooth: eq. 4 (True) or eq. 3 (False).
@@ -66,10 +69,10 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) 
     In the smooth form a row's lift is l_i = log Σ_k e^{α − D_ik} over its negatives, and
     J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 it is the maximum, and so is the join of the two ends.
     """
-    positives: list[tuple[Tensor, Tensor]] = []  # of each block: where, and the distances there
-    kept: list[
-        Tensor
-    ] = []  # of each block: the distances of negative pairs, if the third sweep may have them
+    # Of each block: where the positive pairs are and the distances there; the distances of the negative pairs,
+    # for the third sweep, if they may be kept.
+    positives: list[tuple[Tensor, Tensor]] = []
+    kept: list[Tensor] = []
     if smooth:
         lift = margin + _log_sums(pairs, positives, kept if with_gradient else None)
     else:
