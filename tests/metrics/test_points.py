@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifted_lightning.metrics.points import fold_sum, prepare
+from lifted_lightning.metrics.points import fold_sum, full_precision, prepare
 from lifted_lightning.metrics.scan import Best, Tile
 
 
@@ -70,3 +70,15 @@ def test_best_of_tiles_is_topk_of_all() -> None:
     values, columns = best.sorted()
     assert torch.equal(values, scores.topk(20).values)
     assert torch.equal(scores.gather(1, columns), values)
+
+
+def test_full_precision_whatever_is_allowed_elsewhere() -> None:
+    a, b = torch.randn(256, 512), torch.randn(512, 256)
+    expected = a @ b
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), full_precision():
+            assert torch.equal(a @ b, expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

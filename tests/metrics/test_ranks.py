@@ -58,7 +58,7 @@ def evaluate(shares: list[int]) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("shares", [[1, 2], [3, 0, 4]])
+@pytest.mark.parametrize("shares", [pytest.param([1, 2], marks=pytest.mark.slow), [3, 0, 4]])
 def test_ranks_agree_with_one_process(shares: list[int]) -> None:
     alone = evaluate([1])
     assert alone["metrics"]["queries_without_positive"] == 1
