@@ -69,7 +69,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) 
     In the smooth form a row's lift is l_i = log Σ_k e^{α − D_ik} over its negatives, and
     J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 it is the maximum, and so is the join of the two ends.
     """
-    # Of each block: where the positive pairs are and the distances there; the distances of the negative pairs,
+    # Of each block: where the positive pairs are and their distances; the distances of the negative pairs,
     # for the third sweep, if they may be kept.
     positives: list[tuple[Tensor, Tensor]] = []
     kept: list[Tensor] = []
