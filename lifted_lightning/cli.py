@@ -72,3 +72,7 @@ def _where() -> str:
 def entry_point() -> None:
     """The console script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

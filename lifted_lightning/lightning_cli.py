@@ -21,6 +21,7 @@ import lifted_lightning.data.datasets
 import lifted_lightning.losses
 import lifted_lightning.networks
 from lifted_lightning import messages, runs
+from lifted_lightning.batchnorm import SyncBatchNormLayers
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
@@ -35,6 +36,7 @@ from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
 from lifted_lightning.module import EmbeddingModule
 from lifted_lightning.predictions import PredictionFile
+from lifted_lightning.short_names import prefer_own_classes
 from lifted_lightning.summary import print_summary
 
 TRAINER_DEFAULTS = {
@@ -131,7 +133,8 @@ class LiftedCLI(LightningCLI):
         if self.command == "predict":
             own.append(PredictionFile())
         trainer_config["callbacks"] = [*own, *(trainer_config.get("callbacks") or [])]
-        trainer_config["plugins"] = [AtomicCheckpointIO(), *(trainer_config.get("plugins") or [])]
+        layers = [SyncBatchNormLayers()] if trainer_config.get("sync_batchnorm") else []
+        trainer_config["plugins"] = [AtomicCheckpointIO(), *layers, *(trainer_config.get("plugins") or [])]
         extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
         self.folder = folder
         return self._instantiate_trainer(trainer_config, extra)
@@ -207,6 +210,7 @@ def run(command: str, arguments: list[str]) -> int:
     """
     sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
     quiet()
+    prefer_own_classes()
     arguments, module = own_module(arguments)
     sys.argv = [sys.argv[0], command, *arguments]
     try:
@@ -258,7 +262,6 @@ def quiet() -> None:
         r".*LeafSpec.*",
         r".*does not have many workers.*",
         r".*is not resumable.*",
-        r".*anonymous setting.*",
         r".*number of training batches.*is smaller than the logging interval.*",
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*Checkpoint directory .* exists and is not empty.*",

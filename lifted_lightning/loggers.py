@@ -114,16 +114,22 @@ def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
     if mode == "disabled":
         return None
-    settings |= {"save_dir": str(folder), "id": _run_id(folder)}
+    settings |= {"dir": str(folder), "id": _run_id(folder), "resume": "allow"}
     if mode != "offline":
-        logger = WandbLogger(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         try:
-            _ = logger.experiment
-            return logger
+            run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         except wandb.errors.Error as error:
             wandb.teardown()
             print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
-    return WandbLogger(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
+            mode = "offline"
+    if mode == "offline":
+        run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
+    # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    for metric in ("validation/map@r", "validation/recall@1", "test/map@r", "test/recall@1"):
+        run.define_metric(metric, step_metric="trainer/global_step", summary="max")
+    return WandbLogger(experiment=run, save_dir=str(folder))
 
 
 def _run_id(folder: Path) -> str:

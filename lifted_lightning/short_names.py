@@ -1,0 +1,31 @@
+"""Short class names on the command line: this package's come first, and torch's layers are not offered."""
+
+from typing import Any
+
+from jsonargparse import _typehints
+from torch import nn
+
+OURS = "lifted_lightning."
+MODULES = (f"{OURS}losses.", f"{OURS}networks.")
+NOT_OFFERED = ("torch.", "torchvision.", "torchmetrics.", "pytorch_lightning.", "lightning_fabric.", "timm.")
+
+_all_paths = _typehints.get_all_subclass_paths
+
+
+def own_first(*args: Any, **kwargs: Any) -> list[str]:
+    """Paths of the known subclasses of a type, without another library's class of a name that is ours.
+
+    pytorch-metric-learning has a ContrastiveLoss and a LiftedStructureLoss too, and once a user's file imports it
+    the parser would refuse the bare name. A class of another library is always to be had by its full path.
+    """
+    paths = _all_paths(*args, **kwargs)
+    names = {path.rsplit(".", 1)[1] for path in paths if path.startswith(OURS)}
+    paths = [path for path in paths if path.startswith(OURS) or path.rsplit(".", 1)[1] not in names]
+    if args[0] is not nn.Module:
+        return paths
+    return [p for p in paths if p.startswith(MODULES) or not p.startswith((OURS, *NOT_OFFERED))]
+
+
+def prefer_own_classes() -> None:
+    """Have jsonargparse look names up so. It has no public setting for this; tests guard it."""
+    _typehints.get_all_subclass_paths = own_first
