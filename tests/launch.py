@@ -6,6 +6,7 @@ Ranks are started as a cluster would start them: Lightning finds its rank in the
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -154,7 +155,7 @@ def run_lightning_ranks(function: Callable[..., Any], world_size: int, *args: An
             if not answer.poll(DEADLINE * 2):
                 raise RuntimeError(f"rank {rank} gave no answer")
             try:
-                failure, result = answer.recv()
+                failure, result = pickle.loads(answer.recv_bytes())
             except EOFError:
                 raise RuntimeError(f"rank {rank} ended without an answer") from None
             if failure:
@@ -173,6 +174,7 @@ def _answer(
 ) -> None:
     os.environ.update(variables)
     try:
-        answer.send((None, function(*args)))
+        result = (None, function(*args))
     except Exception:
-        answer.send((traceback.format_exc(), None))
+        result = (traceback.format_exc(), None)
+    answer.send_bytes(pickle.dumps(result))  # whole, not as handles to this process's memory

@@ -10,11 +10,11 @@ from lifted_lightning.data.datasets.base import RetrievalDataset
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.networks import Embedder
 
-CLASSES, IMAGES, SIDE = 20, 8, 16
+CLASSES, IMAGES, SIDE = 40, 8, 16
 
 
 class Blobs(RetrievalDataset):
-    """20 classes of 8 grey images of 16 x 16 pixels: a pattern of the class under noise. Half of them train."""
+    """40 classes of 8 grey images of 16 x 16 pixels: the class's pattern under noise. Half of them train."""
 
     name = "blobs"
     title = "Blobs"
