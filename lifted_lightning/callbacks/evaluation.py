@@ -94,10 +94,8 @@ class RetrievalEvaluation(Callback):
         values = self._metric.compute()
         embedding_set = self._metric.embedding_set
         assert embedding_set is not None
-        if stage == "test" and self.clustering:
-            # Every rank would cluster alike; only rank zero's figures are written, and nobody waits for them.
-            if trainer.is_global_zero:
-                values |= clustering_metrics(embedding_set.embeddings, embedding_set.labels)
+        if stage == "test" and self.clustering:  # a collective: rank zero clusters, and tells the others
+            values |= clustering_metrics(embedding_set.embeddings, embedding_set.labels)
         self.results[stage] = values
         module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         for callback in trainer.callbacks:
