@@ -1,9 +1,10 @@
 """Batch normalisation over the global batch on the CPU, where torch's own is for GPUs only."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,7 +34,7 @@ class SyncBatchNorm(_BatchNorm):
         return normal.to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        if not self.track_running_stats:
+        if self.num_batches_tracked is None or self.running_mean is None or self.running_var is None:
             return
         self.num_batches_tracked.add_(1)
         momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
@@ -49,7 +50,7 @@ class SyncBatchNormLayers(TorchSyncBatchNorm):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise every batch normalisation of a module that a trainer is about to train."""
-        if model.trainer.strategy.root_device.type != "cpu":
+        if cast(LightningModule, model).trainer.strategy.root_device.type != "cpu":
             return super().apply(model)
         layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
         self._replaced = [(layer, type(layer)) for layer in layers]

@@ -43,7 +43,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a file that is none of its own
         raise UserError(f"{path}: is no checkpoint, or is damaged ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path}: holds no checkpoint of a run; for bare weights use model.network.weights_file")
+        raise UserError(
+            f"{path}: holds no checkpoint of a run; for bare weights use model.network.weights_file"
+        )
     return checkpoint
 
 
@@ -59,4 +61,6 @@ def check_checkpoint(module: EmbeddingModule, path: Path) -> None:
             reason = f"{name} is {tuple(saved[name].shape)} there and {tuple(own[name].shape)} here"
         else:
             continue
-        raise UserError(f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml")
+        raise UserError(
+            f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml"
+        )

@@ -53,7 +53,9 @@ class FiniteLoss:
         rows = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
         message = f"the loss is {loss.item()} at step {step}: "
         if not rows:
-            message += "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
+            message += (
+                "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
+            )
         else:
             shown = rows[:3]
             names = ", ".join(name([int(indices[row]) for row in shown]))

@@ -12,14 +12,10 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-import lifted_lightning.data.augment
-import lifted_lightning.data.datasets
-import lifted_lightning.losses
-import lifted_lightning.networks
 from lifted_lightning import messages, runs
 from lifted_lightning.batchnorm import SyncBatchNormLayers
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -76,13 +72,21 @@ class LiftedCLI(LightningCLI):
         return {self.command: LightningCLI.subcommands()[self.command]}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, batches and augmentation.")
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of weights, batches and augmentation."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path.")
+        parser.add_argument(
+            "--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path."
+        )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
-        parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")
-        parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
+        parser.add_argument(
+            "--experiment", type=str | None, help="The folder in it; by default the data set's name."
+        )
+        parser.add_argument(
+            "--name", type=str | None, help="The run's folder; by default loss, size and seed."
+        )
         parser.add_lightning_class_args(RetrievalEvaluation, "evaluation")
         parser.add_lightning_class_args(BatchDiagnostics, "diagnostics")
         parser.add_lightning_class_args(TSNEPlot, "tsne")
@@ -103,7 +107,9 @@ class LiftedCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.command]
-        config["weights_only"] = True  # never unpickle what a checkpoint may hold besides tensors and plain values
+        config["weights_only"] = (
+            True  # never unpickle what a checkpoint may hold besides tensors and plain values
+        )
         if config.get("ckpt_path"):
             config["ckpt_path"] = str(resolve_checkpoint(config))
 
@@ -112,7 +118,9 @@ class LiftedCLI(LightningCLI):
         check_images_fit(self.model, self.datamodule)
         if config.get("ckpt_path"):
             check_checkpoint(self.model, Path(config["ckpt_path"]))
-        saved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True))
+        saved = yaml.safe_load(
+            self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True)
+        )
         saved.pop("config", None)
         saved["ckpt_path"] = None
         summary = self._summary(config)
@@ -152,7 +160,9 @@ class LiftedCLI(LightningCLI):
         best = Path(self.trainer.default_root_dir) / runs.CHECKPOINTS / "best.ckpt"
         last = best.with_name("last.ckpt")
         selected = best if self.trainer.strategy.broadcast(best.exists()) else last
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False)
+        self.trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False
+        )
         self._show("test")
 
     def after_test(self) -> None:
@@ -183,7 +193,9 @@ def resolve_checkpoint(config: Namespace) -> Path:
     given = config["ckpt_path"]
     if given not in ("last", "best"):
         if not Path(given).is_file():
-            raise UserError(f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml")
+            raise UserError(
+                f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
+            )
         return Path(given)
     folders = [Path(str(path)).resolve().parent for path in config.get("config") or []]
     if config["name"]:
@@ -238,7 +250,9 @@ def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
     try:
         module = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here") from error
+        raise UserError(
+            f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here"
+        ) from error
     if not (isinstance(module, type) and issubclass(module, EmbeddingModule)):
         raise UserError(f"--model={path}: is no subclass of lifted_lightning.module.EmbeddingModule")
     rest = parser.parse_known_args(arguments)[1]

@@ -54,7 +54,9 @@ class MetricsFile(Logger):
     def save(self) -> None:
         if not self._rows:
             return
-        columns = list(dict.fromkeys(["step", *(self._columns or []), *(k for row in self._rows for k in row)]))
+        columns = list(
+            dict.fromkeys(["step", *(self._columns or []), *(k for row in self._rows for k in row)])
+        )
         if columns == self._columns:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)
@@ -120,7 +122,9 @@ def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         except wandb.errors.Error as error:
             wandb.teardown()
-            print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
+            print(
+                f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later"
+            )
             mode = "offline"
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)

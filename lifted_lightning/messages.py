@@ -4,13 +4,11 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from torch import nn
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datasets.base import RetrievalDataset
-from lifted_lightning.errors import UserError
 
 LONGEST = 400
 
@@ -20,11 +18,16 @@ def classes_for(key: str) -> dict[str, type]:
     package = {"model.loss": "losses", "model.network": "networks"}.get(key)
     base = {"model.augment": Augmentation, "data.dataset": RetrievalDataset}.get(key, nn.Module)
     prefix = f"lifted_lightning.{package}" if package else "lifted_lightning."
-    return {c.__name__: c for c in _subclasses(base) if c.__module__.startswith(prefix) and not inspect.isabstract(c)}
+    return {
+        c.__name__: c
+        for c in _subclasses(base)
+        if c.__module__.startswith(prefix) and not inspect.isabstract(c)
+    }
 
 
 def _subclasses(base: type) -> Iterable[type]:
-    for child in base.__subclasses__():
+    children: list[type] = base.__subclasses__()
+    for child in children:
         yield child
         yield from _subclasses(child)
 
@@ -35,7 +38,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if not close:
         leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-        close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)]
+        close = [
+            leaves[leaf]
+            for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+        ]
     return close[0] if close else None
 
 
@@ -68,13 +74,17 @@ def _unknown_option(match: re.Match[str], options: list[str], arguments: list[st
     full = _in_full(name, arguments)
     parent = full.rpartition(".")[0]
     known = [o if "." in o or not parent else f"{parent}.{o}" for o in options]
-    parameters = [p for key in ("model.loss", "model.network", "model.augment", "data.dataset") for p in _parameters(key)]
+    parameters = [
+        p
+        for key in ("model.loss", "model.network", "model.augment", "data.dataset")
+        for p in _parameters(key)
+    ]
     close = nearest(full, [*known, *parameters])
     return f"no option --{full}; " + (f"did you mean --{close}?" if close else "see --help")
 
 
 def _parameters(key: str) -> list[str]:
-    found = (p for c in classes_for(key).values() for p in inspect.signature(c.__init__).parameters if p != "self")
+    found = (p for c in classes_for(key).values() for p in inspect.signature(c).parameters if p != "self")
     return [f"{key}.{name}" for name in found if name not in ("args", "kwargs")]
 
 
@@ -87,7 +97,9 @@ def _unknown_class(match: re.Match[str], options: list[str], arguments: list[str
 
 
 def _import_failed(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
-    return f"--{match[1]}={match[2]}: cannot be imported ({match[3]}); give MODULE.CLASS, importable from here"
+    return (
+        f"--{match[1]}={match[2]}: cannot be imported ({match[3]}); give MODULE.CLASS, importable from here"
+    )
 
 
 _RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] = [

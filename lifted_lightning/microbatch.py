@@ -1,7 +1,7 @@
 """A large batch embedded in pieces, with the gradient of the whole and the memory of a piece."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +29,22 @@ def embed_in_pieces(embed: Embed, images: Tensor, draws: Tensor, rows: int, netw
         Embeddings (b, D).
     """
 
-    def contexts() -> tuple[nullcontext, object]:
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), frozen_statistics(network)
 
     pieces = zip(images.split(rows), draws.split(rows), strict=True)
-    return torch.cat([checkpoint(embed, *piece, use_reentrant=False, context_fn=contexts) for piece in pieces])
+    return torch.cat(
+        [checkpoint(embed, *piece, use_reentrant=False, context_fn=contexts) for piece in pieces]
+    )
 
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Keep the running statistics of every BatchNorm layer as they are, while it normalises by the batch."""
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in layers]
+    before = [
+        (m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in layers
+    ]
     for layer in layers:
         layer.momentum = 0.0
     try:

@@ -9,6 +9,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.distributed import gather_with_gradient, rank, world_size
 from lifted_lightning.errors import UserError
 from lifted_lightning.finite import FiniteLoss
@@ -56,12 +57,15 @@ class EmbeddingModule(LightningModule):
     ) -> None:
         super().__init__()
         if micro_batch is not None and micro_batch < 1:
-            raise UserError(f"micro_batch is {micro_batch}: give a positive number of images, or leave it out")
+            raise UserError(
+                f"micro_batch is {micro_batch}: give a positive number of images, or leave it out"
+            )
         self.network = network
         self.loss = loss
         self.augment = augment
-        if getattr(network, "mean", None) is not None and not augment.given_statistics:
-            augment.set_statistics(network.mean, network.std)
+        mean, std = getattr(network, "mean", None), getattr(network, "std", None)
+        if mean is not None and std is not None and not augment.given_statistics:
+            augment.set_statistics(mean, std)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.head_lr_factor = head_lr_factor
@@ -115,7 +119,9 @@ class EmbeddingModule(LightningModule):
         torch.manual_seed(hash((*key, rank())) % 2**63)  # dropout and the like: a function of the step
         local = self.embed_batch(batch, key)
         embeddings = gather_with_gradient(local)
-        labels, indices = gather_with_gradient(torch.stack([batch["labels"], batch["indices"]], dim=1)).unbind(1)
+        labels, indices = gather_with_gradient(
+            torch.stack([batch["labels"], batch["indices"]], dim=1)
+        ).unbind(1)
         with torch.autocast(self.device.type, enabled=False):
             embeddings = in_full_precision(embeddings)
             if self.gather:
@@ -123,7 +129,7 @@ class EmbeddingModule(LightningModule):
             else:
                 loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
         self._finite.ask(loss, embeddings, indices)
-        self.trainer.datamodule.record(indices, embeddings.detach())
+        data_of(self.trainer).record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
 
@@ -141,11 +147,13 @@ class EmbeddingModule(LightningModule):
         return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self._finite.check(self.global_step, self.trainer.datamodule.names)
+        self._finite.check(self.global_step, data_of(self.trainer).names)
 
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
-        groups = [(name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters]
+        groups = [
+            (name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters
+        ]
         optimizer = make([{"params": parameters, "name": name} for name, _, parameters in groups])
         for group, (_, factor, _) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= factor
@@ -153,7 +161,10 @@ class EmbeddingModule(LightningModule):
             return optimizer
         scheduler = self.scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:

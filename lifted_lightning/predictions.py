@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.metrics.embedding_set import gather_embedding_set
 
 
@@ -36,7 +37,7 @@ class PredictionFile(Callback):
             indices=indices,
             embeddings=embedding_set.embeddings.cpu().numpy(),
             labels=embedding_set.labels.cpu().numpy(),
-            items=np.array(trainer.datamodule.names(indices.tolist())),
-            class_names=np.array(trainer.datamodule.class_names),
+            items=np.array(data_of(trainer).names(indices.tolist())),
+            class_names=np.array(data_of(trainer).class_names),
         )
         print(f"{len(indices)} embeddings: {path}")

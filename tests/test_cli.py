@@ -22,7 +22,9 @@ Outcome = tuple[int, str]
 
 
 @pytest.fixture
-def lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def lifted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
     """Run a command in an empty folder with some images; gives its exit code and what it wrote as errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTED_CACHE_DIR", str(tmp_path / "cache"))
@@ -124,7 +126,9 @@ def test_an_unknown_command_gets_the_nearest(lifted: Callable[..., Outcome]) -> 
     assert lifted("fitt") == (2, "lifted: no command 'fitt'; did you mean fit?\n")
 
 
-def test_help_lists_our_losses_and_no_layers_of_torch(lifted: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_our_losses_and_no_layers_of_torch(
+    lifted: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--help"])
     text = " ".join(capsys.readouterr().out.split())

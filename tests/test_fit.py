@@ -85,7 +85,7 @@ def test_the_result_is_the_contract(first_run: tuple[Path, str]) -> None:
 
 
 def test_the_output_is_a_table_and_what_to_do_next(first_run: tuple[Path, str]) -> None:
-    run, text = first_run
+    _, text = first_run
     for words in (
         "recall@1",
         "map@r",

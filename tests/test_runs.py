@@ -51,7 +51,10 @@ def test_a_second_process_cannot_write_the_same_run(tmp_path: Path) -> None:
 
 def test_json_is_whole_and_has_no_nan(tmp_path: Path) -> None:
     runs.write_json(tmp_path / "result.json", {"test": {"nmi": math.nan, "recall@1": 0.5}, "ks": (1, 2)})
-    assert json.loads((tmp_path / "result.json").read_text()) == {"test": {"nmi": None, "recall@1": 0.5}, "ks": [1, 2]}
+    assert json.loads((tmp_path / "result.json").read_text()) == {
+        "test": {"nmi": None, "recall@1": 0.5},
+        "ks": [1, 2],
+    }
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -66,7 +69,11 @@ def test_flatten() -> None:
 
 def test_results_tell_nothing_of_the_machine(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "runs" / "a"
-    config = {"data": {"root": str(data / "cub"), "size": 256}, "weights": "/home/someone/w.pth", "out": [str(run / "x")]}
+    config = {
+        "data": {"root": str(data / "cub"), "size": 256},
+        "weights": "/home/someone/w.pth",
+        "out": [str(run / "x")],
+    }
     assert runs.relative_paths(config, data, run) == {
         "data": {"root": "<data>/cub", "size": 256},
         "weights": "<elsewhere>/w.pth",

@@ -22,7 +22,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     (Lightning writes to the system's temporary folder and moves: across file systems that is a copy.)
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -147,4 +149,4 @@ class LastCheckpoint(Checkpoint):
 
 def _validation_is_due(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]

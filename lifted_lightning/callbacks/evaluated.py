@@ -1,26 +1,17 @@
 """What the pictures and tables of an evaluation draw on: its ranking, its data, and neighbour search."""
 
-from typing import TYPE_CHECKING, cast
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.metrics import EmbeddingSet, nearest
 from lifted_lightning.metrics.points import Distance
 from lifted_lightning.plots import ABSENT
 
-if TYPE_CHECKING:
-    from lifted_lightning.data.datamodule import RetrievalDataModule
-
 IntArray = npt.NDArray[np.int64]
-
-
-def retrieval_data(trainer: Trainer) -> "RetrievalDataModule":
-    """The data module, which knows the images, the names of their classes, and queries from gallery."""
-    return cast("RetrievalDataModule", trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def evaluation_of(trainer: Trainer) -> RetrievalEvaluation:
@@ -30,7 +21,7 @@ def evaluation_of(trainer: Trainer) -> RetrievalEvaluation:
 
 def gallery_rows(trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> IntArray:
     """Rows of the embedding set that are searched: all, where the data set keeps no gallery apart."""
-    _, gallery = retrieval_data(trainer).query_gallery(stage)
+    _, gallery = data_of(trainer).query_gallery(stage)
     indices = embedding_set.indices.cpu().numpy()
     return np.arange(len(indices)) if gallery is None else np.flatnonzero(np.isin(indices, gallery))
 

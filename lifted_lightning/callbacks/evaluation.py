@@ -1,11 +1,16 @@
 """Retrieval metrics on validation at its own interval, and on test once, with clustering and a baseline."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lifted_lightning.callbacks.baseline import baseline_name, embed_baseline
+from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics
+from lifted_lightning.module import EmbeddingModule
 
 
 @runtime_checkable
@@ -45,13 +50,6 @@ class RetrievalEvaluation(Callback):
         self.baseline_name: str | None = None
         self._metric: RetrievalMetrics | None = None
 
-    @property
-    def ranking(self) -> RetrievalResult:
-        """How each query of the last evaluation fared."""
-        assert self._metric is not None
-        assert self._metric.result is not None
-        return self._metric.result
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metric = self._new_metric(trainer, pl_module, "validation")
 
@@ -63,7 +61,9 @@ class RetrievalEvaluation(Callback):
     ) -> None:
         self._update(outputs)
 
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
         self._update(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,8 +81,10 @@ class RetrievalEvaluation(Callback):
         return self._metric.result
 
     def _new_metric(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
-        query, gallery = trainer.datamodule.query_gallery(stage)
-        metric = RetrievalMetrics(ks=self.ks, distance=self.distance, query=query, gallery=gallery)
+        query, gallery = data_of(trainer).query_gallery(stage)
+        metric = RetrievalMetrics(
+            ks=self.ks, distance=self.distance, query=as_tensor(query), gallery=as_tensor(gallery)
+        )
         return metric.to(module.device)
 
     def _update(self, outputs: Any) -> None:
@@ -98,7 +100,7 @@ class RetrievalEvaluation(Callback):
             values |= clustering_metrics(embedding_set.embeddings, embedding_set.labels)
         self.results[stage] = values
         module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EmbeddingSetConsumer):
                 callback.on_embedding_set(trainer, module, stage, embedding_set)
         if stage == "test" and self.baseline:
@@ -106,7 +108,13 @@ class RetrievalEvaluation(Callback):
 
     def _evaluate_baseline(self, trainer: Trainer, module: LightningModule) -> None:
         metric = self._new_metric(trainer, module, "test")
-        indices, embeddings, labels = embed_baseline(module, trainer.datamodule.test_dataloader())
+        indices, embeddings, labels = embed_baseline(
+            cast(EmbeddingModule, module), data_of(trainer).test_dataloader()
+        )
         metric.update(embeddings.to(module.device), labels.to(module.device), indices.to(module.device))
         self.results["baseline"] = metric.compute()
         self.baseline_name = baseline_name(module)
+
+
+def as_tensor(rows: IntArray | None) -> Tensor | None:
+    return None if rows is None else torch.from_numpy(rows)

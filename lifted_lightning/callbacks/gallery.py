@@ -9,9 +9,9 @@ from lifted_lightning.callbacks.evaluated import (
     evaluation_of,
     find_neighbours,
     gallery_rows,
-    retrieval_data,
 )
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.metrics import EmbeddingSet
 from lifted_lightning.plots import ABSENT, RIGHT, WRONG, shrink
 
@@ -83,7 +83,7 @@ def _cells(trainer: Trainer, embedding_set: EmbeddingSet, shown: IntArray, found
     cells = np.column_stack([shown, np.where(found == ABSENT, shown[:, None], found)])
     rows, places = np.unique(embedding_set.indices.cpu().numpy()[cells], return_inverse=True)
     right = labels[cells[:, 1:]] == labels[shown, None]
-    data = retrieval_data(trainer)
+    data = data_of(trainer)
     return {
         "images": shrink(data.thumbnails(rows), 128)[places.reshape(cells.shape)],
         "names": np.array([[data.class_names[label] for label in row] for row in labels[cells]]),

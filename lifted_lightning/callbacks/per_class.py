@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lifted_lightning.callbacks.evaluated import evaluation_of, find_neighbours, gallery_rows, retrieval_data
+from lifted_lightning.callbacks.evaluated import evaluation_of, find_neighbours, gallery_rows
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.metrics import EmbeddingSet
 
 COLUMNS = ("class", "queries", "recall@1", "most_confused_with", "times")
@@ -42,7 +43,7 @@ class PerClassTable(Callback):
 def per_class_rows(trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> list[Row]:
     """A row of ``COLUMNS`` for each class: the lowest recall first, then the class with more queries."""
     evaluation = evaluation_of(trainer)
-    names = retrieval_data(trainer).class_names
+    names = data_of(trainer).class_names
     ranking = evaluation.ranking
     wrong = ranking.queries[ranking.rank > 1].cpu().numpy()
     gallery = gallery_rows(trainer, stage, embedding_set)

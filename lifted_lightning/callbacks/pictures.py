@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lifted_lightning.callbacks.evaluated import evaluation_of, retrieval_data
+from lifted_lightning.callbacks.evaluated import evaluation_of
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.metrics import EmbeddingSet
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -183,7 +184,7 @@ class BackgroundPicture(Callback):
 def picture_title(trainer: Trainer, stage: str) -> str:
     """Data set, stage, step and Recall@1, on one line."""
     recall = evaluation_of(trainer).ranking.metrics(ks=(1,))["recall@1"]
-    data = retrieval_data(trainer)
+    data = data_of(trainer)
     # The table of one's own images has a name of its own, the folder's say.
     name = data.dataset.title if data.table.name == data.dataset.name else data.table.name
     return f"{name} · {stage} · step {trainer.global_step:,} · Recall@1 {recall:.3f}"

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lifted_lightning import __version__, runs
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from lifted_lightning.data.datamodule import data_of
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
 PROGRESS = "lifted_progress"  # the key in a checkpoint
@@ -25,11 +26,19 @@ class ResultFile(Callback):
         summary: loss, embedding size, data set and seed, as they stand at the top of the file.
     """
 
-    def __init__(self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]) -> None:
+    def __init__(
+        self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]
+    ) -> None:
         self.evaluation = evaluation
         self.config = config
         self.summary = summary
-        self._progress: dict[str, Any] = {"fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "step": 0}
+        self._progress: dict[str, Any] = {
+            "fit": 0.0,
+            "training": 0.0,
+            "images": 0,
+            "validation": {},
+            "step": 0,
+        }
         self._selected: dict[str, Any] = {"validation": {}, "step": 0}
         self._fit_began: float | None = None
         self._step_began = 0.0
@@ -41,7 +50,9 @@ class ResultFile(Callback):
         self._fit_began = time.monotonic() - self._progress["fit"]
         self._step_began = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
         now = time.monotonic()
         self._progress["training"] += now - self._step_began
         self._progress["images"] += len(outputs["labels"])
@@ -57,11 +68,15 @@ class ResultFile(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note_fit_time()
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self._note_fit_time()
         checkpoint[PROGRESS] = dict(self._progress)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         saved = checkpoint.get(PROGRESS)
         if saved is None:
             return
@@ -90,10 +105,11 @@ class ResultFile(Callback):
         training = self._progress["training"]
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
-            "config": runs.relative_paths(self.config, Path(trainer.datamodule.root), folder),
+            "config": runs.relative_paths(self.config, data_of(trainer).root, folder),
             **self.summary,
             "stage": stage,
-            "steps": self._selected["step"] and trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
+            "steps": (self._selected["step"] and trainer.fit_loop.epoch_loop.global_step)
+            or self._selected["step"],
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),

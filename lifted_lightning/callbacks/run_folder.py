@@ -60,11 +60,11 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
-            chosen = str(self._choose()) if trainer.is_global_zero else None
+            chosen = str(self._choose()) if trainer.is_global_zero else ""
             self.folder = Path(trainer.strategy.broadcast(chosen))
-            trainer._default_root_dir = str(self.folder)
+            trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
             trainer.loggers = [*self._loggers(trainer), *trainer.loggers]
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.dirpath = str(self.folder / runs.CHECKPOINTS)
             if isinstance(callback, LastCheckpoint):

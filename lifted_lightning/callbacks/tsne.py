@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.evaluated import retrieval_data
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.embedding_map import stratified_sample
 from lifted_lightning.metrics import EmbeddingSet
 from lifted_lightning.plots import PALETTE, shrink
@@ -48,7 +48,7 @@ class TSNEPlot(BackgroundPicture):
 
     def inputs(self, trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> Inputs:
         """Sample the points here, so that little is handed over; project and draw there."""
-        data = retrieval_data(trainer)
+        data = data_of(trainer)
         labels = embedding_set.labels.cpu().numpy()
         sample = stratified_sample(labels, self.points, self.seed)
         pictured = np.random.default_rng(self.seed).permutation(len(sample))[: self.thumbnails]

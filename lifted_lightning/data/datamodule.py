@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -79,7 +79,11 @@ class RetrievalDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("size", size, 1), ("eval_batch_size", eval_batch_size, 1), ("workers", workers, 0)):
+        for name, value, least in (
+            ("size", size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+        ):
             if value < least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
         self.dataset = dataset
@@ -220,8 +224,10 @@ class RetrievalDataModule(LightningDataModule):
             self.sampler.load_state_dict(self._sampler_state)
             self._sampler_state = {}
         if self.trainer:
-            if self.trainer.limit_train_batches != 1.0 and not self.trainer.fast_dev_run:
-                raise UserError("trainer.limit_train_batches: set data.batches_per_epoch instead, which resumes exactly")
+            if self.trainer.limit_train_batches != 1.0 and not getattr(self.trainer, "fast_dev_run", False):
+                raise UserError(
+                    "trainer.limit_train_batches: set data.batches_per_epoch instead, which resumes exactly"
+                )
             trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self.sampler.start = divmod(trained, len(self.sampler))
         rows = self._rows(self.train_labels, self._usable(self.train_rows))
@@ -259,7 +265,7 @@ class RetrievalDataModule(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=as_batch,
+            collate_fn=as_batch,  # type: ignore[arg-type]
             **settings,
         )
 
@@ -281,3 +287,7 @@ class RetrievalDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sampler_state = state_dict
 
+
+def data_of(trainer: Trainer) -> RetrievalDataModule:
+    """The data module of a trainer."""
+    return cast(RetrievalDataModule, trainer.datamodule)  # type: ignore[attr-defined]

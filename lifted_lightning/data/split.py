@@ -21,11 +21,15 @@ def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[Int
         UserError: if ``share`` is not in [0, 1), or no class would be left to train on.
     """
     if not 0 <= share < 1:
-        raise UserError(f"validation_share {share}: give the share of training classes that validate, in [0, 1)")
+        raise UserError(
+            f"validation_share {share}: give the share of training classes that validate, in [0, 1)"
+        )
     classes = np.unique(table.labels[table.train])
     count = max(1, round(share * len(classes))) if share else 0
     if count >= len(classes):
-        raise UserError(f"{table.name}: {len(classes)} training classes leave none to train on after the split")
+        raise UserError(
+            f"{table.name}: {len(classes)} training classes leave none to train on after the split"
+        )
     chosen = np.random.default_rng(seed).permutation(classes)[:count]
     validates = np.isin(table.labels[table.train], chosen)
     return table.train[~validates], table.train[validates]
