@@ -16,10 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.yaml"
-LEAN = ["--evaluation.clustering=false", "--evaluation.baseline=false", "--tsne.every_n=99", "--gallery.every_n=99"]
+LEAN = [
+    "--evaluation.clustering=false",
+    "--evaluation.baseline=false",
+    "--tsne.every_n=99",
+    "--gallery.every_n=99",
+]
 TRIPLET = ["--model.loss=TripletLoss"]
 NEIGHBOURS = {
-    f"{loss}, neighbours {share}": [f"--model.loss={loss}", f"--data.neighbours={share}", "--trainer.max_steps=600"]
+    f"{loss}, neighbours {share}": [
+        f"--model.loss={loss}",
+        f"--data.neighbours={share}",
+        "--trainer.max_steps=600",
+    ]
     for loss in ("LiftedStructureLoss", "TripletLoss")
     for share in (0, 0.5)
 }
@@ -28,7 +37,12 @@ TRIPLETS = {
     "untrained": ["--trainer.max_steps=1", "--model.optimizer.lr=0", "--data.batches_per_epoch=1", *TRIPLET],
     "default (plain distances, margin 0.2)": [*SHORT, *TRIPLET],
     "margin 1": [*SHORT, *TRIPLET, "--model.loss.margin=1"],
-    "squared, margin 1, over active triplets": [*SHORT, *TRIPLET, "--model.loss.margin=1", "--model.loss.squared=true"],
+    "squared, margin 1, over active triplets": [
+        *SHORT,
+        *TRIPLET,
+        "--model.loss.margin=1",
+        "--model.loss.squared=true",
+    ],
     "the paper's: squared, margin 1, over all": [
         *(*SHORT, *TRIPLET, "--model.loss.margin=1", "--model.loss.squared=true", "--model.loss.average=all")
     ],
@@ -40,7 +54,16 @@ def validation(folder: Path, name: str, options: list[str], seed: int) -> dict[s
     """The validation metrics of one run's last checkpoint; a run that is there already is not repeated."""
     run = folder / "runs" / "glyphs" / name
     if not (run / "result.json").exists():
-        command = [sys.executable, "-m", "lifted_lightning.cli", "fit", "--config", str(QUICKSTART), *LEAN, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "lifted_lightning.cli",
+            "fit",
+            "--config",
+            str(QUICKSTART),
+            *LEAN,
+            *options,
+        ]
         command += ["--experiment=glyphs", f"--name={name}", f"--seed_everything={seed}"]
         command += [f"--trainer.check_val_every_n_epoch={steps_in(options) // 100 or 1}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
@@ -56,11 +79,15 @@ def steps_in(options: list[str]) -> int:
 
 def main() -> None:
     """Run a study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=Path("runs/studies"), help="where runs are kept, and found again")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/studies"), help="where runs are kept, and found again"
+    )
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +98,9 @@ def main() -> None:
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda job: validation(folder, *job[1:]), jobs))
-    print(f"| {options.study} | validation Recall@1, each seed | mean MAP@R ± standard deviation |\n|---|---|---|")
+    print(
+        f"| {options.study} | validation Recall@1, each seed | mean MAP@R ± standard deviation |\n|---|---|---|"
+    )
     for title in STUDIES[options.study]:
         mine = [result for job, result in zip(jobs, results, strict=True) if job[0] == title]
         scores = [result["map@r"] for result in mine]
