@@ -5,8 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lifted_lightning.errors import RunError, UserError
-
 TRAINER = {
     "fit": "train an embedding and evaluate it once on the test classes",
     "validate": "evaluate a checkpoint on the validation classes",
@@ -37,13 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if debug:
+        os.environ["LIFTED_DEBUG"] = "1"  # for the other ranks
     try:
         return _dispatch(arguments[0], arguments[1:])
-    except (UserError, RunError) as error:
-        if debug:
+    except Exception as error:
+        if os.environ.get("LIFTED_DEBUG"):
             raise
-        print(f"lifted {arguments[0]}: {_where()}{error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        from lifted_lightning import processes
+
+        return processes.report(arguments[0], error)
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
@@ -62,11 +63,6 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     hint = f"did you mean {near[0]}?" if near else "see lifted --help"
     print(f"lifted: no command {command!r}; {hint}", file=sys.stderr)
     return 2
-
-
-def _where() -> str:
-    rank = os.environ.get("LOCAL_RANK", "0")
-    return "" if rank == "0" else f"rank {rank}: "
 
 
 def entry_point() -> None:

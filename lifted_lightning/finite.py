@@ -60,5 +60,6 @@ class FiniteLoss:
             shown = rows[:3]
             names = ", ".join(name([int(indices[row]) for row in shown]))
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            message += f"embeddings of {len(rows)} images are not finite (batch rows {shown}: {names}{more})"
+            are = "embedding is" if len(rows) == 1 else "embeddings are"
+            message += f"{len(rows)} {are} not finite (batch rows {shown}: {names}{more})"
         raise RunError(message)

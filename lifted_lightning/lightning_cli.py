@@ -16,7 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from lifted_lightning import messages, runs
+from lifted_lightning import losses, messages, networks, processes, runs
 from lifted_lightning.batchnorm import SyncBatchNormLayers
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
@@ -28,6 +28,7 @@ from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.checks import check_checkpoint, check_images_fit
+from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
 from lifted_lightning.module import EmbeddingModule
@@ -42,6 +43,13 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 20,
 }
+
+SHORT_NAMES = (
+    losses,
+    networks,
+    augment,
+    datasets,
+)  # the parser knows the short names of classes that are imported
 
 
 class Parser(LightningArgumentParser):
@@ -145,7 +153,9 @@ class LiftedCLI(LightningCLI):
         trainer_config["plugins"] = [AtomicCheckpointIO(), *layers, *(trainer_config.get("plugins") or [])]
         extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
         self.folder = folder
-        return self._instantiate_trainer(trainer_config, extra)
+        trainer = self._instantiate_trainer(trainer_config, extra)
+        processes.watch(trainer.strategy.launcher, self.command)
+        return trainer
 
     def _summary(self, config: Namespace) -> dict[str, Any]:
         return {

@@ -1,12 +1,37 @@
-"""What keeps the processes of one run together: a rank does not outlive the process that started it."""
+"""What keeps the processes of one run together: they end together, and one of them says why."""
 
 import ctypes
 import os
+import re
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lifted_lightning.errors import RunError, UserError
 
 PR_SET_PDEATHSIG = 1
 EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a rank that was told to stop
+PATIENCE = 3.0  # seconds that a rank gives another to say what went wrong
+LOST_CONNECTION = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|TCPStore|recvValue", re.IGNORECASE
+)
+
+
+def rank_on_node() -> int:
+    """This process's number among the run's processes of this machine, as its launcher has set it."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def started_by_lightning() -> bool:
+    """Whether this is a rank that Lightning's launcher started from rank zero."""
+    return rank_on_node() != 0 and not any(name in os.environ for name in EXTERNAL_LAUNCHERS)
 
 
 def end_with_parent() -> None:
@@ -15,11 +40,103 @@ def end_with_parent() -> None:
     Without this a rank that is busy outside a collective outlives a killed rank zero. Ranks of torchrun and
     SLURM are ended by those; on systems other than Linux nothing is done.
     """
-    started_by_lightning = os.environ.get("LOCAL_RANK", "0") != "0" and not any(
-        name in os.environ for name in EXTERNAL_LAUNCHERS
-    )
-    if not started_by_lightning or not sys.platform.startswith("linux"):
+    if not started_by_lightning():
+        if rank_on_node() == 0:
+            _said().unlink(missing_ok=True)
+        return
+    if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         sys.exit("the process that started this rank is gone")
+
+
+# One line that says why
+
+
+def report(command: str, error: BaseException) -> int:
+    """Print one line for what ended this process, unless another rank has said it; returns the exit code.
+
+    A rank that has lost the connection to another waits for that one to say why it ended, or for the thread that
+    watches the processes to see that it was killed.
+    """
+    lost = _has_lost_connection(error)
+    deadline = time.monotonic() + PATIENCE
+    while lost and time.monotonic() < deadline and not _said().exists():
+        time.sleep(0.05)
+    _say(f"lifted {command}: {_where()}{_one_line(error)}")
+    if rank_on_node() == 0:
+        _said().unlink(missing_ok=True)
+    return 2 if isinstance(error, UserError) else 1
+
+
+def watch(launcher: Any, command: str) -> None:
+    """Watch the ranks that a launcher of Lightning's starts, and say which was killed.
+
+    Lightning ends the others within seconds; they themselves know no more than that a connection is lost.
+    """
+    if hasattr(launcher, "procs"):
+        threading.Thread(target=_watch, args=(launcher, command), daemon=True).start()
+
+
+def _watch(launcher: Any, command: str) -> None:
+    while True:
+        time.sleep(0.2)
+        processes: list[subprocess.Popen[bytes]] = list(launcher.procs)
+        for rank, code in enumerate((process.poll() for process in processes), start=1):
+            if code and code not in STOPPED:
+                time.sleep(PATIENCE / 3)  # for its own words, if it had any
+                how = (
+                    f"was killed by {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with exit code {code}"
+                )
+                hint = "; was there memory enough?" if code == -signal.SIGKILL else ""
+                _say(f"lifted {command}: rank {rank} {how}{hint}")
+                return
+
+
+def _say(line: str) -> None:
+    """Print a line, if no process of the run on this machine has said one."""
+    try:
+        os.close(os.open(_said(), os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return
+    print(line, file=sys.stderr, flush=True)
+
+
+def _said() -> Path:
+    """A file that is there once somebody has said why the run ended; the same for all ranks of a machine."""
+    starts_the_others = rank_on_node() == 0 and not any(name in os.environ for name in EXTERNAL_LAUNCHERS)
+    process = os.getpid() if starts_the_others else os.getppid()
+    return Path(tempfile.gettempdir()) / f"lifted-{os.getuid()}-{process}.said"
+
+
+def _has_lost_connection(error: BaseException) -> bool:
+    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return ranks > 1 and isinstance(error, RuntimeError) and bool(LOST_CONNECTION.search(str(error)))
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, UserError | RunError):
+        return str(error)
+    if _has_lost_connection(error):
+        return "the connection to another rank is lost"
+    message = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {message[:400]} ({_place(error)}; --debug shows the traceback)"
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error arose; of code that is no library's, if there is any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if "site-packages" not in frame.filename and "/lib/python" not in frame.filename
+    ]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _where() -> str:
+    return f"rank {rank_on_node()}: " if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ""
