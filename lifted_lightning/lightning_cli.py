@@ -154,7 +154,7 @@ class LiftedCLI(LightningCLI):
         extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
         self.folder = folder
         trainer = self._instantiate_trainer(trainer_config, extra)
-        processes.watch(trainer.strategy.launcher, self.command)
+        processes.watch(trainer.strategy.launcher, trainer.world_size, self.command)
         return trainer
 
     def _summary(self, config: Namespace) -> dict[str, Any]:

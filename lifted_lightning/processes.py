@@ -19,9 +19,8 @@ PR_SET_PDEATHSIG = 1
 EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a rank that was told to stop
 PATIENCE = 3.0  # seconds that a rank gives another to say what went wrong
-LOST_CONNECTION = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|TCPStore|recvValue", re.IGNORECASE
-)
+LOST_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|TCPStore", re.IGNORECASE)
+_ranks = 1  # that train together; Lightning takes its variables back before an error gets here
 
 
 def rank_on_node() -> int:
@@ -70,11 +69,18 @@ def report(command: str, error: BaseException) -> int:
     return 2 if isinstance(error, UserError) else 1
 
 
-def watch(launcher: Any, command: str) -> None:
+def watch(launcher: Any, ranks: int, command: str) -> None:
     """Watch the ranks that a launcher of Lightning's starts, and say which was killed.
 
     Lightning ends the others within seconds; they themselves know no more than that a connection is lost.
+
+    Args:
+        launcher: of the trainer's strategy.
+        ranks: how many processes train together.
+        command: of `lifted`, for the message.
     """
+    global _ranks
+    _ranks = ranks
     if hasattr(launcher, "procs"):
         threading.Thread(target=_watch, args=(launcher, command), daemon=True).start()
 
@@ -113,8 +119,7 @@ def _said() -> Path:
 
 
 def _has_lost_connection(error: BaseException) -> bool:
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-    return ranks > 1 and isinstance(error, RuntimeError) and bool(LOST_CONNECTION.search(str(error)))
+    return _ranks > 1 and isinstance(error, RuntimeError) and bool(LOST_CONNECTION.search(str(error)))
 
 
 def _one_line(error: BaseException) -> str:
@@ -139,4 +144,4 @@ def _place(error: BaseException) -> str:
 
 
 def _where() -> str:
-    return f"rank {rank_on_node()}: " if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ""
+    return f"rank {rank_on_node()}: " if _ranks > 1 else ""

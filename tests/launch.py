@@ -1,7 +1,7 @@
 """Runs of `lifted` and groups of Lightning's ranks as real processes, forked from one that has imported all.
 
 Importing Lightning takes seconds, so a test that starts many runs forks them from a server that has done it.
-Ranks are started as a cluster would start them: Lightning finds its rank in the environment.
+Ranks are started as torchrun would: Lightning finds them in the environment.
 """
 
 import multiprocessing
@@ -30,13 +30,16 @@ def free_port() -> int:
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What tells Lightning that this process is one of several that somebody else has started."""
+    """What torchrun sets in the processes that it starts."""
     if world_size == 1:
         return {}
     return {
+        "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
+        "GROUP_RANK": "0",
         "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "TORCHELASTIC_RUN_ID": str(port),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",

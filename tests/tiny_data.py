@@ -1,9 +1,14 @@
 """A data set and networks in miniature, for tests that train: seconds count there, not what is learnt."""
 
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from lifted_lightning.data.datasets.base import RetrievalDataset
@@ -67,3 +72,32 @@ class NaNFrom(TinyNetwork):
             if self.calls_left <= 0:
                 embeddings = embeddings.index_fill(0, embeddings.new_tensor([2]).long(), float("nan"))
         return embeddings
+
+
+class Fault(Callback):
+    """Something that goes wrong on one rank, at a training step.
+
+    Args:
+        rank: where.
+        kind: ``raise`` an error, ``kill`` the process with SIGKILL, or ``hang`` for ten minutes.
+        step: when.
+        busy: seconds that every other rank then spends outside all communication.
+    """
+
+    def __init__(self, rank: int = 0, kind: str = "raise", step: int = 3, busy: float = 0.0) -> None:
+        self.rank = rank
+        self.kind = kind
+        self.step = step
+        self.busy = busy
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step != self.step:
+            return
+        if trainer.global_rank != self.rank:
+            time.sleep(self.busy)
+        elif self.kind == "raise":
+            raise ValueError("my own error")
+        elif self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            time.sleep(600)
