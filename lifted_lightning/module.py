@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
@@ -23,6 +24,12 @@ class EmbeddingModule(LightningModule):
 
     The loss sees the embeddings of the *global* batch: they are gathered over the ranks with gradient, every
     rank takes the same loss, and after DDP's averaging the gradient is that of one process with the whole batch.
+
+    W processes equal one exactly (but for rounding) if the network's rows do not depend on each other, or only by
+    synchronised statistics: without batch normalisation; with it frozen (``network.freeze_batchnorm``); or with
+    ``trainer.sync_batchnorm``, which normalises by the global batch. Plain batch normalisation takes the
+    statistics of each rank's own rows, and with ``micro_batch`` those of each piece, which is another network:
+    freeze it there. Dropout draws other numbers on each rank.
 
     Args:
         network: maps float images (B, C, H, W) to embeddings (B, D); has ``embedding_size``; parameters below
@@ -113,6 +120,14 @@ class EmbeddingModule(LightningModule):
         return embed_in_pieces(piece, images, draws, self.micro_batch, self.network)
 
     # Lightning's hooks
+
+    def on_fit_start(self) -> None:
+        batches = self.trainer.accumulate_grad_batches
+        if batches > 1:
+            rank_zero_warn(
+                f"accumulate_grad_batches={batches} adds up gradients of losses that see one batch each, so no more "
+                f"pairs; for the pairs of a larger batch raise data.batch_size and set model.micro_batch"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         key = (self.seed, self.current_epoch, batch_idx)

@@ -50,6 +50,13 @@ def end_with_parent() -> None:
         sys.exit("the process that started this rank is gone")
 
 
+def wait_for_parent(seconds: float = 60.0) -> None:
+    """Let rank zero end first, if it started this rank: it is killed when a rank ends with an exit code of its own."""
+    deadline, parent = time.monotonic() + seconds, os.getppid()
+    while started_by_lightning() and os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 # One line that says why
 
 

@@ -12,6 +12,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from lifted_lightning import processes
+
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
 
@@ -88,7 +90,7 @@ class LastCheckpoint(Checkpoint):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if _validation_is_due(trainer):
+        if _validation_is_due(trainer) or _gradients_are_pending(trainer):
             return
         if self._must_stop(trainer):
             self._stop(trainer)
@@ -96,7 +98,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or _gradients_are_pending(trainer):
             return
         self._save(trainer)
         if self._must_stop(trainer, now=True):
@@ -133,6 +135,7 @@ class LastCheckpoint(Checkpoint):
         self._restore_handlers()
         code = 128 + (self._stop_signal or signal.SIGTERM)
         if not trainer.is_global_zero:
+            processes.wait_for_parent()
             os._exit(code)
         print(
             f"\nstopped at step {trainer.global_step}; go on with: lifted fit "
@@ -145,6 +148,11 @@ class LastCheckpoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _gradients_are_pending(trainer: Trainer) -> bool:
+    """Whether batches have been seen whose gradients, to be added to others', no checkpoint would hold."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def _validation_is_due(trainer: Trainer) -> bool:
