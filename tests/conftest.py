@@ -1,6 +1,10 @@
 """Fixtures and settings that all tests share."""
 
 import os
+
+# Two workers test side by side: one thread each, in the processes that they start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 
