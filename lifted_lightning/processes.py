@@ -28,9 +28,14 @@ def rank_on_node() -> int:
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
+def launched_from_outside() -> bool:
+    """Whether torchrun or SLURM started this rank and the others."""
+    return any(name in os.environ for name in EXTERNAL_LAUNCHERS)
+
+
 def started_by_lightning() -> bool:
     """Whether this is a rank that Lightning's launcher started from rank zero."""
-    return rank_on_node() != 0 and not any(name in os.environ for name in EXTERNAL_LAUNCHERS)
+    return rank_on_node() != 0 and not launched_from_outside()
 
 
 def end_with_parent() -> None:
@@ -71,7 +76,7 @@ def report(command: str, error: BaseException) -> int:
     while lost and time.monotonic() < deadline and not _said().exists():
         time.sleep(0.05)
     _say(f"lifted {command}: {_where()}{_one_line(error)}")
-    if rank_on_node() == 0:
+    if _starts_the_others():
         _said().unlink(missing_ok=True)
     return 2 if isinstance(error, UserError) else 1
 
@@ -94,11 +99,10 @@ def watch(launcher: Any, ranks: int, command: str) -> None:
 
 def _watch(launcher: Any, command: str) -> None:
     while True:
-        time.sleep(0.2)
+        time.sleep(0.05)  # Lightning looks every 5 s, and then ends this process too
         processes: list[subprocess.Popen[bytes]] = list(launcher.procs)
         for rank, code in enumerate((process.poll() for process in processes), start=1):
             if code and code not in STOPPED:
-                time.sleep(PATIENCE / 3)  # for its own words, if it had any
                 how = (
                     f"was killed by {signal.Signals(-code).name}"
                     if code < 0
@@ -120,9 +124,12 @@ def _say(line: str) -> None:
 
 def _said() -> Path:
     """A file that is there once somebody has said why the run ended; the same for all ranks of a machine."""
-    starts_the_others = rank_on_node() == 0 and not any(name in os.environ for name in EXTERNAL_LAUNCHERS)
-    process = os.getpid() if starts_the_others else os.getppid()
+    process = os.getpid() if _starts_the_others() else os.getppid()
     return Path(tempfile.gettempdir()) / f"lifted-{os.getuid()}-{process}.said"
+
+
+def _starts_the_others() -> bool:
+    return rank_on_node() == 0 and not launched_from_outside()
 
 
 def _has_lost_connection(error: BaseException) -> bool:

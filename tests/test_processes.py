@@ -1,0 +1,127 @@
+"""A rank that fails ends the whole run within a minute, with one line that says why, from the rank that knows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch import DEADLINE, Run, lifted
+from tests.test_resume import BASE
+
+FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.tiny_data.Fault"]
+NAN = "--model.network=tests.tiny_data.NaNFrom"
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    own = [a for a in BASE if not a.startswith("--model.network")] if NAN in more else BASE
+    return [*own, f"--runs_dir={folder}", f"--data.cache_dir={folder / 'cache'}", *more]
+
+
+def fault(rank: int, kind: str, busy: float = 0.0) -> list[str]:
+    settings = {"rank": rank, "kind": kind, "busy": busy}
+    return [*FAULT, *(f"--trainer.callbacks.{name}={value}" for name, value in settings.items())]
+
+
+def said(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("lifted fit: ")]
+
+
+def launched(folder: Path, *more: str) -> tuple[int, str, float]:
+    """Run the real command with Lightning's own launcher: exit code, what it printed, and its seconds.
+
+    All its processes write to one pipe, so that this returns when the last of them is gone.
+    """
+    environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lifted_lightning.cli", *arguments(folder, *more)]
+    start = time.monotonic()
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        timeout=DEADLINE,
+    )
+    return done.returncode, done.stdout, time.monotonic() - start
+
+
+def forked(folder: Path, world_size: int, *more: str) -> tuple[list[int | None], Run]:
+    run = lifted(arguments(folder, *more, f"--trainer.devices={world_size}"), folder, world_size)
+    return run.wait(60), run
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_that_is_not_a_number(tmp_path: Path, world_size: int) -> None:
+    codes, run = forked(tmp_path, world_size, NAN)
+    assert codes == [1] * world_size, run.output
+    (line,) = said(run.output)
+    assert "the loss is nan at step 2" in line
+    assert "batch rows [2" in line
+    assert "Traceback" not in run.output
+    assert not list(tmp_path.glob("e/run/result.json"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_on_one_rank(tmp_path: Path, rank: int) -> None:
+    codes, run = forked(tmp_path, 2, *fault(rank, "raise"))
+    assert codes == [1, 1], run.output
+    (line,) = said(run.output)
+    assert f"rank {rank}: ValueError: my own error" in line
+    assert "tiny_data.py:" in line
+    assert "Traceback" not in run.output
+
+
+def test_an_exception_on_a_rank_while_the_other_is_busy(tmp_path: Path) -> None:
+    """By Lightning's own launcher, which then kills what is left."""
+    code, output, seconds = launched(tmp_path, *fault(1, "raise", busy=100))
+    assert code != 0
+    assert seconds < 60
+    assert said(output) == [said(output)[0]]
+    assert "rank 1: ValueError: my own error" in said(output)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [0, 100], ids=["waiting", "busy"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed(tmp_path: Path, rank: int, busy: float) -> None:
+    code, output, seconds = launched(tmp_path, *fault(rank, "kill", busy))
+    assert seconds < 60
+    if rank == 0:  # who started the run sees how it ended
+        assert code == -signal.SIGKILL
+    else:
+        assert code != 0
+        assert [line.split("; ")[0] for line in said(output)] == ["lifted fit: rank 1 was killed by SIGKILL"]
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_debug_shows_the_traceback_of_each_rank(tmp_path: Path) -> None:
+    code, output, _ = launched(tmp_path, *fault(1, "raise"), "--debug")
+    assert code == 1
+    assert "Traceback" in output
+    assert "ValueError: my own error" in output
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launching_process(tmp_path: Path) -> None:
+    """All ranks end, with the code of the signal, and the run can be resumed."""
+    environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    longer = [a for a in arguments(tmp_path, "--trainer.devices=2") if "max_steps" not in a]
+    command = [sys.executable, "-m", "lifted_lightning.cli", *longer, "--trainer.max_steps=1000000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    last = tmp_path / "e" / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert sum("--ckpt_path last" in line for line in output.splitlines()) == 1
+    assert "Traceback" not in output
+    assert not said(output)
