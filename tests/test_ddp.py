@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.launch import run_lightning_ranks
-from tests.training import LOSSES, Case, Outcome, train
+from tests.training import LOSSES, Case, Outcome, relative_difference, train
 
 # Rank 0 of two has rows 0-5, all of different classes; the second batch has no positive pair at all.
 NO_POSITIVES_ON_A_RANK = (
@@ -60,11 +59,6 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     return Worlds(tmp_path_factory.mktemp("cache"))
 
 
-def relative(a: Tensor, b: Tensor) -> float:
-    """The difference of two vectors, as a share of the second's length."""
-    return float((a.double() - b.double()).norm() / b.double().norm())
-
-
 ranks = pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 
 
@@ -74,8 +68,8 @@ def test_gradient_and_weights_are_those_of_one_process(worlds: Worlds, world_siz
     (one,) = worlds[1][name]
     assert len(one.gradients) == 20
     for outcome in worlds[world_size][name]:
-        assert relative(outcome.gradients[0], one.gradients[0]) <= 1e-12
-        assert relative(outcome.weights, one.weights) <= 1e-9
+        assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-12
+        assert relative_difference(outcome.weights, one.weights) <= 1e-9
         assert outcome.losses == pytest.approx(one.losses, rel=1e-9)
 
 
@@ -86,15 +80,15 @@ def test_gradient_in_single_precision(worlds: Worlds, world_size: int, name: str
     (one,) = worlds[1][key]
     assert one.gradients[0].dtype == torch.float32
     for outcome in worlds[world_size][key]:
-        assert relative(outcome.gradients[0], one.gradients[0]) <= 1e-5
+        assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-5
 
 
 @ranks
 def test_synchronised_batch_normalisation(worlds: Worlds, world_size: int) -> None:
     (one,) = worlds[1]["batch normalisation"]
     for outcome in worlds[world_size]["batch normalisation"]:
-        assert relative(outcome.gradients[0], one.gradients[0]) <= 1e-10
-        assert relative(outcome.weights, one.weights) <= 1e-9
+        assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-10
+        assert relative_difference(outcome.weights, one.weights) <= 1e-9
         for buffer, expected in one.buffers.items():
             torch.testing.assert_close(outcome.buffers[buffer], expected, rtol=1e-8, atol=1e-8)
 
@@ -115,7 +109,7 @@ def test_no_positives_on_a_rank_and_none_at_all(worlds: Worlds, world_size: int,
     for outcome in worlds[world_size][key]:
         for ours, theirs in zip(outcome.gradients, one.gradients, strict=True):
             assert float((ours - theirs).norm()) <= 1e-12 * max(1.0, float(theirs.norm()))
-        assert relative(outcome.weights, one.weights) <= 1e-9
+        assert relative_difference(outcome.weights, one.weights) <= 1e-9
 
 
 @ranks
@@ -132,7 +126,7 @@ def test_the_local_loss_is_another(worlds: Worlds, world_size: int) -> None:
     """The ablation: without gathering, each rank has its own loss of its own rows."""
     (one,) = worlds[1]["local loss"]
     local = worlds[world_size]["local loss"]
-    assert relative(local[0].gradients[0], one.gradients[0]) > 0.05
+    assert relative_difference(local[0].gradients[0], one.gradients[0]) > 0.05
     assert torch.equal(local[0].gradients[0], local[1].gradients[0]), "DDP averages what is left"
     assert local[0].losses != local[1].losses
 
@@ -145,4 +139,4 @@ def test_mixed_precision_with_clipping_and_micro_batch(worlds: Worlds, world_siz
     for outcome in worlds[world_size][key]:
         assert outcome.weights.dtype == torch.float32
         assert float(outcome.gradients[0].norm()) <= 1 + 1e-4
-        assert relative(outcome.gradients[0], one.gradients[0]) <= 0.05
+        assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 0.05

@@ -130,6 +130,11 @@ def build(case: Case) -> EmbeddingModule:
     )  # fmt: skip
 
 
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """The difference of two vectors, as a share of the second's length."""
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
 def train(cases: list[Case], world_size: int, cache: Path) -> list[Outcome]:
     """Train each case in turn, as one of ``world_size`` ranks."""
     torch.set_num_threads(1)
