@@ -16,7 +16,7 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-ALLOWED_SKIPS = ("no real data", "no GPU", "no weights")
+ALLOWED_SKIPS = ("no real data", "no CUDA device")
 _other_skips: list[str] = []
 
 

@@ -1,6 +1,7 @@
 """Runs a function in several real processes joined by gloo on the loopback interface."""
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def _answer(rank: int, answer: Connection) -> Any:
     if not answer.poll(TIMEOUT.total_seconds() * 2):
         raise RuntimeError(f"rank {rank} gave no answer")
     try:
-        failure, result = answer.recv()
+        failure, result = pickle.loads(answer.recv_bytes())
     except EOFError:
         raise RuntimeError(f"rank {rank} ended without an answer") from None
     if failure:
@@ -80,7 +81,12 @@ def _rank(
         )
         result = function(*args)
         dist.barrier()  # nobody leaves while another still needs it
-        answer.send((None, result))
+        _send(answer, None, result)
         dist.destroy_process_group()
     except Exception:
-        answer.send((traceback.format_exc(), None))
+        _send(answer, traceback.format_exc(), None)
+
+
+def _send(answer: Connection, failure: str | None, result: Any) -> None:
+    # By value: a tensor in shared memory could not be opened any more once this process has ended.
+    answer.send_bytes(pickle.dumps((failure, result)))

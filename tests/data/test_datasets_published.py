@@ -375,7 +375,7 @@ def test_read_only_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_real_data(data_root: Path, cls: type[RetrievalDataset], classes: int, first: str) -> None:
     dataset = cls()
     if not dataset.present(data_root):
-        pytest.skip(f"no {dataset.title} below LIFTED_DATA_DIR")
+        pytest.skip(f"no real data: no {dataset.title} below LIFTED_DATA_DIR")
     table = dataset.table(data_root)
     assert Counts.of(table) == cls.expected
     assert len(table.class_names) == len(set(table.class_names)) == classes

@@ -235,7 +235,7 @@ def test_nothing_is_kept_if_no_image_can_be_read(folder):
 
 @pytest.mark.parametrize("damage", ["zero", "cut", "text"])
 def test_damaged_files(folder, damage):
-    file = folder / r"an image ü\.jpg"
+    file = folder / "an image ü.jpg"
     Image.effect_noise((64, 64), 80).save(file)
     data = file.read_bytes()
     file.write_bytes({"zero": b"", "cut": data[: len(data) // 2], "text": b"<html>not found</html>"}[damage])
