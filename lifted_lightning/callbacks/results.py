@@ -108,8 +108,7 @@ class ResultFile(Callback):
             "config": runs.relative_paths(self.config, data_of(trainer).root, folder),
             **self.summary,
             "stage": stage,
-            "steps": (self._selected["step"] and trainer.fit_loop.epoch_loop.global_step)
-            or self._selected["step"],
+            "steps": trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
