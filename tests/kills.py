@@ -9,7 +9,7 @@ from typing import Any
 EVENTS = ("step", "validation", "writing", "renaming", "renamed")
 
 
-def at(event: str, count: int, number: int = signal.SIGKILL) -> Callable[[], None]:
+def at(event: str, count: int, number: int = signal.SIGKILL, group: bool = False) -> Callable[[], None]:
     """A picklable function, after which the process sends itself a signal at an event's count-th time.
 
     Args:
@@ -18,12 +18,15 @@ def at(event: str, count: int, number: int = signal.SIGKILL) -> Callable[[], Non
             temporary name; ``renamed``: just after the checkpoint has its name.
         count: how many times it must happen, from 1.
         number: the signal.
+        group: whether its child processes get it too, as from a terminal.
     """
     assert event in EVENTS
-    return partial(_install, event, count, number)
+    return partial(_install, event, count, number, group)
 
 
-def _install(event: str, count: int, number: int) -> None:
+def _install(event: str, count: int, number: int, group: bool) -> None:
+    if group:
+        os.setpgid(0, 0)
     from lifted_lightning.module import EmbeddingModule
 
     left = count
@@ -34,7 +37,10 @@ def _install(event: str, count: int, number: int) -> None:
         return left == 0
 
     def end() -> None:
-        os.kill(os.getpid(), number)
+        if group:
+            os.killpg(0, number)
+        else:
+            os.kill(os.getpid(), number)
 
     def before(
         owner: Any, name: str, when: Callable[..., bool], first: Callable[..., None] | None = None

@@ -165,7 +165,8 @@ def test_killed_at_a_moment(runs: Runs, event: str, count: int, setting: Setting
     ids=["Ctrl-C", "SIGTERM to rank 1 alone"],
 )
 def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
-    prepare = [kills.at("step", 10, number) if r == rank else None for r in range(setting.world_size)]
+    group = number == signal.SIGINT  # as a terminal does, to loader workers too
+    prepare = [kills.at("step", 10, number, group) if r == rank else None for r in range(setting.world_size)]
     run, folder = runs.start(setting, prepare)
     assert run.wait() == [128 + number] * setting.world_size, run.output
     assert not (folder / "result.json").exists()

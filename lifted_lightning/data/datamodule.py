@@ -1,5 +1,6 @@
 """RetrievalDataModule: from a data set's name to balanced global batches and class-disjoint evaluation."""
 
+import signal
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,11 @@ from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the main process: a terminal sends it to workers too, and the run still needs them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -266,6 +272,7 @@ class RetrievalDataModule(LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_batch,  # type: ignore[arg-type]
+            worker_init_fn=ignore_interrupts,
             **settings,
         )
 
