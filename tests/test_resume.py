@@ -161,14 +161,23 @@ def test_killed_at_a_moment(runs: Runs, event: str, count: int, setting: Setting
 
 @pytest.mark.parametrize(
     ("number", "setting", "rank"),
-    [(signal.SIGINT, HARD, 0), (signal.SIGTERM, RANKS, 1)],
-    ids=["Ctrl-C", "SIGTERM to rank 1 alone"],
+    [
+        (signal.SIGINT, HARD, 0),
+        (signal.SIGTERM, RANKS, 1),
+        pytest.param(signal.SIGINT, Setting(1, 0.5, 2), 1, marks=pytest.mark.slow),
+    ],
+    ids=[
+        "Ctrl-C",
+        "SIGTERM to rank 1 alone",
+        "Ctrl-C to rank 1 and its worker, steps before the ranks agree",
+    ],
 )
 def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
     group = number == signal.SIGINT  # as a terminal does, to loader workers too
     prepare = [kills.at("step", 10, number, group) if r == rank else None for r in range(setting.world_size)]
     run, folder = runs.start(setting, prepare)
-    assert run.wait() == [128 + number] * setting.world_size, run.output
+    told = [number if r == rank else signal.SIGTERM for r in range(setting.world_size)]
+    assert run.wait() == [128 + n for n in told], run.output
     assert not (folder / "result.json").exists()
     lines = [line for line in run.output.splitlines() if "--ckpt_path last" in line]
     assert len(lines) == 1
