@@ -21,7 +21,8 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
     training = module.training
     module.eval()
     try:
-        module(torch.zeros(shape, dtype=torch.uint8))
+        with torch.compiler.set_stance("force_eager"):
+            module(torch.zeros(shape, dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["LIFTED_DEBUG"] = "1"  # for the other ranks
     try:
         return _dispatch(arguments[0], arguments[1:])
+    except KeyboardInterrupt:
+        print(f"\nlifted {arguments[0]}: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         if os.environ.get("LIFTED_DEBUG"):
             raise

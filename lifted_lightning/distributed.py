@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 
@@ -89,3 +89,13 @@ def own_share(count: int) -> range:
     """This rank's contiguous part of ``range(count)``; the parts differ in length by one at most."""
     ranks = world_size()
     return range(count * rank() // ranks, count * (rank() + 1) // ranks)
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every rank rank zero's buffers: batch normalisation tracks its own statistics on each rank in training.
+
+    DDP does so before a training forward only, so an evaluation would embed by as many networks as there are ranks.
+    """
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)

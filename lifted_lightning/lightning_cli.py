@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -33,7 +32,7 @@ from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
 from lifted_lightning.module import EmbeddingModule
 from lifted_lightning.predictions import PredictionFile
-from lifted_lightning.short_names import prefer_own_classes
+from lifted_lightning.short_names import set_up_parsing
 from lifted_lightning.summary import print_summary
 
 TRAINER_DEFAULTS = {
@@ -124,6 +123,10 @@ class LiftedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.command]
         check_images_fit(self.model, self.datamodule)
+        if self.command == "validate" and not len(self.datamodule.validation_rows):
+            raise UserError(
+                "data.validation_share 0: there are no validation classes; raise it, or use lifted test"
+            )
         if config.get("ckpt_path"):
             check_checkpoint(self.model, Path(config["ckpt_path"]))
         saved = yaml.safe_load(
@@ -207,10 +210,10 @@ def resolve_checkpoint(config: Namespace) -> Path:
                 f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
             )
         return Path(given)
-    folders = [Path(str(path)).resolve().parent for path in config.get("config") or []]
+    folders = [Path(str(path)).resolve().parent for path in reversed(config.get("config") or [])]
     if config["name"]:
-        folders.append(Path(config["runs_dir"]) / (config["experiment"] or "") / config["name"])
-    candidates = [folder / runs.CHECKPOINTS / f"{given}.ckpt" for folder in reversed(folders)]
+        folders += sorted(Path(config["runs_dir"]).glob(f"{config['experiment'] or '*'}/{config['name']}"))
+    candidates = [folder / runs.CHECKPOINTS / f"{given}.ckpt" for folder in folders]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -232,7 +235,7 @@ def run(command: str, arguments: list[str]) -> int:
     """
     sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
     quiet()
-    prefer_own_classes()
+    set_up_parsing()
     arguments, module = own_module(arguments)
     sys.argv = [sys.argv[0], command, *arguments]
     try:
@@ -294,4 +297,3 @@ def quiet() -> None:
         r".*srun.*",
     ):
         warnings.filterwarnings("ignore", pattern)
-    torch.set_float32_matmul_precision("high")

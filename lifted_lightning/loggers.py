@@ -79,7 +79,9 @@ class MetricsFile(Logger):
         rows: list[dict[str, Any]] = [row for row in read_metrics(self.path) if int(row["step"]) < step]
         if pending and all(int(row["step"]) != pending["step"] for row in rows):
             rows.append(dict(pending))
-        if rows:
+        if not rows:
+            self.path.unlink(missing_ok=True)
+        else:
             self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.distributed import gather_with_gradient, rank, world_size
+from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, world_size
 from lifted_lightning.errors import UserError
 from lifted_lightning.finite import FiniteLoss
 from lifted_lightning.microbatch import embed_in_pieces
@@ -137,6 +137,7 @@ class EmbeddingModule(LightningModule):
         labels, indices = gather_with_gradient(
             torch.stack([batch["labels"], batch["indices"]], dim=1)
         ).unbind(1)
+        torch.manual_seed(hash(key) % 2**63)  # a loss that draws must draw alike on every rank
         with torch.autocast(self.device.type, enabled=False):
             embeddings = in_full_precision(embeddings)
             if self.gather:
@@ -147,6 +148,12 @@ class EmbeddingModule(LightningModule):
         data_of(self.trainer).record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
+
+    def on_validation_start(self) -> None:
+        broadcast_buffers(self.network)
+
+    def on_test_start(self) -> None:
+        broadcast_buffers(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         return self._evaluate(batch)
@@ -161,7 +168,7 @@ class EmbeddingModule(LightningModule):
         embeddings = in_full_precision(self(batch["images"]))
         return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def on_after_backward(self) -> None:
         self._finite.check(self.global_step, data_of(self.trainer).names)
 
     def configure_optimizers(self) -> Any:

@@ -31,13 +31,15 @@ class PredictionFile(Callback):
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "embeddings.npz"
+        temporary = path.with_name(".embeddings.tmp.npz")
         indices = embedding_set.indices.cpu().numpy()
         np.savez(
-            path,
+            temporary,
             indices=indices,
             embeddings=embedding_set.embeddings.cpu().numpy(),
             labels=embedding_set.labels.cpu().numpy(),
             items=np.array(data_of(trainer).names(indices.tolist())),
             class_names=np.array(data_of(trainer).class_names),
         )
+        temporary.replace(path)
         print(f"{len(indices)} embeddings: {path}")

@@ -1,4 +1,4 @@
-"""Short class names on the command line: this package's come first, and torch's layers are not offered."""
+"""Class names on the command line: this package's come first, and a newly chosen class starts from its defaults."""
 
 from typing import Any
 
@@ -26,6 +26,20 @@ def own_first(*args: Any, **kwargs: Any) -> list[str]:
     return [p for p in paths if p.startswith(MODULES) or not p.startswith((OURS, *NOT_OFFERED))]
 
 
-def prefer_own_classes() -> None:
-    """Have jsonargparse look names up so. It has no public setting for this; tests guard it."""
+def start_from_defaults(parser: Any, previous: Any, chosen: Any) -> None:
+    """Forget the settings of one class when another is chosen.
+
+    jsonargparse keeps those that both have: ``--model.loss=TripletLoss`` over a configuration of the lifted loss
+    would train with that loss's margin, said or by default, and nobody would see it.
+    """
+    if previous and "init_args" in previous and previous["class_path"] != chosen["class_path"]:
+        for key in list(
+            vars(previous["init_args"]) if not isinstance(previous, dict) else previous["init_args"]
+        ):
+            del previous["init_args"][key]
+
+
+def set_up_parsing() -> None:
+    """Have jsonargparse do so. It has no public settings for either; tests guard both."""
     _typehints.get_all_subclass_paths = own_first
+    _typehints.discard_init_args_on_class_path_change = start_from_defaults

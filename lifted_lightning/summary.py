@@ -1,6 +1,7 @@
 """The table that ends a run, on the terminal."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ ORDER = ("recall@", "r_precision", "map@r", "nmi", "ami", "f1")
 def print_summary(folder: Path, stage: str = "test") -> None:
     """Print the metrics of a run beside its baseline's, its folder, and what to do next."""
     result = json.loads((folder / runs.RESULT).read_text(encoding="utf-8"))
+    folder = Path(os.path.relpath(folder))
     console = Console(highlight=False, soft_wrap=True)
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
     if stage == "test":
         console.print(f"pictures:   {folder / 'plots'}")
-    record = next(iter(sorted(folder.glob("wandb/offline-run-*"))), None)
-    if record:
-        console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {record})")
+    if any(folder.glob("wandb/offline-run-*")):
+        records = folder / "wandb" / "offline-run-*"
+        console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {records})")
     if stage == "test":
-        console.print(f"repeat:     lifted fit --config {folder / 'config.yaml'} --seed_everything 1")
+        console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything 1")
 
 
 def metrics_table(result: dict[str, Any], stage: str) -> Table:

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from jsonargparse import Namespace
+
+from lifted_lightning.lightning_cli import resolve_checkpoint
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
@@ -17,7 +20,7 @@ SHORT = ["--trainer.max_steps=12", "--data.batches_per_epoch=6", "--trainer.chec
 SMALL = [
     "--data.size=16",
     "--model.network.width=4",
-    "--evaluation.clustering=false",
+    "--evaluation.clustering=none",
     "--trainer.log_every_n_steps=3",
 ]
 NO_PICTURES = ["--tsne.points=60", "--gallery.candidates=60"]
@@ -217,3 +220,53 @@ def test_without_validation_classes_the_last_checkpoint_is_selected(first_run: t
     assert result["validation"] == {}
     assert result["selected_step"] == 2
     assert result["test"]["recall@1"] > 0
+
+
+def test_without_validation_classes_the_last_checkpoint_is_kept_all_the_same(
+    first_run: tuple[Path, str],
+) -> None:
+    work = first_run[0].parents[2]
+    (work / "saves.py").write_text(SAVES)
+    watched = ["--trainer.callbacks=saves.Saves", "--last_checkpoint.every_n_steps=2", "--name=saves"]
+    none = ["--data.validation_share=0", "--trainer.max_steps=6", "--data.batches_per_epoch=2"]
+    done = lifted(work, "fit", "--config", QUICKSTART, *BRIEF, *NO_PICTURES, *none, *watched)
+    assert done.returncode == 0, done.stderr
+    assert (work / "saves.txt").read_text().split() == ["2", "4", "6"]
+
+
+SAVES = """
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Saves(Callback):
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        with open("saves.txt", "a") as file:
+            file.write(f"{trainer.global_step} ")
+"""
+
+
+def test_last_is_that_of_the_run_whose_config_is_given(first_run: tuple[Path, str]) -> None:
+    run = first_run[0]
+    config = run.parent / "named-2" / "config.yaml"
+    for folder in (run.parent / "named", config.parent):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "last.ckpt").touch()
+    settings = Namespace(
+        ckpt_path="last", config=[config], name="named", experiment="quickstart", runs_dir=run.parents[1]
+    )
+    assert resolve_checkpoint(settings) == config.parent / "checkpoints" / "last.ckpt"
+    settings = Namespace(
+        ckpt_path="last", config=[Path(QUICKSTART)], name="named", experiment=None, runs_dir=run.parents[1]
+    )
+    assert resolve_checkpoint(settings) == run.parent / "named" / "checkpoints" / "last.ckpt"
+
+
+def test_checkpoints_find_the_best_score_again(first_run: tuple[Path, str]) -> None:
+    """Lightning forgets it where the folder's name differs: relative in one process, absolute in the next."""
+    import torch
+
+    checkpoint = torch.load(first_run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    state = next(
+        state for name, state in checkpoint["callbacks"].items() if name.startswith("BestCheckpoint")
+    )
+    assert state["dirpath"] == str(first_run[0].resolve() / "checkpoints")

@@ -26,7 +26,7 @@ BASE = [
     "--data.samples_per_class=4", "--data.batches_per_epoch=8", "--data.refresh_interval=6",
     "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={STEPS}",
     "--trainer.log_every_n_steps=2", "--last_checkpoint.every_n_steps=3",
-    "--evaluation.baseline=false", "--evaluation.clustering=false", "--experiment=e", "--name=run",
+    "--evaluation.baseline=false", "--evaluation.clustering=none", "--experiment=e", "--name=run",
 ]  # fmt: skip
 
 

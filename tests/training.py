@@ -142,7 +142,7 @@ def train(cases: list[Case], world_size: int, cache: Path) -> list[Outcome]:
 
 
 def _train(case: Case, world_size: int, cache: Path) -> Outcome:
-    watch, evaluation, module = Watch(), RetrievalEvaluation(clustering=False, baseline=False), build(case)
+    watch, evaluation, module = Watch(), RetrievalEvaluation(clustering="none", baseline=False), build(case)
     trainer = Trainer(
         accelerator="cpu", devices=world_size, strategy="ddp" if world_size > 1 else "auto",
         max_steps=case.steps, precision=case.precision, gradient_clip_val=case.clip,

@@ -17,17 +17,19 @@ from pathlib import Path
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.yaml"
 LEAN = [
-    "--evaluation.clustering=false",
+    "--evaluation.clustering=none",
     "--evaluation.baseline=false",
     "--tsne.every_n=99",
     "--gallery.every_n=99",
 ]
-TRIPLET = ["--model.loss=TripletLoss"]
+SMALL = "--model.network.width=16"
+TRIPLET = ["--model.loss=TripletLoss", SMALL]
 NEIGHBOURS = {
     f"{loss}, neighbours {share}": [
         f"--model.loss={loss}",
         f"--data.neighbours={share}",
-        "--trainer.max_steps=600",
+        "--trainer.max_steps=500",
+        SMALL,
     ]
     for loss in ("LiftedStructureLoss", "TripletLoss")
     for share in (0, 0.5)

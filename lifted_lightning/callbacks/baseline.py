@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,40 +11,31 @@ from lifted_lightning.module import Batch, EmbeddingModule
 PIXEL_SIDE = 32  # raw pixels are compared at no more than this side, which keeps them thousands of numbers
 
 
-def baseline_name(module: LightningModule) -> str:
-    """What the baseline of a network is: its pretrained trunk before training, or the raw pixels."""
-    return "raw pixels" if _initial_trunk(module) is None else "untrained trunk"
-
-
 @torch.inference_mode()
-def embed_baseline(module: EmbeddingModule, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+def embed_baseline(module: EmbeddingModule, batches: Iterable[Batch]) -> tuple[str, Tensor, Tensor, Tensor]:
     """Features of this rank's images without training.
 
     Returns:
-        Indices (n,), features (n, F) float32 and labels (n,).
+        What sees them (the untrained trunk, or raw pixels), indices (n,), features (n, F) float32, labels (n,).
     """
-    features = _features(module)
+    name, features = _features(module)
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in batches:
         images = batch["images"].to(module.device)
         rows.append((batch["indices"], features(images).float().cpu(), batch["labels"]))
     indices, embeddings, labels = zip(*rows, strict=True)
-    return torch.cat(indices), torch.cat(embeddings), torch.cat(labels)
+    return name, torch.cat(indices), torch.cat(embeddings), torch.cat(labels)
 
 
-def _features(module: EmbeddingModule) -> Callable[[Tensor], Tensor]:
-    trunk = _initial_trunk(module)
+def _features(module: EmbeddingModule) -> tuple[str, Callable[[Tensor], Tensor]]:
+    make = getattr(module.network, "initial_trunk", None)
+    trunk = make() if make else None
     if trunk is None:
-        return _raw_pixels
+        return "raw pixels", _raw_pixels
     trunk = trunk.to(module.device, module.augment.mean.dtype)
-    return lambda images: trunk(module.augment(images, None))
+    return "untrained trunk", lambda images: trunk(module.augment(images, None))
 
 
 def _raw_pixels(images: Tensor) -> Tensor:
     side = min(*images.shape[2:], PIXEL_SIDE)
     return functional.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
-
-
-def _initial_trunk(module: LightningModule) -> torch.nn.Module | None:
-    make = getattr(module.network, "initial_trunk", None)
-    return make() if make else None

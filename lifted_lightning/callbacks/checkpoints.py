@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lifted_lightning import processes
+from lifted_lightning.data.datamodule import data_of
 
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
@@ -156,5 +157,7 @@ def _gradients_are_pending(trainer: Trainer) -> bool:
 
 
 def _validation_is_due(trainer: Trainer) -> bool:
+    if not len(data_of(trainer).validation_rows):
+        return False  # Lightning skips the validation, and its hooks
     loop = trainer.fit_loop
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]

@@ -6,9 +6,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lifted_lightning.callbacks.baseline import baseline_name, embed_baseline
+from lifted_lightning.callbacks.baseline import embed_baseline
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.table import IntArray
+from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics
 from lifted_lightning.module import EmbeddingModule
 
@@ -29,8 +30,9 @@ class RetrievalEvaluation(Callback):
     Args:
         ks: the K of Recall@K.
         distance: what neighbours are ranked by.
-        clustering: whether the test also reports NMI, AMI and F1 of a k-means clustering into as many clusters
-            as there are classes.
+        clustering: by which method the test also clusters into as many clusters as classes, for NMI, AMI and F1;
+            affinity propagation is the paper's on CUB and Cars, and meant for up to ten thousand images.
+        clustering_start: where k-means starts; ``random`` points as in the paper's released code.
         baseline: whether the test also evaluates the images without training: the pretrained trunk's features,
             or raw pixels.
     """
@@ -39,12 +41,16 @@ class RetrievalEvaluation(Callback):
         self,
         ks: tuple[int, ...] = (1, 2, 4, 8),
         distance: Literal["euclidean", "cosine"] = "euclidean",
-        clustering: bool = True,
+        clustering: Literal["none", "k-means", "affinity propagation"] = "k-means",
+        clustering_start: Literal["k-means++", "random"] = "k-means++",
         baseline: bool = True,
     ) -> None:
+        if not ks or min(ks) < 1:
+            raise UserError(f"evaluation.ks {list(ks)}: give one or more positive numbers")
         self.ks = ks
         self.distance = distance
         self.clustering = clustering
+        self.clustering_start = clustering_start
         self.baseline = baseline
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
@@ -96,8 +102,16 @@ class RetrievalEvaluation(Callback):
         values = self._metric.compute()
         embedding_set = self._metric.embedding_set
         assert embedding_set is not None
-        if stage == "test" and self.clustering:  # a collective: rank zero clusters, and tells the others
-            values |= clustering_metrics(embedding_set.embeddings, embedding_set.labels)
+        if (
+            stage == "test" and self.clustering != "none"
+        ):  # a collective: rank zero clusters, and tells the others
+            values |= clustering_metrics(
+                embedding_set.embeddings,
+                embedding_set.labels,
+                method=self.clustering,
+                start=self.clustering_start,
+                distance=self.distance,
+            )
         self.results[stage] = values
         module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -108,12 +122,11 @@ class RetrievalEvaluation(Callback):
 
     def _evaluate_baseline(self, trainer: Trainer, module: LightningModule) -> None:
         metric = self._new_metric(trainer, module, "test")
-        indices, embeddings, labels = embed_baseline(
+        self.baseline_name, indices, embeddings, labels = embed_baseline(
             cast(EmbeddingModule, module), data_of(trainer).test_dataloader()
         )
         metric.update(embeddings.to(module.device), labels.to(module.device), indices.to(module.device))
         self.results["baseline"] = metric.compute()
-        self.baseline_name = baseline_name(module)
 
 
 def as_tensor(rows: IntArray | None) -> Tensor | None:

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.callbacks.evaluated import evaluation_of
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -90,7 +91,7 @@ class BackgroundPicture(Callback):
 
     def __init__(self, every_n: int = 1, timeout: float = 300.0) -> None:
         if every_n < 1:
-            raise ValueError(f"every_n is {every_n}; it must be 1 or more")
+            raise UserError(f"every_n {every_n} of a picture: give at least 1")
         self.every_n = every_n
         self.timeout = timeout
         self._validations = 0

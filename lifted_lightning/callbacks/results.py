@@ -41,6 +41,7 @@ class ResultFile(Callback):
         }
         self._selected: dict[str, Any] = {"validation": {}, "step": 0}
         self._fit_began: float | None = None
+        self._git = git_state()  # as the run begins; files may change while it goes on
         self._step_began = 0.0
         self._evaluation_began = 0.0
 
@@ -121,7 +122,7 @@ class ResultFile(Callback):
             "images_per_second": round(self._progress["images"] / training, 1) if training else None,
             "world_size": trainer.world_size,
             "versions": versions(),
-            "git": git_state(),
+            "git": self._git,
         }
         runs.write_json(folder / runs.RESULT, content)
 

@@ -61,7 +61,7 @@ class RunFolder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
             chosen = str(self._choose()) if trainer.is_global_zero else ""
-            self.folder = Path(trainer.strategy.broadcast(chosen))
+            self.folder = Path(trainer.strategy.broadcast(chosen)).resolve()  # as a resumed run finds it
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
             trainer.loggers = [*self._loggers(trainer), *trainer.loggers]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

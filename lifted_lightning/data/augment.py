@@ -16,6 +16,7 @@ from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+STREAM = 1  # batches are drawn from (seed, epoch, step) too, and must not be the same numbers
 NUM_DRAWS = 8  # columns: 0 mirror, 1-4 geometry, 5-7 brightness, contrast, saturation
 
 
@@ -29,7 +30,9 @@ def draw(key: tuple[int, int, int], global_batch: int) -> Tensor:
     Returns:
         (global_batch, 8) float32 in [0, 1), on the CPU. Row i depends on key and i alone.
     """
-    return torch.from_numpy(np.random.default_rng(key).random((global_batch, NUM_DRAWS), dtype=np.float32))
+    return torch.from_numpy(
+        np.random.default_rng((*key, STREAM)).random((global_batch, NUM_DRAWS), dtype=np.float32)
+    )
 
 
 class Augmentation(nn.Module):

@@ -152,10 +152,6 @@ class RetrievalDataModule(LightningDataModule):
     def class_names(self) -> Sequence[str]:
         return self.table.class_names
 
-    @property
-    def items(self) -> Sequence[str]:
-        return self.table.items
-
     def names(self, rows: Sequence[int]) -> list[str]:
         """Names of the images in these rows of the table, for messages."""
         return [self.table.items[row] for row in rows]
@@ -183,6 +179,10 @@ class RetrievalDataModule(LightningDataModule):
                 channels=self.channels,
                 cache_dir=self.cache_dir,
                 skip_broken=self.skip_broken,
+            )
+        if stage == "fit" and self.trainer and _batches_are_limited(self.trainer):
+            raise UserError(
+                "trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead"
             )
         if stage == "fit" and self.sampler is None:
             self.sampler = self._build_sampler()
@@ -230,10 +230,6 @@ class RetrievalDataModule(LightningDataModule):
             self.sampler.load_state_dict(self._sampler_state)
             self._sampler_state = {}
         if self.trainer:
-            if self.trainer.limit_train_batches != 1.0 and not getattr(self.trainer, "fast_dev_run", False):
-                raise UserError(
-                    "trainer.limit_train_batches: set data.batches_per_epoch instead, which resumes exactly"
-                )
             trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self.sampler.start = divmod(trained, len(self.sampler))
         rows = self._rows(self.train_labels, self._usable(self.train_rows))
@@ -293,6 +289,14 @@ class RetrievalDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sampler_state = state_dict
+
+
+def _batches_are_limited(trainer: Trainer) -> bool:
+    limit: int | float = trainer.limit_train_batches
+    quick = getattr(trainer, "fast_dev_run", False)
+    return not quick and (
+        isinstance(limit, int) or limit != 1.0 or getattr(trainer, "overfit_batches", 0) != 0
+    )
 
 
 def data_of(trainer: Trainer) -> RetrievalDataModule:

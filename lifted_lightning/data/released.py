@@ -80,7 +80,7 @@ class ReleasedPairBatchSampler(GlobalBatchSampler):
     def _shuffle(self, number: int) -> IntArray:
         """The order of all pairs in one pass: those below ``positive_pairs`` are positive."""
         if self._shuffled is None or self._shuffled[0] != number:
-            random = np.random.default_rng((self.seed, number))
+            random = np.random.default_rng((self.seed, number, 0, 2))
             self._shuffled = number, random.permutation(2 * self.positive_pairs)
         return self._shuffled[1]
 

@@ -34,7 +34,7 @@ class EmbeddingMetric(Metric):
 
     def update(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Add a batch: embeddings (b, D), labels (b,), and indices (b,) that identify the items."""
-        self.embeddings.append(embeddings.detach().float())
+        self.embeddings.append(embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32)))
         self.labels.append(labels)
         self.indices.append(indices)
 
