@@ -1,9 +1,7 @@
 """`lifted fit | validate | test | predict`: LightningCLI with this package's defaults, folders and errors."""
 
-import argparse
 import logging
 import os
-import pkgutil
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +14,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from lifted_lightning import losses, messages, networks, processes, runs
+from lifted_lightning.arguments import own_module, resolve_checkpoint
 from lifted_lightning.batchnorm import SyncBatchNormLayers
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
@@ -141,7 +140,9 @@ class LiftedCLI(LightningCLI):
             config["name"] or default_name(summary, self.command),
             saved,
             summary,
-            existing=unfinished_folder(Path(checkpoint)) if checkpoint and self.command == "fit" else None,
+            existing=runs.unfinished_folder(Path(checkpoint))
+            if checkpoint and self.command == "fit"
+            else None,
             header=f"# lifted {self.command} --config <this file> repeats the run\n",
         )
         results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
@@ -195,38 +196,6 @@ def default_name(summary: dict[str, Any], command: str) -> str:
     return name if command == "fit" else f"{name}-{command}"
 
 
-def resolve_checkpoint(config: Namespace) -> Path:
-    """The checkpoint file that ``--ckpt_path`` means; ``last`` and ``best`` are looked for in the run's folder.
-
-    That folder is the one of the ``config.yaml`` given, or the one that ``--experiment`` and ``--name`` give.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    given = config["ckpt_path"]
-    if given not in ("last", "best"):
-        if not Path(given).is_file():
-            raise UserError(
-                f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
-            )
-        return Path(given)
-    folders = [Path(str(path)).resolve().parent for path in reversed(config.get("config") or [])]
-    if config["name"]:
-        folders += sorted(Path(config["runs_dir"]).glob(f"{config['experiment'] or '*'}/{config['name']}"))
-    candidates = [folder / runs.CHECKPOINTS / f"{given}.ckpt" for folder in folders]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = ", ".join(str(c) for c in candidates) or "nowhere: give --config RUN/config.yaml"
-    raise UserError(f"--ckpt_path {given}: no such checkpoint (looked for {looked})")
-
-
-def unfinished_folder(checkpoint: Path) -> Path | None:
-    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
-    folder = runs.folder_of_checkpoint(checkpoint)
-    return None if folder is None or (folder / runs.RESULT).exists() else folder
-
-
 def run(command: str, arguments: list[str]) -> int:
     """Run one of Lightning's commands with these arguments; returns the exit code.
 
@@ -245,42 +214,6 @@ def run(command: str, arguments: list[str]) -> int:
     return 0
 
 
-def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
-    """Turn ``--model=my_file.MyModule`` into ``--model_class=...``, and import that class or the configuration's.
-
-    Raises:
-        UserError: if it cannot be imported or is no EmbeddingModule.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", "--model_class", dest="path")
-    parser.add_argument("--config", "-c", action="append", default=[])
-    known, _ = parser.parse_known_args(arguments)
-    path = known.path
-    for config in known.config if path is None else []:
-        path = _model_class_of(Path(config)) or path
-    if path is None:
-        return arguments, EmbeddingModule
-    try:
-        module = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here"
-        ) from error
-    if not (isinstance(module, type) and issubclass(module, EmbeddingModule)):
-        raise UserError(f"--model={path}: is no subclass of lifted_lightning.module.EmbeddingModule")
-    rest = parser.parse_known_args(arguments)[1]
-    configs = [part for config in known.config for part in ("--config", config)]
-    return [*configs, *rest, f"--model_class={path}"], module
-
-
-def _model_class_of(config: Path) -> str | None:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None  # the parser says what is wrong with it
-    return content.get("model_class") if isinstance(content, dict) else None
-
-
 def quiet() -> None:
     """Leave out the libraries' tips and deprecation notes, which are not about what the user did."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
@@ -295,5 +228,6 @@ def quiet() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r"It is recommended to use `self\.log.*",
         r".*srun.*",
+        r"Total length of `list` across ranks is zero.*",  # there are no validation classes
     ):
         warnings.filterwarnings("ignore", pattern)

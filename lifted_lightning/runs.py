@@ -34,6 +34,12 @@ def folder_of_checkpoint(checkpoint: Path) -> Path | None:
     return folder.parent if folder.name == CHECKPOINTS else None
 
 
+def unfinished_folder(checkpoint: Path) -> Path | None:
+    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
+    folder = folder_of_checkpoint(checkpoint)
+    return None if folder is None or (folder / RESULT).exists() else folder
+
+
 def lock(folder: Path) -> int:
     """Hold the folder for this process until it ends, so that no two processes write one run.
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from lifted_lightning.lightning_cli import resolve_checkpoint
+from lifted_lightning.arguments import resolve_checkpoint
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
