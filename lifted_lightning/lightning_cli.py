@@ -152,7 +152,8 @@ class LiftedCLI(LightningCLI):
             own.append(RunProgressBar())
         if self.command == "predict":
             own.append(PredictionFile())
-        trainer_config["callbacks"] = [*own, *(trainer_config.get("callbacks") or [])]
+        given = trainer_config.get("callbacks") or []
+        trainer_config["callbacks"] = [*own, *(given if isinstance(given, list) else [given])]
         layers = [SyncBatchNormLayers()] if trainer_config.get("sync_batchnorm") else []
         trainer_config["plugins"] = [AtomicCheckpointIO(), *layers, *(trainer_config.get("plugins") or [])]
         extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]

@@ -131,7 +131,7 @@ class TestBackground:
         assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
 
     def test_interval_below_one(self) -> None:
-        with pytest.raises(ValueError, match="every_n"):
+        with pytest.raises(UserError, match="every_n"):
             TSNEPlot(every_n=0)
 
 
