@@ -25,6 +25,7 @@ from lifted_lightning.embedding_map import (
     stratified_sample,
     tsne,
 )
+from lifted_lightning.errors import UserError
 from lifted_lightning.plots import PALETTE, far_apart_colours
 from tests.callbacks.tiny import CLASSES, Model, N, clusters, evaluated, fit
 
