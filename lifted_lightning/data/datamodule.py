@@ -42,7 +42,8 @@ class RetrievalDataModule(LightningDataModule):
             pairs, half of them positive, as the paper's released code does.
         samples_per_class: images of each class in a balanced batch.
         batches_per_epoch: global batches in an epoch; None is one pass's worth.
-        neighbours: share of a batch's classes that come as difficult neighbours of its positive pairs.
+        neighbours: share of a batch's classes that come as difficult neighbours of its positive pairs; half by
+            default, which was better on validation (``experiments/benchmarks/RESULTS.md``).
         refresh_interval: steps between two looks at where the neighbours are.
         class_weights: whether classes are drawn alike, or by their number of images.
         size: side in pixels of the decoded images that training crops from.
@@ -68,7 +69,7 @@ class RetrievalDataModule(LightningDataModule):
         sampling: Literal["balanced", "released"] = "balanced",
         samples_per_class: int = 4,
         batches_per_epoch: int | None = None,
-        neighbours: float = 0.0,
+        neighbours: float = 0.5,
         refresh_interval: int = 50,
         class_weights: Literal["uniform", "size"] = "uniform",
         size: int = 256,
