@@ -93,6 +93,12 @@ class LiftedCLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, help="The run's folder; by default loss, size and seed."
         )
+        parser.add_argument(
+            "--test",
+            type=bool,
+            default=True,
+            help="Whether fit ends with the test classes; false, for tuning, with the validation classes.",
+        )
         parser.add_lightning_class_args(RetrievalEvaluation, "evaluation")
         parser.add_lightning_class_args(BatchDiagnostics, "diagnostics")
         parser.add_lightning_class_args(TSNEPlot, "tsne")
@@ -122,9 +128,11 @@ class LiftedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.command]
         check_images_fit(self.model, self.datamodule)
-        if self.command == "validate" and not len(self.datamodule.validation_rows):
+        validated = self.command == "validate" or (self.command == "fit" and not config["test"])
+        if validated and not len(self.datamodule.validation_rows):
+            remedy = "use lifted test" if self.command == "validate" else "leave out --test false"
             raise UserError(
-                "data.validation_share 0: there are no validation classes; raise it, or use lifted test"
+                f"data.validation_share 0: there are no validation classes; raise it, or {remedy}"
             )
         if config.get("ckpt_path"):
             check_checkpoint(self.model, Path(config["ckpt_path"]))
@@ -171,14 +179,14 @@ class LiftedCLI(LightningCLI):
         }
 
     def after_fit(self) -> None:
-        """Evaluate the selected checkpoint once on the test classes."""
+        """Evaluate the selected checkpoint once on the test classes (in tuning, again on the validation classes)."""
         best = Path(self.trainer.default_root_dir) / runs.CHECKPOINTS / "best.ckpt"
         last = best.with_name("last.ckpt")
         selected = best if self.trainer.strategy.broadcast(best.exists()) else last
-        self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False
-        )
-        self._show("test")
+        stage = "test" if self.config[self.command]["test"] else "validation"
+        evaluate = self.trainer.test if stage == "test" else self.trainer.validate
+        evaluate(self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False)
+        self._show(stage)
 
     def after_test(self) -> None:
         self._show("test")

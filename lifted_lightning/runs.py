@@ -1,6 +1,7 @@
 """Run folders: their names, their lock, and ``result.json``, the contract for all that reads runs."""
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -11,21 +12,30 @@ from typing import Any
 
 from lifted_lightning.errors import UserError
 
+CONFIG = "config.yaml"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """Create and return a folder ``parent/name``, or ``name-2``, ``name-3``, … where that is taken."""
-    parent.mkdir(parents=True, exist_ok=True)
-    attempt = 1
-    while True:
+def claim_folder(parent: Path, name: str) -> tuple[Path, int]:
+    """Make and lock a folder ``parent/name``, or ``name-2``, ``name-3``, … where that holds a run already.
+
+    Returns:
+        The folder and its lock (see :func:`lock`).
+    """
+    for attempt in itertools.count(1):
         folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        if (folder / CONFIG).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            attempt += 1
+            held = lock(folder)
+        except UserError:
+            continue
+        if not (folder / CONFIG).exists():  # else its run began and ended meanwhile
+            return folder, held
+        os.close(held)
+    raise AssertionError("there is always a next number")
 
 
 def folder_of_checkpoint(checkpoint: Path) -> Path | None:

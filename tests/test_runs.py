@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import multiprocessing.synchronize
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,28 @@ from lifted_lightning import runs
 from lifted_lightning.errors import UserError
 
 
+def _claim(
+    parent: str, queue: "multiprocessing.Queue[str]", leave: "multiprocessing.synchronize.Event"
+) -> None:
+    queue.put(runs.claim_folder(Path(parent), "run")[0].name)
+    leave.wait(30)
+
+
 def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
-    names = [runs.new_folder(tmp_path / "quickstart", "lifted-64d-seed0").name for _ in range(3)]
-    assert names == ["lifted-64d-seed0", "lifted-64d-seed0-2", "lifted-64d-seed0-3"]
+    (tmp_path / "run").mkdir()  # made ready for the run, by a sweep: not taken
+    (tmp_path / "run" / "log.txt").touch()
+    context = multiprocessing.get_context("spawn")
+    queue, leave = context.Queue(), context.Event()
+    processes = [context.Process(target=_claim, args=(str(tmp_path), queue, leave)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert {queue.get(timeout=60) for _ in processes} == {"run", "run-2", "run-3"}  # held by living processes
+    leave.set()
+    for process in processes:
+        process.join()
+    (tmp_path / "run" / runs.CONFIG).touch()
+    (tmp_path / "run-3" / runs.CONFIG).touch()
+    assert runs.claim_folder(tmp_path, "run")[0].name == "run-2"  # its process died before it began
 
 
 @pytest.mark.parametrize(

@@ -83,15 +83,15 @@ class BackgroundPicture(Callback):
     and to every logger that has ``log_image``, as ``plots/<name>_<stage>``.
 
     Args:
-        every_n: draw at every n-th validation. The test is always drawn.
+        every_n: draw at every n-th validation, and always the test; 0 draws nothing.
         timeout: seconds that the end of training waits for a picture before giving it up.
     """
 
     name: str
 
     def __init__(self, every_n: int = 1, timeout: float = 300.0) -> None:
-        if every_n < 1:
-            raise UserError(f"every_n {every_n} of a picture: give at least 1")
+        if every_n < 0:
+            raise UserError(f"every_n {every_n} of a picture: give 1 or more, or 0 for no pictures")
         self.every_n = every_n
         self.timeout = timeout
         self._validations = 0
@@ -106,7 +106,7 @@ class BackgroundPicture(Callback):
         self, trainer: Trainer, module: LightningModule, stage: str, embedding_set: EmbeddingSet
     ) -> None:
         """Take the embeddings of a finished evaluation and start drawing, or queue."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if not self.every_n or not trainer.is_global_zero or trainer.sanity_checking:
             return
         if stage == "validation":
             self._validations += 1

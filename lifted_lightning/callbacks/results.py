@@ -5,6 +5,7 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -12,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lifted_lightning import __version__, runs
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.loggers import METRICS, read_metrics
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
 PROGRESS = "lifted_progress"  # the key in a checkpoint
@@ -38,6 +40,7 @@ class ResultFile(Callback):
             "images": 0,
             "validation": {},
             "step": 0,
+            "history": [],
         }
         self._selected: dict[str, Any] = {"validation": {}, "step": 0}
         self._fit_began: float | None = None
@@ -63,11 +66,15 @@ class ResultFile(Callback):
         self._step_began = time.monotonic()
         self._progress["validation"] = self.evaluation.results.get("validation", {})
         self._progress["step"] = trainer.global_step
+        if trainer.state.fn == "fit":
+            self._note_history(trainer)
         if trainer.state.fn == "validate" and trainer.is_global_zero:
             self._write(trainer, "validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note_fit_time()
+        if not self._progress["history"]:
+            self._note_history(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -84,6 +91,12 @@ class ResultFile(Callback):
         if trainer.state.fn == "fit":
             self._progress = dict(saved)
         self._selected = {"validation": saved["validation"], "step": checkpoint["global_step"]}
+
+    def _note_history(self, trainer: Trainer) -> None:
+        self._note_fit_time()
+        row = {"step": trainer.global_step, "seconds": round(self._progress["fit"], 3)}
+        scores = self.evaluation.results.get("validation", {})
+        self._progress["history"].append(row | {f"validation/{key}": scores[key] for key in scores})
 
     def _note_fit_time(self) -> None:
         if self._fit_began is not None:
@@ -104,6 +117,8 @@ class ResultFile(Callback):
         folder = Path(trainer.default_root_dir)
         results = self.evaluation.results
         training = self._progress["training"]
+        for logger in trainer.loggers:
+            logger.save()
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
             "config": runs.relative_paths(self.config, data_of(trainer).root, folder),
@@ -113,6 +128,7 @@ class ResultFile(Callback):
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
+            "history": with_training_means(self._progress["history"], read_metrics(folder / METRICS)),
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
             "seconds": {
@@ -125,6 +141,29 @@ class ResultFile(Callback):
             "git": self._git,
         }
         runs.write_json(folder / runs.RESULT, content)
+
+
+def with_training_means(history: list[dict[str, Any]], metrics: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The history of a run with, in each row, what training logged since the row before.
+
+    Args:
+        history: one row a validation, each with the ``step`` and ``seconds`` at its end.
+        metrics: the rows of ``metrics.csv``, one a logging step, counted from 0.
+
+    Returns:
+        The rows with the means of ``train/loss`` and of every ``batch/`` figure added, where any was logged.
+    """
+    rows, before = [], 0
+    for row in history:
+        since = [logged for logged in metrics if before <= int(logged["step"]) < row["step"]]
+        means = {}
+        for column in since[0] if since else ():
+            values = [float(logged[column]) for logged in since if logged[column]]
+            if column.startswith(("train/", "batch/")) and values:
+                means[column] = fmean(values)
+        rows.append(row | means)
+        before = row["step"]
+    return rows
 
 
 def versions() -> dict[str, str]:

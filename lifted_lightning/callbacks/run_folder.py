@@ -87,12 +87,14 @@ class RunFolder(Callback):
         self._pending_row = checkpoint.get(PENDING_ROW)
 
     def _choose(self) -> Path:
-        folder = self.existing or runs.new_folder(self.parent, self.name)
-        self._lock = runs.lock(folder)
+        if self.existing is None:
+            folder, self._lock = runs.claim_folder(self.parent, self.name)
+        else:
+            folder, self._lock = self.existing, runs.lock(self.existing)
         remove_unfinished(folder / runs.CHECKPOINTS)
         if self.existing is None:
             text = self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
-            (folder / "config.yaml").write_text(text, encoding="utf-8")
+            (folder / runs.CONFIG).write_text(text, encoding="utf-8")
         return folder
 
     def _loggers(self, trainer: Trainer) -> list[Any]:

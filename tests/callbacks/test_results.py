@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+
+from lifted_lightning.callbacks.results import with_training_means
+from lifted_lightning.cli import main
+
+
+def test_a_history_row_has_the_means_of_what_training_logged_since_the_row_before():
+    logged = [
+        {"step": "1", "train/loss": "4.0", "batch/classes": "2", "epoch": "0"},
+        {"step": "3", "train/loss": "2.0", "batch/classes": "", "epoch": "0"},
+        {"step": "4", "train/loss": "1.0", "batch/classes": "6", "epoch": "1"},
+    ]
+    history = [{"step": 4, "seconds": 1.5, "validation/map@r": 0.5}, {"step": 6, "seconds": 3.0}]
+    assert with_training_means(history, logged) == [
+        {"step": 4, "seconds": 1.5, "validation/map@r": 0.5, "train/loss": 3.0, "batch/classes": 2.0},
+        {"step": 6, "seconds": 3.0, "train/loss": 1.0, "batch/classes": 6.0},
+    ]
+    assert with_training_means([{"step": 4, "seconds": 1.0}], []) == [{"step": 4, "seconds": 1.0}]
+
+
+def test_result_json_tells_how_the_run_went(tmp_path: Path):
+    arguments = "fit --config experiments/quickstart.yaml --trainer.max_steps 6 --trainer.log_every_n_steps 1"
+    arguments += " --data.batches_per_epoch 3 --trainer.check_val_every_n_epoch 1 --test false"
+    assert main([*arguments.split(), "--runs_dir", str(tmp_path), "--name", "run"]) == 0
+    result = json.loads(next(tmp_path.glob("*/run/result.json")).read_text())
+    assert [row["step"] for row in result["history"]] == [3, 6]
+    assert result["history"][0]["seconds"] < result["history"][1]["seconds"] <= result["seconds"]["fit"]
+    assert (
+        result["history"][-1]["validation/map@r"] == result["validation"]["map@r"]
+        or result["selected_step"] == 3
+    )
+    assert all(row["train/loss"] > 0 and row["batch/positive_distance"] > 0 for row in result["history"])
