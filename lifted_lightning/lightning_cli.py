@@ -22,6 +22,7 @@ from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
 from lifted_lightning.callbacks.per_class import PerClassTable
 from lifted_lightning.callbacks.progress import RunProgressBar
+from lifted_lightning.callbacks.recall_curve import RecallCurve
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
@@ -155,7 +156,7 @@ class LiftedCLI(LightningCLI):
         )
         results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        own: list[Any] = [folder, results, PerClassTable()]
+        own: list[Any] = [folder, results, PerClassTable(), RecallCurve()]
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(RunProgressBar())
         if self.command == "predict":

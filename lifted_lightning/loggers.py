@@ -2,7 +2,6 @@
 
 import csv
 import os
-import secrets
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,18 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from lifted_lightning.errors import UserError
+
 METRICS = "metrics.csv"
+MODES = ("online", "offline", "disabled")  # of W&B
+ENVIRONMENT = {
+    "project": "WANDB_PROJECT",
+    "id": "WANDB_RUN_ID",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "tags": "WANDB_TAGS",
+}
 
 
 class MetricsFile(Logger):
@@ -102,23 +112,44 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
-def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
-    """The W&B logger of a run, on rank zero: online for a user who is logged in, else offline.
+def wandb_mode() -> str:
+    """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
 
-    ``WANDB_MODE`` decides where it is set; ``disabled`` gives no logger. If the server does not answer, the run
-    is recorded offline.
+    Raises:
+        UserError: if ``WANDB_MODE`` is none of W&B's modes.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
+    if mode:
+        return mode
+    import wandb
+
+    return "online" if wandb.login(prompt=False) else "offline"
+
+
+def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
+    """The W&B logger of a run, on rank zero. If the server does not answer, the run is recorded offline.
+
+    What the environment sets (``WANDB_PROJECT``, ``WANDB_NAME`` and so on) wins over ``settings``. So a run that
+    a sweep agent of W&B starts is the run that the agent announced.
 
     Args:
         folder: the run's folder; the record lies below its ``wandb/``, with the run's id, which a resumed run
             continues.
+        mode: ``online`` or ``offline``.
         **settings: passed to ``wandb.init`` (project, group, name, tags, config).
     """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    if mode == "disabled":
-        return None
-    settings |= {"dir": str(folder), "id": _run_id(folder), "resume": "allow"}
+    identity = folder / "wandb" / "run-id"
+    if identity.exists():
+        settings["id"] = identity.read_text().strip()
+    taken = [key for key, variable in ENVIRONMENT.items() if os.environ.get(variable)]
+    if os.environ.get("WANDB_SWEEP_ID"):  # the agent's run has its project and id
+        taken += ["project", "id"]
+    settings = {key: value for key, value in settings.items() if key not in taken}
+    settings |= {"dir": str(folder), "resume": "allow"}
     if mode != "offline":
         try:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
@@ -130,17 +161,10 @@ def wandb_logger(folder: Path, **settings: Any) -> WandbLogger | None:
             mode = "offline"
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
+    identity.parent.mkdir(exist_ok=True)
+    identity.write_text(run.id)
     # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
+    # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    for metric in ("validation/map@r", "validation/recall@1", "test/map@r", "test/recall@1"):
-        run.define_metric(metric, step_metric="trainer/global_step", summary="max")
     return WandbLogger(experiment=run, save_dir=str(folder))
-
-
-def _run_id(folder: Path) -> str:
-    path = folder / "wandb" / "run-id"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()

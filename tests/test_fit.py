@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,10 +122,47 @@ def test_the_selected_checkpoint_is_the_best_on_validation(first_run: tuple[Path
 
 def test_the_wandb_record_can_be_read(first_run: tuple[Path, str]) -> None:
     run, _ = first_run
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", str(run / "wandb")]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    for words in ("test/recall@1", "LiftedStructureLoss", "embedding_size", "glyphs"):
-        assert words in text
+    records = inspect(run)
+    begun = next(record["run"] for record in records if record["type"] == "run")
+    assert begun["display_name"] == "quickstart/lifted-structure-64d-seed0"
+    assert begun["run_group"].startswith("quickstart/lifted-structure-64d-")
+    assert begun["job_type"] == "fit"
+    assert begun["tags"] == ["LiftedStructureLoss", "glyphs", "64d", "quickstart"]
+    config = begun["config"]["update"]
+    assert config["model.loss.init_args.margin"] == 1.0
+    assert (config["loss"], config["embedding_size"], config["seed"]) == ("LiftedStructureLoss", 64, 0)
+    steps = [r["metric"] for r in records if r["type"] == "metric" and r["metric"].get("glob_name") == "*"]
+    assert steps[0]["step_metric"] == "trainer/global_step"
+
+
+def test_the_wandb_summary_has_test_and_best_validation(first_run: tuple[Path, str]) -> None:
+    run, _ = first_run
+    result = json.loads((run / "result.json").read_text())
+    summary: dict[str, object] = {}
+    for record in inspect(run):
+        summary |= record.get("summary", {}).get("update", {})
+    for stage, values in (("test", result["test"]), ("best", result["validation"])):
+        for name, value in values.items():
+            assert summary[f"{stage}/{name}"] == pytest.approx(value, abs=1e-6), f"{stage}/{name}"
+    kinds = {key.split(".")[0] for key in summary}
+    assert {"plots/tsne_test", "plots/gallery_test", "plots/per_class_test"} <= kinds
+    table = json.loads(
+        next(run.glob("wandb/offline-run-*/files/media/table/plots/recall_curve_test_table*")).read_text()
+    )
+    curve = dict(table["data"])
+    assert table["columns"] == ["K", "recall"]
+    assert curve[1] == pytest.approx(result["test"]["recall@1"])
+    assert list(curve)[:4] == [1, 2, 4, 8]
+    assert sorted(curve.values()) == list(curve.values())
+
+
+def inspect(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's W&B file."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run / "wandb")]
+    lines = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def test_its_config_repeats_the_run_in_a_new_folder(first_run: tuple[Path, str]) -> None:

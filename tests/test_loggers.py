@@ -1,12 +1,16 @@
 """The metrics file, and W&B's record offline."""
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from lifted_lightning.loggers import MetricsFile, read_metrics, wandb_logger
+from lifted_lightning.callbacks.run_folder import group_name
+from lifted_lightning.errors import UserError
+from lifted_lightning.loggers import MetricsFile, read_metrics, wandb_logger, wandb_mode
 
 
 def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
@@ -41,28 +45,75 @@ def test_a_resumed_run_continues_the_file_and_repeats_no_row(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A user who has never logged in; W&B reads the environment anew in each test."""
+    import wandb
+
+    for variable in os.environ:
+        if variable.startswith("WANDB_"):
+            monkeypatch.delenv(variable)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 @pytest.mark.usefixtures("_no_account")
 def test_without_an_account_the_record_is_offline_and_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
-    first = wandb_logger(tmp_path, project="test", config={"loss": "LiftedStructureLoss"})
-    assert first is not None
-    assert first.experiment.settings.mode == "offline"
+    assert wandb_mode() == "offline"
+    first = wandb_logger(tmp_path, "offline", project="test", config={"loss": "LiftedStructureLoss"})
     identity = first.experiment.id
     first.experiment.finish()
     assert list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))
-    again = wandb_logger(tmp_path, project="test")
-    assert again is not None
+    again = wandb_logger(tmp_path, "offline", project="test")
     assert again.experiment.id == identity
     again.experiment.finish()
 
 
-def test_disabled_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_logger(tmp_path) is None
-    assert os.listdir(tmp_path) == []
+@pytest.mark.usefixtures("_no_account")
+def test_a_sweep_agents_run_is_the_one_it_announced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent123")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    logger = wandb_logger(tmp_path, "offline", project="ours", group="a/b", name="c")
+    run = logger.experiment
+    assert (run.id, run.project, run.sweep_id, run.group) == ("agent123", "theirs", "sweep1", "a/b")
+    run.finish()
+    assert "Ignoring" not in capfd.readouterr().err
+    for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_PROJECT"):
+        monkeypatch.delenv(variable)
+    import wandb
+
+    wandb.teardown()
+    resumed = wandb_logger(tmp_path, "offline", project="ours")  # by hand, without the agent
+    assert resumed.experiment.id == "agent123"
+    resumed.experiment.finish()
+
+
+def test_a_mode_that_wandb_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE=ofline: no such mode; set it to online, offline"):
+        wandb_mode()
+
+
+CONFIG = {
+    "seed_everything": 0,
+    "name": "a",
+    "runs_dir": "runs",
+    "model": {"loss": {"class_path": "LiftedStructureLoss", "init_args": {"margin": 1.0}}},
+    "data": {"root": None, "size": 28},
+}
+SUMMARY = {"loss": "LiftedStructureLoss", "embedding_size": 64, "dataset": "omniglot", "seed": 0}
+
+
+def test_the_group_is_all_but_the_seed_and_where_files_lie() -> None:
+    group = group_name("omniglot", CONFIG, SUMMARY)
+    assert re.fullmatch("omniglot/lifted-structure-64d-[0-9a-f]{8}", group)
+    moved = CONFIG | {"seed_everything": 1, "name": "b", "runs_dir": "/r", "data": {"root": "/d", "size": 28}}
+    assert group_name("omniglot", moved, SUMMARY | {"seed": 1}) == group
+    for other in ({"data": {"root": None, "size": 32}}, {"model": {"loss": None}}):
+        assert group_name("omniglot", CONFIG | other, SUMMARY) != group
+    assert len(group_name("x" * 500, CONFIG, SUMMARY)) == 128

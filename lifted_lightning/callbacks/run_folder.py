@@ -1,16 +1,32 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
-from lifted_lightning.loggers import MetricsFile, wandb_logger
+from lifted_lightning.loggers import MetricsFile, wandb_logger, wandb_mode
 
 PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
+PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
+NOT_GROUPED = (  # settings that may differ within a W&B group
+    "seed_everything",
+    "experiment",
+    "name",
+    "runs_dir",
+    "ckpt_path",
+    "data.root",
+    "data.cache_dir",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+)
+LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
 
 
 def pending_row(trainer: Trainer) -> dict[str, Any] | None:
@@ -60,10 +76,11 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
+            mode = wandb_mode() if trainer.is_global_zero else "disabled"
             chosen = str(self._choose()) if trainer.is_global_zero else ""
             self.folder = Path(trainer.strategy.broadcast(chosen)).resolve()  # as a resumed run finds it
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
-            trainer.loggers = [*self._loggers(trainer), *trainer.loggers]
+            trainer.loggers = [*self._loggers(mode, trainer.state.fn), *trainer.loggers]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.dirpath = str(self.folder / runs.CHECKPOINTS)
@@ -86,6 +103,22 @@ class RunFolder(Callback):
     ) -> None:
         self._pending_row = checkpoint.get(PENDING_ROW)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the best validation so far into W&B's summary, as ``best/map@r`` and so on."""
+        best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))  # type: ignore[attr-defined]
+        score, before = trainer.callback_metrics.get(best.monitor or ""), best.best_model_score
+        if score is None or (
+            before is not None and not (score > before if best.mode == "max" else score < before)
+        ):
+            return
+        prefix = "validation/"
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(
+                    {f"best/{k.removeprefix(prefix)}": values[k] for k in values}
+                )
+
     def _choose(self) -> Path:
         if self.existing is None:
             folder, self._lock = runs.claim_folder(self.parent, self.name)
@@ -97,16 +130,34 @@ class RunFolder(Callback):
             (folder / runs.CONFIG).write_text(text, encoding="utf-8")
         return folder
 
-    def _loggers(self, trainer: Trainer) -> list[Any]:
+    def _loggers(self, mode: str, job: Any) -> list[Any]:
         assert self.folder is not None
-        if not trainer.is_global_zero:
-            return [MetricsFile(self.folder)]
-        wandb = wandb_logger(
-            self.folder,
-            project="lifted-lightning",
-            name=f"{self.parent.name}/{self.folder.name}",
-            group=self.parent.name,
-            tags=[str(self.summary[key]) for key in ("loss", "dataset")],
-            config=runs.flatten(self.config) | self.summary,
-        )
-        return [MetricsFile(self.folder), *([wandb] if wandb else [])]
+        loggers: list[Any] = [MetricsFile(self.folder)]
+        if mode != "disabled":
+            experiment, summary = self.parent.name, self.summary
+            tags = [summary["loss"], summary["dataset"], f"{summary['embedding_size']}d", experiment]
+            logger = wandb_logger(
+                self.folder,
+                mode,
+                project=PROJECT,
+                name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
+                group=group_name(experiment, self.config, summary),
+                job_type=str(getattr(job, "value", job)),
+                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
+                config=runs.flatten(self.config) | summary,
+            )
+            loggers.append(logger)
+        return loggers
+
+
+def group_name(experiment: str, config: dict[str, Any], summary: dict[str, Any]) -> str:
+    """The W&B group of a run: the runs that differ in nothing but the seed, and where they lie, share it.
+
+    Returns:
+        ``experiment/loss-size-hash``; the hash is of all that makes the group.
+    """
+    settings = {key: value for key, value in runs.flatten(config).items() if key not in NOT_GROUPED}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    loss = runs.slug(summary["loss"].removesuffix("Loss"))
+    tail = f"/{loss}-{summary['embedding_size']}d-{digest}"
+    return experiment[: LONGEST_NAME - len(tail)] + tail
