@@ -11,9 +11,9 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from lifted_lightning import runs
 from lifted_lightning.errors import UserError
 
-METRICS = "metrics.csv"
 MODES = ("online", "offline", "disabled")  # of W&B
 ENVIRONMENT = {
     "project": "WANDB_PROJECT",
@@ -33,7 +33,7 @@ class MetricsFile(Logger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.path = folder / METRICS
+        self.path = folder / runs.METRICS
         self._columns: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
 
@@ -71,7 +71,7 @@ class MetricsFile(Logger):
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)
         else:
-            self._replace(columns, [*read_metrics(self.path), *self._rows])
+            self._replace(columns, [*runs.read_metrics(self.path), *self._rows])
         self._columns, self._rows = columns, []
 
     @rank_zero_only
@@ -86,7 +86,7 @@ class MetricsFile(Logger):
             step: optimiser steps that the checkpoint has seen.
             pending: the row that was still to be logged when the checkpoint was saved; it may be there or not.
         """
-        rows: list[dict[str, Any]] = [row for row in read_metrics(self.path) if int(row["step"]) < step]
+        rows: list[dict[str, Any]] = [row for row in runs.read_metrics(self.path) if int(row["step"]) < step]
         if pending and all(int(row["step"]) != pending["step"] for row in rows):
             rows.append(dict(pending))
         if not rows:
@@ -95,21 +95,13 @@ class MetricsFile(Logger):
             self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        temporary = self.path.with_name(f".{METRICS}.{os.getpid()}.tmp")
+        temporary = self.path.with_name(f".{runs.METRICS}.{os.getpid()}.tmp")
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, self.path)
         self._columns = columns
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``metrics.csv``; a last line cut short by a killed process is left out."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def wandb_mode() -> str:
@@ -125,7 +117,18 @@ def wandb_mode() -> str:
         return mode
     import wandb
 
-    return "online" if wandb.login(prompt=False) else "offline"
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
+        return _offline(error)
+
+
+def _offline(error: Exception) -> str:
+    import wandb
+
+    wandb.teardown()
+    print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
+    return "offline"
 
 
 def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
@@ -154,11 +157,7 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
         try:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         except wandb.errors.Error as error:
-            wandb.teardown()
-            print(
-                f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later"
-            )
-            mode = "offline"
+            mode = _offline(error)
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
     identity.parent.mkdir(exist_ok=True)

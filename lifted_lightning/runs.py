@@ -1,5 +1,6 @@
 """Run folders: their names, their lock, and ``result.json``, the contract for all that reads runs."""
 
+import csv
 import fcntl
 import itertools
 import json
@@ -13,6 +14,7 @@ from typing import Any
 from lifted_lightning.errors import UserError
 
 CONFIG = "config.yaml"
+METRICS = "metrics.csv"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 
@@ -98,6 +100,14 @@ def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
         if path.is_relative_to(base):
             return f"<{name}>/{path.relative_to(base)}"
     return f"<elsewhere>/{path.name}"
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``metrics.csv``; a last line cut short by a killed process is left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

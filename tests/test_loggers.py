@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lifted_lightning import runs
 from lifted_lightning.callbacks.run_folder import group_name
 from lifted_lightning.errors import UserError
-from lifted_lightning.loggers import MetricsFile, read_metrics, wandb_logger, wandb_mode
+from lifted_lightning.loggers import MetricsFile, wandb_logger, wandb_mode
 
 
 def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
     file.save()
     file.log_metrics({"train/loss": 0.5}, step=2)
     file.save()
-    assert read_metrics(tmp_path / "metrics.csv") == [
+    assert runs.read_metrics(tmp_path / "metrics.csv") == [
         {"step": "0", "train/loss": "2.0", "validation/map@r": ""},
         {"step": "1", "train/loss": "1.0", "validation/map@r": "0.5"},
         {"step": "2", "train/loss": "0.5", "validation/map@r": ""},
@@ -40,7 +41,7 @@ def test_a_resumed_run_continues_the_file_and_repeats_no_row(tmp_path: Path) -> 
     after.resume(3)
     after.log_metrics({"train/loss": 30.0}, step=3)
     after.save()
-    rows = [(row["step"], row["train/loss"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    rows = [(row["step"], row["train/loss"]) for row in runs.read_metrics(tmp_path / "metrics.csv")]
     assert rows == [("0", "0.0"), ("1", "1.0"), ("2", "2.0"), ("3", "30.0")]
 
 
@@ -91,6 +92,20 @@ def test_a_sweep_agents_run_is_the_one_it_announced(
     resumed = wandb_logger(tmp_path, "offline", project="ours")  # by hand, without the agent
     assert resumed.experiment.id == "agent123"
     resumed.experiment.finish()
+
+
+def test_a_key_without_a_network_records_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(prompt: bool) -> bool:
+        raise wandb.errors.AuthenticationError("no answer")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", refuse)
+    assert wandb_mode() == "offline"
+    assert "recording offline" in capsys.readouterr().out
 
 
 def test_a_mode_that_wandb_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from lifted_lightning.callbacks.evaluated import evaluation_of
 from lifted_lightning.metrics import EmbeddingSet
 
 KEY = "plots/recall_curve_test"
-COLUMNS = ["K", "recall"]
 
 
 class RecallCurve(Callback):
@@ -24,7 +23,8 @@ class RecallCurve(Callback):
 
         ks = [1 << power for power in range(11) if 1 << power < len(embedding_set.labels)]
         recall = evaluation_of(trainer).ranking.metrics(ks)
-        rows = [[k, recall[f"recall@{k}"]] for k in ks]
+        rows: list[list[float]] = [[k, recall[f"recall@{k}"]] for k in ks]
         for logger in loggers:
-            chart = wandb.plot.line(wandb.Table(columns=COLUMNS, data=rows), *COLUMNS, title="Recall@K, test")
+            table = wandb.Table(columns=["K", "recall"], data=rows)
+            chart = wandb.plot.line(table, "K", "recall", title="Recall@K, test")
             logger.experiment.log({KEY: chart, "trainer/global_step": trainer.global_step})

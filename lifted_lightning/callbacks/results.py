@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lifted_lightning import __version__, runs
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.loggers import METRICS, read_metrics
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
 PROGRESS = "lifted_progress"  # the key in a checkpoint
@@ -128,7 +127,7 @@ class ResultFile(Callback):
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
-            "history": with_training_means(self._progress["history"], read_metrics(folder / METRICS)),
+            "history": with_training_means(self._progress["history"], runs.read_metrics(folder / runs.METRICS)),
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
             "seconds": {
