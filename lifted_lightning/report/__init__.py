@@ -1,0 +1,1 @@
+"""`lifted report`: from run folders to tables with intervals, figures, and one page."""

@@ -1,0 +1,86 @@
+"""`lifted report`: the command."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.report import figures, page, tables
+from lifted_lightning.report.compare import Comparison, compare
+from lifted_lightning.report.read import read
+from lifted_lightning.report.table import Table, as_csv, for_terminal, latex
+from lifted_lightning.summary import ORDER
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command itself; returns its exit code."""
+    options = parser().parse_args(arguments)
+    by = [key.strip() for key in (options.by or "").split(",") if key.strip()]
+    comparison = compare(read(options.runs), by, ORDER)
+    out = Path(options.out) if options.out else Path(options.runs[0]) / "report"
+    _make(out)
+    results, differences = tables.results(comparison), tables.paired(comparison)
+    _print([table for table in (results, differences) if table.rows], comparison.warnings)
+    write(comparison, results, differences, out)
+    print(f"report: {os.path.relpath(out / 'index.html')}, and Markdown, LaTeX, CSV, PNG, SVG beside it")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `lifted report`."""
+    result = argparse.ArgumentParser(
+        prog="lifted report",
+        description="Compare finished runs: means with intervals over seeds, paired differences, and figures.",
+    )
+    result.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
+    result.add_argument(
+        "--by",
+        help="settings to show as columns, separated by commas: loss, embedding_size, dataset, or any setting "
+        "of config.yaml by its name or the end of it (neighbours); by default all that tell the runs apart",
+    )
+    result.add_argument("--out", help="the folder to write to; by default report/ in the first RUNS")
+    return result
+
+
+def write(comparison: Comparison, results: Table, differences: Table, out: Path) -> None:
+    """Write tables, figures and pages into a folder."""
+    further = tables.further(comparison)
+    files = {"table.csv": as_csv([results, further]), "table.tex": latex(results)}
+    if differences.rows:
+        files["differences.csv"] = as_csv([tables.paired(comparison, every=True)])
+        files["differences.tex"] = latex(differences)
+    others = [differences, further, tables.diagnostics(comparison), tables.published(comparison)]
+    drawn = figures.draw(comparison, out)
+    report = page.Report(comparison, results, [table for table in others if table.rows], drawn)
+    files["report.md"] = page.markdown_page(report)
+    files["index.html"] = page.html_page(report, out)
+    for name, text in files.items():
+        unfinished = out / f".{name}.{os.getpid()}"
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(unfinished, out / name)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError("no permission to write")
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: cannot be written to ({error.strerror or error}); give another"
+        ) from error
+
+
+def _print(shown: Sequence[Table], warnings: Sequence[str]) -> None:
+    """Print tables, each as wide as it is: no line of a table is broken or cut."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    for table in shown:
+        console = Console(highlight=False)
+        drawn = for_terminal(table)
+        width = Measurement.get(console, console.options.update(width=1000), drawn).maximum
+        Console(highlight=False, width=max(width, console.width)).print(drawn)
+    for line in warnings:
+        print(f"note: {line}")

@@ -1,0 +1,255 @@
+"""The report's figures, each as PNG and SVG."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lifted_lightning.report.compare import Comparison, Group, short
+from lifted_lightning.report.drawing import (
+    Curve,
+    add_legend,
+    axes_for,
+    draw_line,
+    draw_published,
+    number_axis,
+    style,
+)
+from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, Published, follows_the_paper
+from lifted_lightning.report.read import numbers
+from lifted_lightning.report.statistics import estimate
+from lifted_lightning.report.tables import metric_name
+
+LINES, PANELS = 9, 6  # at most; of more, the best
+CURVES = {
+    "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
+    "time": ("validation/recall@1", "seconds", "seconds of training", "Validation Recall@1 against time"),
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was written: the files' name without ending, and what it shows."""
+
+    stem: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one pair of axes shows: its title, and the groups that make each line, by the line's name."""
+
+    title: str
+    lines: dict[str, list[Group]]
+
+    @property
+    def dataset(self) -> str:
+        return str(next(iter(self.lines.values()))[0].settings.get("dataset"))
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for groups in self.lines.values() for group in groups]
+
+
+def draw(comparison: Comparison, out: Path) -> list[Drawn]:
+    """Draw every figure that the runs have numbers for, into a folder."""
+    drawn = [_recall(comparison, out)]
+    for column in comparison.context:
+        values = [group.settings.get(column) for group in comparison.groups]
+        if len(numbers(value for value in values if not isinstance(value, bool))) == len(values):
+            drawn.append(_against(comparison, column, out))
+    drawn += _training(comparison, out)
+    return [figure for figure in drawn if figure]
+
+
+def _recall(comparison: Comparison, out: Path) -> Drawn | None:
+    """Recall@K against K."""
+    ks = {
+        name: int(name.removeprefix("recall@")) for name in comparison.metrics if name.startswith("recall@")
+    }
+    if len(ks) < 2:
+        return None
+    panels, note = _panels(comparison)
+    published: list[Published] = []
+    with axes_for([panel.title for panel in panels], _columns(panels), out / "recall") as axes:
+        looks = _looks(comparison, panels)
+        for panel, ax in zip(panels, axes, strict=True):
+            for name, (group,) in panel.lines.items():
+                points = [(k, e) for metric, k in ks.items() if (e := group.metric(metric))]
+                draw_line(ax, _curve(points), looks[name])
+            rows = [
+                p for p in PUBLISHED.get(panel.dataset, ()) if p.source == PAPER and "recall@1" in p.values
+            ]
+            for row in rows:
+                places = [(ks[metric], value) for metric, value in row.values.items() if metric in ks]
+                draw_published(ax, *_unzip(places), _published_look(row, looks), row.read_off)
+            published += rows
+            own = {k for metric, k in ks.items() if any(group.metric(metric) for group in panel.groups)}
+            number_axis(ax, sorted(own), "K")
+        axes[0].set_ylabel("Recall@K, %")
+        add_legend(axes, _legend_title(published, panels))
+    return Drawn("recall", _caption("Recall@K against K", comparison, note, published))
+
+
+def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
+    """F1, NMI and Recall@1 against the embedding size, or against any other number that was varied."""
+    names = [metric for metric in ("f1", "nmi", "recall@1", "map@r") if metric in comparison.metrics][:3]
+    stem, what = short(column), short(column).replace("_", " ")
+    others = [c for c in comparison.context if c not in (column, "dataset")]
+    blocks = comparison.blocks(["dataset"])
+    panels = [
+        Panel(_dataset(comparison, block), _lines(comparison, block, others)) for block in blocks[:PANELS]
+    ]
+    published: list[Published] = []
+    titles = [", ".join(filter(None, [metric_name(m), panel.title])) for panel in panels for m in names]
+    with axes_for(titles, len(names), out / stem) as axes:
+        looks = _looks(comparison, panels)
+        for i, ax in enumerate(axes):
+            panel, metric = panels[i // len(names)], names[i % len(names)]
+            for name, groups in panel.lines.items():
+                points = [(g.settings[column], e) for g in groups if (e := g.metric(metric))]
+                draw_line(ax, _curve(points), looks[name], bars=True)
+            if column == "embedding_size":
+                rows = [
+                    p for p in PUBLISHED.get(panel.dataset, ()) if p.embedding_size and metric in p.values
+                ]
+                for _, same in groupby(rows, key=lambda row: (row.loss, row.source)):
+                    line = list(same)
+                    places = [(row.embedding_size or 0, row.values[metric]) for row in line]
+                    draw_published(ax, *_unzip(places), _published_look(line[0], looks), line[0].read_off)
+                published += rows
+            number_axis(ax, sorted({group.settings[column] for group in panel.groups}), what)
+        for ax in axes[:: len(names)]:
+            ax.set_ylabel("%")
+        add_legend(axes, _legend_title(published, panels))
+    title = f"{', '.join(map(metric_name, names))} against {what}"
+    return Drawn(stem, _caption(title, comparison, "", published))
+
+
+def _training(comparison: Comparison, out: Path) -> list[Drawn]:
+    """Validation while training, against steps and against time."""
+    panels, note = _panels(comparison)
+    histories = {
+        id(group): [{int(row["step"]): row for row in run.history()} for run in group.runs]
+        for panel in panels
+        for group in panel.groups
+    }
+    drawn = []
+    for stem, (metric, against, label, title) in CURVES.items():
+        curves = {key: _validation_curve(history, metric, against) for key, history in histories.items()}
+        if not any(len(curve.x) > 1 for curve in curves.values()):
+            continue
+        with axes_for([panel.title for panel in panels], _columns(panels), out / stem) as axes:
+            looks = _looks(comparison, panels)
+            for panel, ax in zip(panels, axes, strict=True):
+                for name, (group,) in panel.lines.items():
+                    marker = "" if len(curves[id(group)].x) > 1 else looks[name]["marker"]
+                    draw_line(ax, curves[id(group)], looks[name] | {"marker": marker})
+                ax.set_xlim(left=0)
+                ax.set_xlabel(label)
+            axes[0].set_ylabel(f"validation {metric_name(metric.partition('/')[2])}, %")
+            add_legend(axes)
+        more = "mean time of the runs, validation included" if against == "seconds" else ""
+        drawn.append(Drawn(stem, _caption(title, comparison, "; ".join(filter(None, [note, more])), [])))
+    return drawn
+
+
+def _validation_curve(histories: Iterable[dict[int, dict[str, Any]]], metric: str, against: str) -> Curve:
+    """A metric over the runs at every step at which all that have it were validated."""
+    kept = [
+        {step: row for step, row in history.items() if len(numbers([row.get(metric), row.get(against)])) == 2}
+        for history in histories
+    ]
+    kept = [history for history in kept if history]
+    x, y = [], []
+    for step in sorted(set.intersection(*map(set, kept))) if kept else []:
+        if found := estimate([float(history[step][metric]) for history in kept]):
+            x.append(sum(float(history[step][against]) for history in kept) / len(kept))
+            y.append(found)
+    return Curve(x, y)
+
+
+# Which lines on which axes, and what they are called
+
+
+def _panels(comparison: Comparison) -> tuple[list[Panel], str]:
+    """A panel for each block of rows, lines for its losses; and a note if the best alone are shown."""
+    keys = comparison.context
+    if all(len(block) == 1 for block in comparison.blocks()):
+        keys = [key for key in keys if key == "dataset"]
+    others = [key for key in comparison.context if key not in keys]
+    blocks = comparison.blocks(keys)
+    kept = sorted(sorted(blocks, key=lambda b: -max(map(_score, b)))[:PANELS], key=blocks.index)
+    panels = []
+    for block in kept:
+        best = sorted(block, key=lambda group: -_score(group))[:LINES]
+        lines = _lines(comparison, [group for group in block if group in best], others)
+        panels.append(Panel(comparison.title(block[0], keys) or str(block[0].settings.get("dataset")), lines))
+    shown = sum(len(panel.lines) for panel in panels)
+    return panels, f"the best {shown} of {len(comparison.groups)}" if shown < len(comparison.groups) else ""
+
+
+def _score(group: Group) -> float:
+    found = group.metric("recall@1")
+    return found.mean if found else 0.0
+
+
+def _lines(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
+    """The groups of each line: those with the same loss and the same of the other columns."""
+    lines: dict[str, list[Group]] = {}
+    for group in sorted(block, key=lambda group: comparison.losses.index(group.loss)):
+        rest = comparison.title(group, others)
+        name = rest if rest and len(comparison.losses) == 1 else ", ".join(filter(None, [group.loss, rest]))
+        lines.setdefault(name, []).append(group)
+    return lines
+
+
+def _dataset(comparison: Comparison, block: Sequence[Group]) -> str:
+    return str(block[0].settings.get("dataset")) if "dataset" in comparison.context else ""
+
+
+def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """Each line's look: a loss has the same in every figure."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    order = comparison.losses if set(names) <= set(comparison.losses) else names
+    return {name: style(order.index(name)) | {"label": name} for name in names}
+
+
+def _columns(panels: Sequence[Panel]) -> int:
+    return {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
+
+
+def _curve(points: Sequence[tuple[Any, Any]]) -> Curve:
+    return Curve(*_unzip(points))
+
+
+def _unzip(points: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    return [a for a, _ in points], [b for _, b in points]
+
+
+def _published_look(row: Published, looks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The look of our line of that loss, in black where there is none."""
+    own = [name for name in looks if name == row.loss] or [
+        name for name in looks if name.startswith(row.loss.split(" ")[0])
+    ]
+    look = looks[own[0]] if own else {"color": "black", "marker": "."}
+    how = "read off a figure" if row.read_off else "published"
+    return look | {"label": f"{row.loss}, {row.source.split(';')[0]} ({how})"}
+
+
+def _legend_title(published: Sequence[Published], panels: Sequence[Panel]) -> str:
+    differ = any(not follows_the_paper(group.settings) for panel in panels for group in panel.groups)
+    return f"hollow: {NOT_COMPARABLE}" if published and differ else ""
+
+
+def _caption(title: str, comparison: Comparison, note: str, published: Sequence[Published]) -> str:
+    classes = "unseen test classes" if comparison.stage == "test" and "alidation" not in title else ""
+    parts = [
+        title,
+        classes,
+        "mean and 95 % interval over seeds",
+        note,
+        "hollow marks: published numbers" if published else "",
+    ]
+    return "; ".join(filter(None, parts))

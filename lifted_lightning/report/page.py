@@ -1,0 +1,174 @@
+"""The report as one Markdown file, and as one HTML file that needs no other."""
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifted_lightning.report.compare import Comparison, Group, brought_along
+from lifted_lightning.report.figures import Drawn
+from lifted_lightning.report.read import Run
+from lifted_lightning.report.table import Table, as_html, markdown
+
+PICTURES = {
+    "tsne_test.png": "t-SNE of the test images",
+    "gallery_test.png": "Queries and their nearest neighbours",
+}
+SIDE_BY_SIDE = 6  # groups whose pictures are shown, the best ones
+_WIDTH = 1400  # pixels, of a picture in the page
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the two pages show."""
+
+    comparison: Comparison
+    results: Table
+    others: Sequence[Table]
+    figures: Sequence[Drawn]
+
+    @property
+    def heading(self) -> str:
+        return self.results.title
+
+    @property
+    def summary(self) -> str:
+        """What was compared, in one sentence."""
+        groups = self.comparison.groups
+        n = sum(len(group.runs) for group in groups)
+        return f"{n} run{'s' * (n != 1)} in {len(groups)} row{'s' * (len(groups) != 1)}."
+
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        return brought_along(self.comparison)
+
+
+def markdown_page(report: Report) -> str:
+    """The report in Markdown; its figures are the PNG files beside it."""
+    parts = [f"# {report.heading}", report.summary]
+    if report.comparison.warnings:
+        parts.append("To know:\n\n" + "\n".join(f"- {line}" for line in report.comparison.warnings))
+    parts.append(markdown(report.results).rstrip())
+    parts += [f"![{figure.caption}]({figure.stem}.png)\n\n{figure.caption}." for figure in report.figures]
+    parts += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in report.others]
+    if report.settings:
+        parts.append(
+            "## Settings that come with the rows\n\n" + "\n".join(f"- {a}: {b}" for a, b in report.settings)
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(report: Report, out: Path) -> str:
+    """The report in HTML, with the figures from ``out`` and the best runs' pictures within."""
+    parts = [f"<header><h1>{_(report.heading)}</h1><p>{_(report.summary)}</p></header>"]
+    if report.comparison.warnings:
+        lines = "".join(f"<li>{_(line)}</li>" for line in report.comparison.warnings)
+        parts.append(f"<aside><h2>To know</h2><ul>{lines}</ul></aside>")
+    parts.append(f"<section><h2>Results</h2>{as_html(report.results)}</section>")
+    if report.figures:
+        drawn = "".join(_figure(figure, out) for figure in report.figures)
+        parts.append(f"<section><h2>Figures</h2><div class='figures'>{drawn}</div></section>")
+    parts += [f"<section><h2>{_(table.title)}</h2>{as_html(table)}</section>" for table in report.others]
+    if report.settings:
+        rows = "".join(f"<dt>{_(name)}</dt><dd>{_(text)}</dd>" for name, text in report.settings)
+        parts.append(f"<section><h2>Settings that come with the rows</h2><dl>{rows}</dl></section>")
+    parts += _pictures(report.comparison)
+    return _PAGE.replace("TITLE", _(report.heading)).replace("BODY", "\n".join(parts))
+
+
+def _figure(figure: Drawn, out: Path) -> str:
+    data = base64.b64encode((out / f"{figure.stem}.svg").read_bytes()).decode()
+    source = f"data:image/svg+xml;base64,{data}"
+    return _shown(source, f"{figure.caption}.")
+
+
+def _shown(source: str, text: str) -> str:
+    return f"<figure><img src='{source}' alt='{_(text)}'><figcaption>{_(text)}</figcaption></figure>"
+
+
+def _pictures(comparison: Comparison) -> Iterator[str]:
+    """A section for each kind of picture: the best run's of each of the best groups, side by side."""
+    ranked = sorted(
+        comparison.groups, key=lambda group: -max(group.by_seed("recall@1").values(), default=0.0)
+    )
+    for name, title in PICTURES.items():
+        cards = []
+        for group in ranked:
+            run, score = _best(group)
+            path = run.folder / "plots" / name
+            if len(cards) < SIDE_BY_SIDE and path.is_file():
+                label = f"{comparison.title(group)}: {run.name}, R@1 {100 * score:.1f} %"
+                cards.append(_shown(_shrunk(path), label))
+        if cards:
+            shown = f"<div class='pictures'>{''.join(cards)}</div>"
+            yield f"<section><h2>{title}, best run of each row</h2>{shown}</section>"
+
+
+def _best(group: Group) -> tuple[Run, float]:
+    scores = group.by_seed("recall@1")
+    run = max(group.runs, key=lambda run: scores.get(run.seed, -1.0))
+    return run, scores.get(run.seed, 0.0)
+
+
+def _shrunk(path: Path) -> str:
+    """A picture as a data URI, no wider than it is shown on a sharp screen."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+    small.thumbnail((_WIDTH, 4 * _WIDTH), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=82, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+_ = html.escape
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>TITLE</title>
+<style>
+:root { --ink: #222; --faint: #6b6b6b; --line: #dcdcdc; --accent: #332288 }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 1180px; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 }
+h2 { font-size: 1.1rem; margin: 2.6rem 0 .6rem; padding-top: 1.1rem; border-top: 1px solid var(--line) }
+header p, .note, figcaption { color: var(--faint) }
+header p { margin: .3rem 0 0 }
+.note, figcaption { font-size: .85rem; margin: .5rem 0 0; max-width: 78ch }
+aside { margin: 1.4rem 0 0; padding: .8rem 1.1rem; background: #fdf7e6; border-left: 3px solid #ddaa33;
+  font-size: .9rem }
+aside h2 { margin: 0; padding: 0; border: 0; font-size: .95rem }
+aside ul { margin: .3rem 0 0; padding-left: 1.1rem; overflow-wrap: anywhere }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .28rem .9rem .28rem 0; text-align: left }
+th { border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom }
+.n { text-align: right; padding-left: .5rem }
+tr.rule td { border-top: 1px solid var(--line) }
+tbody tr:last-child td { border-bottom: 1.5px solid var(--ink) }
+tbody tr:hover td { background: #f6f6fa }
+strong { color: var(--accent) }
+figure { margin: 0 }
+figure img { display: block; width: 100%; height: auto }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 2rem 2.5rem }
+.figures figure.wide { grid-column: 1 / -1; max-width: 900px }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 1.6rem }
+.pictures img { border: 1px solid var(--line) }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .87rem; margin: 0 }
+dt { font-weight: 600 }
+dd { margin: 0; color: var(--faint); overflow-wrap: anywhere }
+@media print { body { max-width: none; padding: 0 } section { break-inside: avoid } }
+</style>
+</head>
+<body>
+BODY
+</body>
+</html>
+"""

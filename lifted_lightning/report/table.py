@@ -1,0 +1,187 @@
+"""A table of numbers with intervals, and how it is written: in Markdown, LaTeX, CSV, HTML, and on a terminal."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from lifted_lightning.report.statistics import Estimate
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Kind = Literal["text", "percent", "points", "number"]
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table's cell, and whether it is bold."""
+
+    value: str | Estimate | None
+    bold: bool = False
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        title: what it shows.
+        columns: each one's heading and how its numbers are written: in percent, in percentage points with a
+            sign, or in three digits.
+        rows: of cells.
+        rules: numbers of the rows that a line stands above.
+        notes: lines below it.
+    """
+
+    title: str
+    columns: list[tuple[str, Kind]]
+    rows: list[list[Cell]] = field(default_factory=list)
+    rules: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def number(self, column: int, cell: Cell) -> tuple[str, str] | None:
+        """A mean and its half-width as text, the latter empty for a single value; None for other cells."""
+        if not isinstance(cell.value, Estimate):
+            return None
+        kind, value = self.columns[column][1], cell.value
+        if kind == "number":
+            return _digits(value.mean), "" if value.half is None else _digits(value.half)
+        cells = (cell.value for row in self.rows for cell in row)
+        # One more where an interval would be written as 0.
+        places = 2 if any(isinstance(v, Estimate) and 0 < (v.half or 0) < 0.0005 for v in cells) else 1
+        mean = f"{100 * value.mean:{'+' if kind == 'points' else ''}.{places}f}"
+        return mean, "" if value.half is None else f"{100 * value.half:.{places}f}"
+
+    def text(self, column: int, cell: Cell) -> str:
+        """A cell as plain text."""
+        number = self.number(column, cell)
+        if number is None:
+            return NONE if cell.value is None else str(cell.value)
+        return " ± ".join(part for part in number if part).replace("-", "−")
+
+    def marked(self) -> bool:
+        """Whether any row has fewer seeds than there should be."""
+        return any(
+            isinstance(cell.value, str) and cell.value.endswith("†") for row in self.rows for cell in row
+        )
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table with its notes."""
+    lines = ["| " + " | ".join(name for name, _ in table.columns) + " |"]
+    lines.append("|" + "|".join(":--" if kind == "text" else "--:" for _, kind in table.columns) + "|")
+    for row in table.rows:
+        cells = [table.text(i, cell).replace("|", "\\|") for i, cell in enumerate(row)]
+        cells = [f"**{text}**" if cell.bold else text for text, cell in zip(cells, row, strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + "; ".join(table.notes) + ".\n"
+
+
+_LATEX = {"\\": r"\textbackslash{}", "–": "--", "−": "$-$", "†": r"$^\dagger$", "±": r"$\pm$"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}
+
+
+def latex(table: Table) -> str:
+    """A table for the package booktabs, its notes as comments above."""
+    kinds = "".join("l" if kind == "text" else "r" for _, kind in table.columns)
+    lines = [f"% {note}" for note in [table.title, *table.notes]]
+    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
+    lines.append(" & ".join(_escaped(name) for name, _ in table.columns) + r" \\")
+    for i, row in enumerate(table.rows):
+        if i == 0 or i in table.rules:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(_latex_cell(table, c, cell) for c, cell in enumerate(row)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_cell(table: Table, column: int, cell: Cell) -> str:
+    number = table.number(column, cell)
+    if number is None:
+        return _escaped(table.text(column, cell))
+    mean = number[0].replace(",", "{,}")
+    mean = rf"\mathbf{{{mean}}}" if cell.bold else mean
+    return f"${mean}" + (rf" \pm {number[1]}$" if number[1] else "$")
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """Tables with the same rows side by side: for each number its mean, half-width and n, in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    first, *others = tables
+    texts = sum(kind == "text" for _, kind in first.columns)
+    columns = [(t, i) for t in tables for i in range(0 if t is first else texts, len(t.columns))]
+    head: list[str] = []
+    for table, i in columns:
+        name, kind = table.columns[i]
+        head += [name] if kind == "text" else [name, f"{name} half-width of 95 % interval", f"{name} n"]
+    writer.writerow(head)
+    skipped = len(first.rows) - len(others[0].rows) if others else 0  # the baselines
+    for r in range(len(first.rows)):
+        cells: list[str] = []
+        for table, i in columns:
+            row = table.rows[r] if table is first else table.rows[r - skipped] if r >= skipped else None
+            cells += _csv_cell(row[i].value if row else None, table.columns[i][1])
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def _csv_cell(value: str | Estimate | None, kind: Kind) -> list[str]:
+    if kind == "text":
+        return [str(value or "").removesuffix("†").replace(NONE, "")]
+    if not isinstance(value, Estimate):
+        return ["", "", ""]
+    return [f"{value.mean:.6g}", "" if value.half is None else f"{value.half:.6g}", str(value.n)]
+
+
+def as_html(table: Table) -> str:
+    """An HTML table with its notes."""
+
+    def cell(tag: str, kind: Kind, text: str, bold: bool = False) -> str:
+        text = html.escape(text)
+        style = "" if kind == "text" else ' class="n"'
+        return f"<{tag}{style}>{f'<strong>{text}</strong>' if bold else text}</{tag}>"
+
+    lines = ["<div class='scroll'><table><thead><tr>"]
+    lines += [cell("th", kind, name) for name, kind in table.columns]
+    lines.append("</tr></thead><tbody>")
+    for r, row in enumerate(table.rows):
+        lines.append(f"<tr{' class=rule' if r in table.rules and r else ''}>")
+        lines += [cell("td", table.columns[c][1], table.text(c, x), x.bold) for c, x in enumerate(row)]
+        lines.append("</tr>")
+    notes = html.escape("; ".join(table.notes))
+    return "".join(lines) + f"</tbody></table></div><p class='note'>{notes}.</p>"
+
+
+def for_terminal(table: Table) -> "RichTable":
+    """The table for rich."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    result = RichTable(
+        title=table.title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        caption="; ".join(table.notes),
+        caption_justify="left",
+    )
+    for name, kind in table.columns:
+        result.add_column(name, justify="left" if kind == "text" else "right", no_wrap=True)
+    for r, row in enumerate(table.rows):
+        cells = [Text(table.text(i, cell), style="bold" if cell.bold else "") for i, cell in enumerate(row)]
+        result.add_row(*cells, end_section=r + 1 in table.rules)
+    return result
