@@ -1,6 +1,7 @@
 """The `lifted` command: it finds the subcommand before anything heavy is imported."""
 
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,13 +12,21 @@ TRAINER = {
     "test": "evaluate a checkpoint on the test classes",
     "predict": "write the embeddings of the test classes",
 }
-OWN = {"data": "list, prepare and verify data sets"}
+OWN = {  # and the module that runs it
+    "sweep": ("run an ablation's trials side by side, on this machine or a cluster", "sweep.command"),
+    "report": ("compare finished runs: tables with intervals over seeds, figures, one page", "report.command"),
+    "dashboard": ("save a W&B workspace that compares a project's runs", "dashboard"),
+    "data": ("list, prepare and verify data sets", "data_command"),
+    "embed": ("embed images with a checkpoint, into a file to search", "embed_command"),
+    "search": ("find the images of such a file that are nearest to others", "search_command"),
+}
 
 
 def usage() -> str:
     """The help of `lifted` itself: one line a subcommand."""
+    texts = TRAINER | {name: text for name, (text, _) in OWN.items()}
     lines = ["usage: lifted COMMAND [--help] [options]", "", "commands:"]
-    lines += [f"  {name:<10}{text}" for name, text in (TRAINER | OWN).items()]
+    lines += [f"  {name:<10}{text}" for name, text in texts.items()]
     lines += ["", "start:  lifted fit --config experiments/quickstart.yaml"]
     return "\n".join(lines)
 
@@ -58,10 +67,9 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from lifted_lightning.lightning_cli import run
 
         return run(command, arguments)
-    if command == "data":
-        from lifted_lightning.data_command import run as run_data
-
-        return run_data(arguments)
+    if command in OWN:
+        module = importlib.import_module(f"lifted_lightning.{OWN[command][1]}")
+        return int(module.run(arguments))
     near = difflib.get_close_matches(command, [*TRAINER, *OWN], n=1)
     hint = f"did you mean {near[0]}?" if near else "see lifted --help"
     print(f"lifted: no command {command!r}; {hint}", file=sys.stderr)

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 import yaml
 
 import lifted_lightning.losses
-from lifted_lightning.lightning_cli import LiftedCLI
-from lifted_lightning.module import EmbeddingModule
+from lifted_lightning.lightning_cli import parse
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -36,19 +34,6 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
-class ParsedCLI(LiftedCLI):
-    """Parses, and stops there."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 @functools.cache
 def parsed(path: str) -> dict[str, Any]:
     """The complete configuration that the command of a file gives, as plain dictionaries."""
@@ -56,9 +41,7 @@ def parsed(path: str) -> dict[str, Any]:
     assert command[:2] == ["lifted", "fit"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(sys, "argv", command)
-        config: dict[str, Any] = ParsedCLI("fit", EmbeddingModule).config["fit"].as_dict()
-    return config
+        return parse("fit", command[2:])
 
 
 def header(path: str) -> list[str]:

@@ -1,0 +1,125 @@
+"""The loop of a sweep: hands out trials, follows them, and tells how they end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lifted_lightning import runs
+from lifted_lightning.sweep.plan import Sweep
+from lifted_lightning.sweep.pool import Pool
+from lifted_lightning.sweep.progress import Progress
+from lifted_lightning.sweep.search import Search
+from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial, make_trial
+
+WAIT = 1.0  # seconds between looks at the trials that run
+LAST_LINES = 5  # of a failed trial's log
+
+
+class Driver:
+    """Runs a sweep to its end.
+
+    Args:
+        sweep: what to run.
+        search: gives the trials.
+        pool: runs them.
+        parent: the folder of their folders.
+        retries: times that a failed trial is run again.
+        known: how many trials have a folder or, of a grid, there are.
+    """
+
+    def __init__(
+        self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, known: int
+    ) -> None:
+        self.sweep = sweep
+        self.search = search
+        self.pool = pool
+        self.parent = parent
+        self.retries = retries
+        self.progress = Progress(sweep, total=known if sweep.method == "grid" else sweep.run_cap or known)
+        self._numbers: dict[str, int] = {}
+        self._attempts: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
+        self._failed: list[Trial] = []
+
+    def run(self) -> list[Trial]:
+        """Hand out trials until there are no more; returns those that failed."""
+        drawn = self._new_trials()
+        exhausted = False
+        with self.progress:
+            while True:
+                while not exhausted and len(self.pool.running()) < max(1, self.pool.slots()):
+                    trial = next(drawn, None)
+                    exhausted = trial is None
+                    if trial is not None:
+                        self._start(trial)
+                if exhausted and not self.pool.running():
+                    break
+                for trial, code in self.pool.wait(WAIT):
+                    self._ended(trial, code)
+                if self.sweep.halving:
+                    for trial in self.pool.running():
+                        self._halve(trial)
+                self.progress.show(self.pool.running(), self.pool.slots())
+        for trial in self._failed:
+            self._say_failed(trial)
+        return self._failed
+
+    def _new_trials(self) -> Iterator[Trial]:
+        """The trials to run; those that are done already are told to the search."""
+        while (drawn := self.search.next()) is not None:
+            number, values = drawn
+            trial = make_trial(self.sweep, values, self.parent)
+            if trial.digest in self._numbers:  # other names for the same configuration
+                self.search.tell(number, None)
+                continue
+            self._numbers[trial.digest] = number
+            if trial.state in ("done", "stopped"):
+                self._halve(trial)
+                self._tell(trial)
+            else:
+                yield trial
+
+    def _start(self, trial: Trial) -> None:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        runs.write_json(trial.folder / TRIAL, {"values": trial.values, "arguments": trial.arguments})
+        self.pool.start(trial)
+        self.progress.started(trial)
+
+    def _ended(self, trial: Trial, code: int | None) -> None:
+        if trial.state in ("done", "stopped"):
+            self._tell(trial)
+            return
+        attempts = self._attempts[trial.digest] = self._attempts.get(trial.digest, 0) + 1
+        if attempts <= self.retries:
+            self.progress.note(f"{trial.folder.name}: {_reason(code)}; it goes on from its last checkpoint")
+            self.pool.start(trial)
+            return
+        self._failed.append(trial)
+        self.search.tell(self._numbers[trial.digest], None)
+        self.progress.failed(trial, _reason(code))
+
+    def _halve(self, trial: Trial) -> None:
+        """Tell the search each new validation of a trial, and stop the trial if it falls behind."""
+        if not self.sweep.halving or not self.sweep.metric:
+            return
+        scores = trial.scores(self.sweep.metric)
+        for iteration in range(self._reported.get(trial.digest, 0) + 1, len(scores) + 1):
+            self._reported[trial.digest] = iteration
+            behind = self.search.report(self._numbers[trial.digest], iteration, scores[iteration - 1])
+            if behind and trial.state == "begun":
+                told = {"validations": iteration, "metric": self.sweep.metric, "score": scores[iteration - 1]}
+                runs.write_json(trial.folder / STOPPED, told)
+                return
+
+    def _tell(self, trial: Trial) -> None:
+        score = trial.score(self.sweep.metric) if self.sweep.metric else None
+        self.search.tell(self._numbers[trial.digest], score, stopped=trial.state == "stopped")
+        self.progress.done(trial, score)
+
+    def _say_failed(self, trial: Trial) -> None:
+        log = trial.folder / LOG
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+        self.progress.note("\n".join([f"failed: {log}", *(f"  {line}" for line in lines[-LAST_LINES:])]))
+
+
+def _reason(code: int | None) -> str:
+    return "its machine was lost" if code is None else f"it ended with code {code} and without a result"
