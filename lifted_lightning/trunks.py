@@ -15,7 +15,8 @@ def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | No
     """The named network without its classifier, and the number of its features.
 
     Returns:
-        a module from (B, C, H, W) to (B, features), and features.
+        a module from (B, C, H, W) to (B, features), and features. Its convolutions are in channels_last memory, as
+        the images are: that is faster on GPUs, and on CPUs where a network makes its input anew, as GoogLeNet does.
     """
     download = pretrained if weights_file is None else False
     try:
@@ -33,7 +34,7 @@ def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | No
         ) from error
     if weights_file is not None:
         load_weights(network, Path(weights_file), dropped)
-    return network, features
+    return network.to(memory_format=torch.channels_last), features
 
 
 def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple[str, ...]]:

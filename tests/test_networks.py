@@ -187,7 +187,7 @@ def test_real_weights_and_the_untrained_trunk(weights_root):
     untrained = network.initial_trunk()
     assert untrained is not None
     assert not untrained.training
-    torch.testing.assert_close(untrained(images), wanted)
+    torch.testing.assert_close(untrained(images), wanted, rtol=1e-4, atol=1e-4)  # another memory format
     assert EmbeddingNetwork("squeezenet1_1", pretrained=False).initial_trunk() is None
 
 
