@@ -1,17 +1,19 @@
 """Checks of what only fits together at run time, made before a run's folder is."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
-from lifted_lightning.module import EmbeddingModule
+
+if TYPE_CHECKING:  # Lightning takes a second, and reading a checkpoint needs none of it
+    from lifted_lightning.data.datamodule import RetrievalDataModule
+    from lifted_lightning.module import EmbeddingModule
 
 
 @torch.inference_mode()
-def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None:
+def check_images_fit(module: "EmbeddingModule", data: "RetrievalDataModule") -> None:
     """Embed one black image, so that channels and sizes that do not fit are said at once.
 
     Raises:
@@ -50,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_checkpoint(module: EmbeddingModule, path: Path) -> None:
+def check_checkpoint(module: "EmbeddingModule", path: Path) -> None:
     """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's."""
     saved = load_checkpoint(path)["state_dict"]
     own = module.state_dict()

@@ -70,9 +70,7 @@ class EmbeddingModule(LightningModule):
         self.network = network
         self.loss = loss
         self.augment = augment
-        mean, std = getattr(network, "mean", None), getattr(network, "std", None)
-        if mean is not None and std is not None and not augment.given_statistics:
-            augment.set_statistics(mean, std)
+        augment.match(network)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.head_lr_factor = head_lr_factor

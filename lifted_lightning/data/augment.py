@@ -85,6 +85,12 @@ class Augmentation(nn.Module):
         self.mean = torch.tensor(mean, dtype=self.mean.dtype, device=self.mean.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=self.std.dtype, device=self.std.device).view(1, -1, 1, 1)
 
+    def match(self, network: nn.Module) -> None:
+        """Normalise as a network expects (its ``mean`` and ``std``), unless statistics were given."""
+        mean, std = getattr(network, "mean", None), getattr(network, "std", None)
+        if mean is not None and std is not None and not self.given_statistics:
+            self.set_statistics(mean, std)
+
     def draw(self, key: tuple[int, int, int], global_batch: int) -> Tensor:
         """The random numbers of one step, see ``draw``."""
         return draw(key, global_batch)

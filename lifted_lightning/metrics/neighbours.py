@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from lifted_lightning.metrics.direct import nearest_directly
 from lifted_lightning.metrics.points import Distance, Points, full_precision, prepare
 from lifted_lightning.metrics.scan import Best, Columns, Tile
 
 _SPARE = 4  # candidates beyond k, so that near ties at the k-th are seldom cut off
+_FEW = 16  # queries, up to which making the gallery ready takes longer than looking at each item for each
 
 
 def nearest(
@@ -42,6 +44,9 @@ def nearest(
         empty = queries.new_empty(len(queries), max(k, 0), dtype=torch.float64)
         return empty, empty.long()
     with torch.no_grad(), full_precision():
+        found = _one_by_one(queries, gallery, k, exclude, distance) if len(queries) <= _FEW else None
+        if found is not None:
+            return found
         points = prepare(gallery if same_set else torch.cat([gallery, queries]), distance)
         columns = Columns(points, torch.arange(len(gallery), device=gallery.device))
         rows = torch.arange(len(queries), device=gallery.device) + (0 if same_set else len(gallery))
@@ -50,6 +55,22 @@ def nearest(
             left_out = None if exclude is None else exclude.to(rows.device)[block]
             parts.append(_search(points, columns, rows[block], k, left_out))
     return torch.cat([part[0] for part in parts]).sqrt(), torch.cat([part[1] for part in parts])
+
+
+def _one_by_one(
+    queries: Tensor, gallery: Tensor, k: int, exclude: Tensor | None, distance: Distance
+) -> tuple[Tensor, Tensor] | None:
+    """What ``nearest`` returns, for few queries; None if numbers are out of the range of that way."""
+    if gallery.dtype not in (torch.float32, torch.float64) or queries.dtype != gallery.dtype:
+        return None
+    left_out = [-1] * len(queries) if exclude is None else exclude.tolist()
+    parts = []
+    for query, row in zip(queries.detach(), left_out, strict=True):
+        part = nearest_directly(query, gallery.detach(), k, row, distance)
+        if part is None:
+            return None
+        parts.append(part)
+    return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
 
 
 def _search(

@@ -135,7 +135,7 @@ def prepare(embeddings: Tensor, distance: Distance) -> Points:
             "lower the learning rate"
         )
     if distance == "cosine":
-        exact = _normalised(exact)
+        exact = normalised(exact)
     elif distance != "euclidean":
         raise ValueError(f"distance is {distance!r}, not 'euclidean' or 'cosine'")
     return _centred(exact)
@@ -149,7 +149,7 @@ def _may_be_infinite(rows: Tensor) -> bool:
     return not bool(torch.isfinite(most - least).all())
 
 
-def _normalised(embeddings: Tensor) -> Tensor:
+def normalised(embeddings: Tensor) -> Tensor:
     """Rows of length one in float64; a zero row stays zero."""
     result = embeddings.to(torch.float64, copy=True)
     for rows in result.split(_ROWS):
