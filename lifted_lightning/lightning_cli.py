@@ -13,7 +13,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from lifted_lightning import losses, messages, networks, processes, runs
+from lifted_lightning import losses, messages, networks, processes, runs, schedules
 from lifted_lightning.arguments import own_module, resolve_checkpoint
 from lifted_lightning.batchnorm import SyncBatchNormLayers
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -48,6 +48,7 @@ SHORT_NAMES = (
     networks,
     augment,
     datasets,
+    schedules,
 )  # the parser knows the short names of classes that are imported
 
 

@@ -1,5 +1,6 @@
 """Class names on the command line: this package's come first, and a newly chosen class starts from its defaults."""
 
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import _typehints
@@ -23,7 +24,9 @@ def own_first(*args: Any, **kwargs: Any) -> list[str]:
     paths = [path for path in paths if path.startswith(OURS) or path.rsplit(".", 1)[1] not in names]
     if args[0] is not nn.Module:
         return paths
-    return [p for p in paths if p.startswith(MODULES) or not p.startswith((OURS, *NOT_OFFERED))]
+    # The parser has the shortest path to a class; where ours is defined says what it is.
+    homes = {p: f"{resolve_name(p).__module__}." if p.startswith(OURS) else p for p in paths}
+    return [p for p in paths if homes[p].startswith(MODULES) or not homes[p].startswith((OURS, *NOT_OFFERED))]
 
 
 def start_from_defaults(parser: Any, previous: Any, chosen: Any) -> None:
