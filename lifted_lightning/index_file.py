@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.files import atomic
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,11 @@ class EmbeddingIndex:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with open(unfinished, "wb") as file:
+            with atomic(path) as file:
                 np.savez(file, allow_pickle=False, **asdict(self))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def read_index(path: Path) -> EmbeddingIndex:

@@ -4,7 +4,6 @@ Everything here draws with matplotlib's objects, never with pyplot, so that no g
 no display is needed. Nothing imports torch: the pictures are drawn in processes that should start fast.
 """
 
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from lifted_lightning.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +65,9 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     FigureCanvasAgg(figure)
-    figure.savefig(unfinished, format="png", dpi=DPI, facecolor="white")
-    os.replace(unfinished, path)
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white")
 
 
 def shrink(images: UInt8Array, side: int) -> UInt8Array:

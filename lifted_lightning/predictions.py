@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.files import atomic
 from lifted_lightning.metrics.embedding_set import gather_embedding_set
 
 
@@ -31,15 +32,14 @@ class PredictionFile(Callback):
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "embeddings.npz"
-        temporary = path.with_name(".embeddings.tmp.npz")
         indices = embedding_set.indices.cpu().numpy()
-        np.savez(
-            temporary,
-            indices=indices,
-            embeddings=embedding_set.embeddings.cpu().numpy(),
-            labels=embedding_set.labels.cpu().numpy(),
-            items=np.array(data_of(trainer).names(indices.tolist())),
-            class_names=np.array(data_of(trainer).class_names),
-        )
-        temporary.replace(path)
+        with atomic(path) as file:
+            np.savez(
+                file,
+                indices=indices,
+                embeddings=embedding_set.embeddings.cpu().numpy(),
+                labels=embedding_set.labels.cpu().numpy(),
+                items=np.array(data_of(trainer).names(indices.tolist())),
+                class_names=np.array(data_of(trainer).class_names),
+            )
         print(f"{len(indices)} embeddings: {path}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.files import atomic
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -112,13 +113,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the whole file or none; numbers that are not finite become null."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with atomic(path, "w") as file:
         json.dump(_plain(content), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """The per-class table of the test: which classes retrieval fails on, and what it takes them for."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lifted_lightning.callbacks.evaluated import evaluation_of, find_neighbours, gallery_rows
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.files import atomic
 from lifted_lightning.metrics import EmbeddingSet
 
 COLUMNS = ("class", "queries", "recall@1", "most_confused_with", "times")
@@ -61,7 +61,5 @@ def per_class_rows(trainer: Trainer, stage: str, embedding_set: EmbeddingSet) ->
 
 def write_table(path: Path, rows: list[Row]) -> None:
     """Write the rows as CSV, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with atomic(path, "w") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    os.replace(unfinished, path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.files import atomic
 from lifted_lightning.report import figures, page, tables
 from lifted_lightning.report.compare import Comparison, compare
 from lifted_lightning.report.read import read
@@ -56,9 +57,8 @@ def write(comparison: Comparison, results: Table, differences: Table, out: Path)
     files["report.md"] = page.markdown_page(report)
     files["index.html"] = page.html_page(report, out)
     for name, text in files.items():
-        unfinished = out / f".{name}.{os.getpid()}"
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, out / name)
+        with atomic(out / name, "w") as file:
+            file.write(text)
 
 
 def _make(out: Path) -> None:
