@@ -1,6 +1,7 @@
 """Checkpoints from which a run goes on exactly: the selected one, the last one, and one more when told to stop."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch.utils.serialization import config
 
 from lifted_lightning import processes
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.files import atomic
 
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
@@ -30,12 +33,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
+        # Checksums, which torch.load does not look at, take as long as writing.
+        with atomic(target) as file, config.patch("save.compute_crc32", False):
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -67,7 +67,8 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM or Ctrl-C.
 
-    It must come after the callback that selects the best checkpoint, whose state it saves. Where a validation is
+    It must come right after the callback that selects the best checkpoint, whose state it saves; a checkpoint that
+    this one has just written is not written again. Where a validation is
     due after a step, it saves after that validation, because Lightning would skip it on resuming.
 
     Args:
@@ -115,7 +116,11 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
-        trainer.save_checkpoint(self.path)
+        best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        if best is None or best._last_global_step_saved != trainer.global_step:
+            trainer.save_checkpoint(self.path)
+        elif trainer.is_global_zero:
+            _link(Path(best.best_model_path), self.path)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop_signal = number
@@ -149,6 +154,18 @@ class LastCheckpoint(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file's content a second name; where the file system has no hard links, copy it."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with open(source, "rb") as content, atomic(target) as file:
+            shutil.copyfileobj(content, file)
+    else:
+        os.replace(temporary, target)
 
 
 def _gradients_are_pending(trainer: Trainer) -> bool:
