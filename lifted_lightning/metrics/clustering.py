@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lifted_lightning.distributed import rank, sum_over_ranks
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics.collection import EmbeddingMetric
 from lifted_lightning.metrics.points import Distance
 
 Method = Literal["k-means", "affinity propagation"]
@@ -76,33 +75,6 @@ def clustering_metrics(
         scores = torch.tensor(compare(classes, assigned), dtype=torch.float64)
     nmi, ami, f1 = sum_over_ranks(scores.to(embeddings.device)).tolist()
     return {"nmi": nmi, "ami": ami, "f1": f1}
-
-
-class ClusteringMetrics(EmbeddingMetric):
-    """Clusters the embeddings of all batches and ranks; see :func:`clustering_metrics` for the arguments."""
-
-    def __init__(
-        self,
-        clusters: int | None = None,
-        method: Method = "k-means",
-        start: Start = "k-means++",
-        distance: Distance = "euclidean",
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.clusters = clusters
-        self.method = method
-        self.start = start
-        self.distance = distance
-        self.seed = seed
-
-    def compute(self) -> dict[str, float]:
-        """``nmi``, ``ami`` and ``f1`` of all ranks' items, the same on every rank."""
-        items = self.gather()
-        return clustering_metrics(
-            items.embeddings, items.labels, self.clusters, self.method, self.start, self.distance, self.seed
-        )
 
 
 def compare(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]:

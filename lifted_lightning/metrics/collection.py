@@ -1,5 +1,6 @@
-"""What metrics of a whole embedding set share: collecting it over batches and ranks."""
+"""torchmetrics of a whole embedding set, which is collected over batches and ranks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lifted_lightning.distributed import gather_rows
+from lifted_lightning.metrics.clustering import Method, Start, clustering_metrics
 from lifted_lightning.metrics.embedding_set import EmbeddingSet, gather_embedding_set
+from lifted_lightning.metrics.points import Distance
+from lifted_lightning.metrics.retrieval import RetrievalResult, retrieval
 
 
 class EmbeddingMetric(Metric):
@@ -55,3 +59,83 @@ class EmbeddingMetric(Metric):
             torch.cat([none, *self.labels]),
         )
         return self.embedding_set
+
+
+class RetrievalMetrics(EmbeddingMetric):
+    """Ranks the embeddings of all batches and ranks.
+
+    ``compute`` gathers once, and every rank ranks its part of the queries.
+
+    Args:
+        ks: the K of Recall@K.
+        query: indices of the items that are queries; all by default.
+        gallery: indices of the items that are searched; all by default.
+        distance: ``"euclidean"`` or ``"cosine"``.
+
+    Attributes:
+        embedding_set: after ``compute``, all items, on every rank.
+        result: after ``compute``, how each query fared; its ``queries`` are rows of ``embedding_set``.
+    """
+
+    def __init__(
+        self,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        query: Sequence[int] | Tensor | None = None,
+        gallery: Sequence[int] | Tensor | None = None,
+        distance: Distance = "euclidean",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not ks or any(k < 1 for k in ks):
+            raise ValueError(f"ks is {ks!r}: give one or more positive numbers")
+        self.ks = tuple(ks)
+        self.query = None if query is None else torch.as_tensor(query)
+        self.gallery = None if gallery is None else torch.as_tensor(gallery)
+        self.distance = distance
+        self.result: RetrievalResult | None = None
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all ranks' items, the same on every rank."""
+        items = self.gather()
+        query, gallery = _rows_of(self.query, items), _rows_of(self.gallery, items)
+        self.result = retrieval(items.embeddings, items.labels, query, gallery, self.distance)
+        return self.result.metrics(self.ks)
+
+    def reset(self) -> None:
+        """Forget all items."""
+        super().reset()
+        self.result = None
+
+
+def _rows_of(wanted: Tensor | None, items: EmbeddingSet) -> Tensor | None:
+    """The rows of the embedding set that hold the wanted indices, as far as it has them."""
+    if wanted is None:
+        return None
+    return torch.isin(items.indices, wanted.to(items.indices.device)).nonzero()[:, 0]
+
+
+class ClusteringMetrics(EmbeddingMetric):
+    """Clusters the embeddings of all batches and ranks; see :func:`clustering_metrics` for the arguments."""
+
+    def __init__(
+        self,
+        clusters: int | None = None,
+        method: Method = "k-means",
+        start: Start = "k-means++",
+        distance: Distance = "euclidean",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.clusters = clusters
+        self.method = method
+        self.start = start
+        self.distance = distance
+        self.seed = seed
+
+    def compute(self) -> dict[str, float]:
+        """``nmi``, ``ami`` and ``f1`` of all ranks' items, the same on every rank."""
+        items = self.gather()
+        return clustering_metrics(
+            items.embeddings, items.labels, self.clusters, self.method, self.start, self.distance, self.seed
+        )

@@ -1,7 +1,6 @@
-"""Exact nearest neighbours of few queries: distances to every item at once, without making the gallery ready.
+"""Exact nearest neighbours of one query: every item is looked at once, and the gallery is not made ready first.
 
-Making a gallery ready (``points.prepare``) pays for itself over many queries; one query is answered many times faster
-by looking at each item once.
+Making a gallery ready (``points.prepare``) pays for itself over many queries only.
 """
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from lifted_lightning.metrics.points import Distance, fold_sum, normalised
 
-_BLOCK = 2**20  # values of the gallery that are looked at a time: what stays in the cache
+_CANDIDATES = 2**14  # whose exact distances are taken at a time
 
 
 def nearest_directly(
@@ -17,9 +16,7 @@ def nearest_directly(
 ) -> tuple[Tensor, Tensor] | None:
     """Find one query's k nearest items, by distances in float64; ties go to the lower row.
 
-    Distances in the embeddings' own precision choose candidates, with a bound on their error; distances in float64
-    decide among these. A sum of n terms in any order errs by at most n·u/(1 - n·u) of the sum of their magnitudes
-    (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1): here all are positive.
+    Coarse distances choose candidates, with a bound on their error; distances in float64 decide among these.
 
     Args:
         query: (D,) float32 or float64.
@@ -31,43 +28,39 @@ def nearest_directly(
     Returns:
         (k,) float64 distances and (k,) int64 rows; None where numbers are too large, too small or not finite.
     """
-    coarse = _distances(query, gallery, distance)
+    coarse, relative, absolute = (_by_angle if distance == "cosine" else _by_difference)(query, gallery)
     if not bool(coarse.isfinite().all()):
         return None
     if exclude >= 0:
         coarse[exclude] = torch.inf
-    error = (gallery.shape[1] + 16) * torch.finfo(coarse.dtype).eps
-    # At length one the error of both rows' roundings comes in addition; the last term is for underflow.
-    absolute = (4 * error if distance == "cosine" else 0.0) + gallery.shape[1] * 1e-18
     farthest = float(coarse.topk(k, largest=False).values[-1])
-    candidates = (coarse <= farthest * (1 + 2 * error) + 2 * absolute).nonzero()[:, 0]
+    # Whatever is coarsely farther than this lies farther than k others: the bound counts for both.
+    candidates = (coarse <= farthest * (1 + 2 * relative) + 2 * absolute).nonzero()[:, 0]
     candidates = candidates[candidates != exclude]
-    squared = torch.cat([_squared(query, gallery[rows], distance) for rows in candidates.split(2**14)])
+    squared = torch.cat([_squared(query, gallery[rows], distance) for rows in candidates.split(_CANDIDATES)])
     order = squared.sort(stable=True).indices[:k]
     return squared[order].sqrt(), candidates[order]
 
 
-def _distances(query: Tensor, gallery: Tensor, distance: Distance) -> Tensor:
-    """(G,) distances in the embeddings' precision."""
-    rows = max(1, _BLOCK // max(1, gallery.shape[1]))
-    if distance == "cosine":
-        query = normalised(query[None]).to(query.dtype)
-        parts = [_at_length_one(query, block) for block in gallery.split(rows)]
-    else:
-        direct = "donot_use_mm_for_euclid_dist"  # a difference loses nothing where a product cancels
-        parts = [torch.cdist(query[None], block, compute_mode=direct) for block in gallery.split(rows)]
-    return torch.cat(parts, 1)[0]
+# Coarse distances (G,), and bounds on their relative and absolute errors. A sum of n products in any order errs by at
+# most n·u/(1 - n·u) times the sum of their magnitudes (Higham, *Accuracy and Stability of Numerical Algorithms*,
+# section 3.1); eps is 2u, and 16 is for the other roundings.
 
 
-def _at_length_one(query: Tensor, block: Tensor) -> Tensor:
-    """(1, n) distances of rows scaled to length one; not a number where the length has no reciprocal."""
-    lengths = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+def _by_difference(query: Tensor, gallery: Tensor) -> tuple[Tensor, float, float]:
+    """Euclidean distances. All terms are positive, so that the error is relative, but for squares that underflow."""
+    direct = "donot_use_mm_for_euclid_dist"  # a difference loses nothing where a product cancels
+    width = gallery.shape[1]
+    coarse = torch.cdist(query[None], gallery, compute_mode=direct)[0]
+    return coarse, (width + 16) * torch.finfo(coarse.dtype).eps, width * 1e-18
+
+
+def _by_angle(query: Tensor, gallery: Tensor) -> tuple[Tensor, float, float]:
+    """Half the squared distances at length one, 1 - cos; not a number where a length has no reciprocal."""
+    lengths = torch.linalg.vector_norm(gallery, dim=1)
     usable = (lengths > 1e-12) & lengths.isfinite()
-    return torch.cdist(
-        query,
-        block / lengths.where(usable, torch.nan),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
+    cosines = (gallery @ normalised(query[None])[0].to(gallery.dtype)) / lengths.where(usable, torch.nan)
+    return 1 - cosines, 0.0, 2 * (gallery.shape[1] + 16) * torch.finfo(cosines.dtype).eps
 
 
 def _squared(query: Tensor, rows: Tensor, distance: Distance) -> Tensor:

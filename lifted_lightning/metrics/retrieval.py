@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lifted_lightning.distributed import own_share, sum_over_ranks
-from lifted_lightning.metrics.collection import EmbeddingMetric
-from lifted_lightning.metrics.embedding_set import EmbeddingSet
 from lifted_lightning.metrics.points import Distance, full_precision, prepare
 from lifted_lightning.metrics.ranking import Ranker
 
@@ -154,56 +151,3 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Recall@K, R-precision and MAP@R; see :func:`retrieval` and :meth:`RetrievalResult.metrics`."""
     return retrieval(embeddings, labels, query, gallery, distance).metrics(ks)
-
-
-class RetrievalMetrics(EmbeddingMetric):
-    """Ranks the embeddings of all batches and ranks.
-
-    ``compute`` gathers once, and every rank ranks its part of the queries.
-
-    Args:
-        ks: the K of Recall@K.
-        query: indices of the items that are queries; all by default.
-        gallery: indices of the items that are searched; all by default.
-        distance: ``"euclidean"`` or ``"cosine"``.
-
-    Attributes:
-        embedding_set: after ``compute``, all items, on every rank.
-        result: after ``compute``, how each query fared; its ``queries`` are rows of ``embedding_set``.
-    """
-
-    def __init__(
-        self,
-        ks: Sequence[int] = (1, 2, 4, 8),
-        query: Sequence[int] | Tensor | None = None,
-        gallery: Sequence[int] | Tensor | None = None,
-        distance: Distance = "euclidean",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if not ks or any(k < 1 for k in ks):
-            raise ValueError(f"ks is {ks!r}: give one or more positive numbers")
-        self.ks = tuple(ks)
-        self.query = None if query is None else torch.as_tensor(query)
-        self.gallery = None if gallery is None else torch.as_tensor(gallery)
-        self.distance = distance
-        self.result: RetrievalResult | None = None
-
-    def compute(self) -> dict[str, float]:
-        """The metrics of all ranks' items, the same on every rank."""
-        items = self.gather()
-        query, gallery = _rows_of(self.query, items), _rows_of(self.gallery, items)
-        self.result = retrieval(items.embeddings, items.labels, query, gallery, self.distance)
-        return self.result.metrics(self.ks)
-
-    def reset(self) -> None:
-        """Forget all items."""
-        super().reset()
-        self.result = None
-
-
-def _rows_of(wanted: Tensor | None, items: EmbeddingSet) -> Tensor | None:
-    """The rows of the embedding set that hold the wanted indices, as far as it has them."""
-    if wanted is None:
-        return None
-    return torch.isin(items.indices, wanted.to(items.indices.device)).nonzero()[:, 0]

@@ -1,21 +1,32 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifted_lightning.metrics import nearest
+from lifted_lightning.metrics import nearest, neighbours
 from tests.metrics.samples import KINDS, make, tiles
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@contextmanager
+def way(name: str) -> Iterator[None]:
+    """A way to search: by tiles, few or many, or each query directly."""
+    with pytest.MonkeyPatch.context() as patch, tiles(name == "many tiles"):
+        patch.setattr(neighbours, "_FEW", 1000 if name == "directly" else 0)
+        yield
+
+
+@pytest.mark.parametrize("name", ["one tile", "many tiles", "directly"])
 @settings(max_examples=40)
 @given(st.sampled_from(KINDS), st.integers(1, 50), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
-def test_equals_sorting_all_distances(many: bool, kind: str, n: int, k: int, itself: bool, seed: int) -> None:
+def test_equals_sorting_all_distances(name: str, kind: str, n: int, k: int, itself: bool, seed: int) -> None:
     gallery, _ = make(kind, n, 3, 1, seed)
     queries = gallery if itself else torch.cat([gallery[::2], make(kind, 5, 3, 1, seed + 1)[0]])
     exclude = torch.arange(n) if itself else None
-    with tiles(many):
+    with way(name):
         distances, rows = nearest(queries, gallery, k, exclude)
     full = np.sqrt(((queries.double().numpy()[:, None] - gallery.double().numpy()) ** 2).sum(-1))
     if itself:
@@ -23,6 +34,25 @@ def test_equals_sorting_all_distances(many: bool, kind: str, n: int, k: int, its
     order = np.argsort(full, axis=1, kind="stable")[:, : min(k, n - itself)]
     assert np.array_equal(rows.numpy(), order)
     assert np.allclose(distances.numpy(), np.take_along_axis(full, order, 1), rtol=1e-12, atol=0)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([*KINDS, "zero"]),
+    st.integers(2, 50),
+    st.sampled_from(["float32", "float64"]),
+    st.booleans(),
+)
+def test_every_way_gives_the_same_bits(kind: str, n: int, dtype: str, cosine: bool) -> None:
+    x = torch.zeros(n, 9) if kind == "zero" else make(kind, n, 9, 1, n)[0]
+    gallery = x.to(getattr(torch, dtype))
+    queries, exclude = gallery[:3].clone(), torch.tensor([0, -1, 1])[: min(n, 3)]
+    found = []
+    for name in ("one tile", "directly"):
+        with way(name):
+            found.append(nearest(queries, gallery, 5, exclude, "cosine" if cosine else "euclidean"))
+    for tiled, direct in zip(*found, strict=True):
+        assert torch.equal(tiled, direct)
 
 
 def test_excluding_nothing_for_some_queries() -> None:
