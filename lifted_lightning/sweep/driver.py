@@ -86,6 +86,7 @@ class Driver:
 
     def _ended(self, trial: Trial, code: int | None) -> None:
         if trial.state in ("done", "stopped"):
+            self._halve(trial)  # its last validations
             self._tell(trial)
             return
         attempts = self._attempts[trial.digest] = self._attempts.get(trial.digest, 0) + 1

@@ -120,9 +120,8 @@ def earlier_values(sweep: Sweep, parent: Path) -> list[Values]:
     """The values of the trials of this very sweep that have folders: the same files, within the same ranges."""
     found = []
     for path in sorted(parent.glob(f"*/{TRIAL}"), key=lambda path: path.stat().st_mtime_ns):
-        values = read_json(path).get("values")
-        ours = isinstance(values, dict) and _belongs(sweep, values)
-        if ours and make_trial(sweep, values, parent).folder == path.parent:
+        values = read_json(path).get("values", {})
+        if _belongs(sweep, values) and make_trial(sweep, values, parent).folder == path.parent:
             found.append(values)
     return found
 

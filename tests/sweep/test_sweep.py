@@ -1,0 +1,233 @@
+"""`lifted sweep` with real trials on a real Ray: crashes, kills, and a cluster that loses a machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lifted_lightning.runs import read_metrics
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("ray")
+
+TINY = {
+    "model": {
+        "network": {
+            "class_path": "ConvNet",
+            "init_args": {"embedding_size": 8, "channels": 1, "width": 4, "normalize": False},
+        },
+        "loss": "LiftedStructureLoss",
+        "augment": {"class_path": "CropMirror", "init_args": {"mirror": False}},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}},
+    },
+    "data": {"dataset": "Glyphs", "size": 16, "channels": 1, "batch_size": 16, "batches_per_epoch": 5},
+    "trainer": {"max_steps": 10, "check_val_every_n_epoch": 1, "log_every_n_steps": 1},
+    "last_checkpoint": {"every_n_steps": 5},
+    "test": False,
+    "tsne": {"every_n": 0},
+    "gallery": {"every_n": 0},
+}
+OWN_LOSS = '''
+import time
+import torch
+from lifted_lightning.losses import ContrastiveLoss
+
+class Mine(torch.nn.Module):
+    """Fails, or takes its time, as it is told."""
+
+    def __init__(self, fail: bool = False, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.fail, self.seconds, self.loss = fail, seconds, ContrastiveLoss()
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.fail:
+            raise RuntimeError("my own error")
+        time.sleep(self.seconds)
+        return self.loss(embeddings, labels)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder with a configuration and a loss in a file of its own."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "own.py").write_text(OWN_LOSS)
+    return tmp_path
+
+
+def write_sweep(folder: Path, values: dict[str, Any], **entries: Any) -> None:
+    content = {
+        "method": "grid",
+        "metric": {"name": "validation/map@r", "goal": "maximize"},
+        "parameters": {name: {"values": of_it} for name, of_it in values.items()},
+        "command": ["${env}", "lifted", "fit", "--config", "tiny.yaml", "${args}"],
+    }
+    (folder / "s.yaml").write_text(yaml.safe_dump(content | entries))
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lifted_lightning.cli", "sweep", "s.yaml", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return value
+
+
+def results(folder: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("runs/s/*/result.json")}
+
+
+def logged_steps(path: Path) -> list[int]:
+    return [int(row["step"]) for row in read_metrics(path) if row.get("train/loss")]
+
+
+def listening(process: subprocess.Popen[str]) -> set[str]:
+    """The addresses on which a process and all that it started listen."""
+    found = set()
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        try:
+            connections = one.net_connections(kind="inet")
+        except psutil.NoSuchProcess:
+            continue
+        found |= {c.laddr.ip.removeprefix("::ffff:") for c in connections if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+@pytest.mark.slow
+def test_a_crash_is_retried_and_told_and_nobody_outside_can_connect(folder: Path) -> None:
+    write_sweep(folder, {"model.loss": ["own.Mine"], "model.loss.init_args.fail": [True, False]})
+    process = start(folder)
+    wait_for(lambda: list(folder.glob("runs/s/*/config.yaml")))
+    assert listening(process) == {"127.0.0.1"}
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, out
+    (done,) = results(folder)
+    assert "fail-false" in done
+    assert "it goes on from its last checkpoint" in out
+    assert "my own error" in out
+    assert "1 of 2 done, 1 failed" in out
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_each_step_is_done_once(folder: Path) -> None:
+    loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.0, 0.5]}
+    write_sweep(folder, {**loss, "seed_everything": [0, 1]})
+    process = start(folder)
+    wait_for(lambda: results(folder) and list(folder.glob("runs/s/*0.5*/checkpoints/last.ckpt")))
+    trials = [p for p in psutil.Process(process.pid).children(recursive=True) if "fit" in p.cmdline()]
+    assert trials
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(trials, timeout=30)
+    assert alive == []
+    finished = results(folder)
+    assert 1 <= len(finished) < 4
+    again = start(folder)
+    out, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, out
+    assert "4 of 4 done" in out
+    after = results(folder)
+    assert len(after) == 4
+    assert finished.items() <= after.items()  # untouched
+    for name in after:
+        assert logged_steps(folder / "runs" / "s" / name / "metrics.csv") == list(range(10))
+    started = [line for line in out.splitlines() if line.startswith("started")]
+    assert len(started) == 4 - len(finished)
+    third = start(folder)
+    out, _ = third.communicate(timeout=60)
+    assert "all 4 trials are done" in out
+    assert results(folder) == after
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of two nodes with a core each, on the loopback interface."""
+    for name, value in {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    settings = {"num_cpus": 1, "object_store_memory": 80 * 1024**2, "include_dashboard": False}
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    cluster = Cluster(initialize_head=True, head_node_args={**settings, "_system_config": quick})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_lost_machine_loses_nothing(folder: Path, cluster: Any) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=80 * 1024**2)
+    loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.5]}
+    write_sweep(folder, {**loss, "seed_everything": [0, 1, 2]})
+    process = start(folder, "--address", cluster.address)
+    wait_for(lambda: len(list(folder.glob("runs/s/*/checkpoints/last.ckpt"))) == 2)
+    cluster.remove_node(second, allow_graceful=False)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    assert "3 of 3 done" in out
+    for name in results(folder):
+        assert logged_steps(folder / "runs" / "s" / name / "metrics.csv") == list(range(10))
+    assert len(results(folder)) == 3
+
+
+@pytest.mark.slow
+def test_more_than_there_is_is_one_line(folder: Path) -> None:
+    write_sweep(folder, {"seed_everything": [0]})
+    process = start(folder, "--gpus-per-trial", "64")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "a trial asks for 1 CPU cores and 64 GPUs" in out
+    assert not (folder / "runs").exists()
+
+
+def test_what_no_trial_would_take_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    from lifted_lightning.cli import main
+
+    monkeypatch.chdir(folder)
+    for parameters, entries, named in [
+        ({"model.loss.margni": [1]}, {}, "margni"),
+        ({"seed_everything": []}, {}, "values: give a list"),
+        (
+            {"seed_everything": [0]},
+            {"metric": {"name": "validation/map@k", "goal": "maximize"}},
+            "no run logs it",
+        ),
+        ({"config": ["nowhere.yaml"]}, {}, "nowhere.yaml"),
+    ]:
+        write_sweep(folder, parameters, **entries)
+        assert main(["sweep", "s.yaml"]) == 2
+        error = capfd.readouterr().err.strip()
+        assert named in error
+        assert "\n" not in error
+        assert not (folder / "runs").exists()
+
+
+def test_a_dry_run_lists_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from lifted_lightning.cli import main
+
+    monkeypatch.chdir(folder)
+    write_sweep(folder, {"seed_everything": [0, 1]})
+    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("lifted fit --config tiny.yaml --seed_everything=") == 2
+    assert "s: 2 missing" in out
+    write_sweep(folder, {}, method="random", run_cap=3, parameters={"seed_everything": {"min": 0, "max": 9}})
+    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
+    assert "3 more will be drawn from seed_everything" in capsys.readouterr().out
+    assert not (folder / "runs").exists()
