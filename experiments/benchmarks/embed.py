@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +23,11 @@ import yaml
 from PIL import Image
 
 import lifted_lightning
-from lifted_lightning.data.augment import CropMirror
-from lifted_lightning.embedder import BATCH, Evaluation
-from lifted_lightning.networks import EmbeddingNetwork
+from lifted_lightning.embedder import BATCH, build
 
-CONFIG = {
-    "model": {
-        "network": {
-            "class_path": "lifted_lightning.networks.EmbeddingNetwork",
-            "init_args": {"trunk": "squeezenet1_1", "pretrained": False, "embedding_size": 64},
-        },
-        "augment": {"class_path": "lifted_lightning.data.augment.CropMirror", "init_args": {"size": 224}},
-    },
-    "data": {"size": 224, "resize": "squash", "channels": 3},
-    "evaluation": {"distance": "euclidean"},
+SQUEEZENET = {
+    "class_path": "lifted_lightning.networks.EmbeddingNetwork",
+    "init_args": {"trunk": "squeezenet1_1", "pretrained": False, "embedding_size": 64},
 }
 
 
@@ -54,11 +46,15 @@ def draw_photographs(folder: Path, count: int, side: int) -> list[Path]:
     return paths
 
 
-def save_checkpoint(path: Path) -> None:
+def save_checkpoint(path: Path, network: dict[str, Any]) -> None:
     """A checkpoint with random weights: how long it takes does not depend on them."""
-    settings = CONFIG["model"]["network"]["init_args"]
-    module = Evaluation(EmbeddingNetwork(**settings), CropMirror(size=224))
-    torch.save({"state_dict": module.state_dict(), "lifted_config": yaml.safe_dump(CONFIG)}, path)
+    config = {
+        "model": {"network": network, "augment": {"class_path": "lifted_lightning.data.augment.CropMirror"}},
+        "data": {"size": 224, "resize": "squash", "channels": 3},
+        "evaluation": {"distance": "euclidean"},
+    }
+    state = build(config, path).state_dict()
+    torch.save({"state_dict": state, "lifted_config": yaml.safe_dump(config)}, path)
 
 
 def main() -> None:
@@ -77,7 +73,7 @@ def main() -> None:
         print(
             f"{len(paths)} files, {megabytes / len(paths) * 1000:.0f} kB each; {torch.get_num_threads()} threads"
         )
-        save_checkpoint(folder / "model.ckpt")
+        save_checkpoint(folder / "model.ckpt", SQUEEZENET)
         model = lifted_lightning.load(folder / "model.ckpt", "cpu")
         model.embed(paths[:BATCH])
         bare, whole = [], []
