@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from lifted_lightning.runs import read_metrics
 
-psutil = pytest.importorskip("psutil")
-pytest.importorskip("ray")
 
 TINY = {
     "model": {
