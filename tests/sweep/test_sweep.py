@@ -15,7 +15,6 @@ import yaml
 
 from lifted_lightning.runs import read_metrics
 
-
 TINY = {
     "model": {
         "network": {
