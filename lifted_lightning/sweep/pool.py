@@ -127,6 +127,7 @@ def _start(address: str | None) -> Any:
     if address is None:
         # Without it Ray listens on every interface, whatever else it is told. Only for a Ray of our own.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as if run by hand; Ray's own is 15
     try:
         import ray
     except ImportError as error:
