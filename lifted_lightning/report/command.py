@@ -46,12 +46,16 @@ def parser() -> argparse.ArgumentParser:
 
 def write(comparison: Comparison, results: Table, differences: Table, out: Path) -> None:
     """Write tables, figures and pages into a folder."""
-    further = tables.further(comparison)
-    files = {"table.csv": as_csv([results, further]), "table.tex": latex(results)}
+    files = {"table.csv": as_csv(tables.everything(comparison)), "table.tex": latex(results)}
     if differences.rows:
-        files["differences.csv"] = as_csv([tables.paired(comparison, every=True)])
+        files["differences.csv"] = as_csv(tables.paired(comparison, tables.MOST_PAIRS))
         files["differences.tex"] = latex(differences)
-    others = [differences, further, tables.diagnostics(comparison), tables.published(comparison)]
+    others = [
+        differences,
+        tables.further(comparison),
+        tables.diagnostics(comparison),
+        tables.published(comparison),
+    ]
     drawn = figures.draw(comparison, out)
     report = page.Report(comparison, results, [table for table in others if table.rows], drawn)
     files["report.md"] = page.markdown_page(report)

@@ -38,6 +38,12 @@ class Group:
         """The label of the loss."""
         return str(self.settings[LOSS])
 
+    @property
+    def score(self) -> float:
+        """Recall@1, which says which groups are the best."""
+        found = self.metric("recall@1")
+        return found.mean if found else 0.0
+
     def by_seed(self, metric: str) -> dict[int | str, float]:
         """A metric of each run that has it, by seed."""
         pairs = ((run.seed, numbers([run.result[self.stage].get(metric)])) for run in self.runs)
@@ -91,7 +97,7 @@ class Comparison:
     def title(self, group: Group, columns: Sequence[str] | None = None) -> str:
         """A group's name: its loss, and what else it differs in, or these columns alone."""
         keys = self.context if columns is None else columns
-        rest = ", ".join(f"{short(key)} {show(group.settings.get(key))}" for key in keys)
+        rest = ", ".join(f"{words(key)} {show(group.settings.get(key))}" for key in keys)
         return rest if columns is not None else ", ".join(filter(None, [group.loss, rest]))
 
 
@@ -128,7 +134,7 @@ def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison
     warnings = [*found.warnings, *_differences(found.runs, asked)]
     if by and added:
         line = (
-            f"rows with the same {', '.join(by)} differ in {', '.join(map(short, added))}, and are kept apart"
+            f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart"
         )
         warnings.append(line)
     return Comparison(groups, columns, found.stage, metrics, warnings)
@@ -139,14 +145,15 @@ def brought_along(comparison: Comparison) -> list[tuple[str, str]]:
 
     Where they differ within a loss too, there is a line for each of its rows.
     """
-    keys = dict.fromkeys(key for group in comparison.groups for key in group.settings)
-    keys = [k for k in keys if k not in comparison.columns and k != CLASS and _vary(comparison.groups, k)]
+    trained = [group for group in comparison.groups if group.loss != UNTRAINED]
+    named = dict.fromkeys(key for group in trained for key in group.settings)
+    keys = [k for k in named if k not in comparison.columns and k != CLASS and _vary(trained, k)]
     lines: list[tuple[str, str]] = []
     for loss in comparison.losses:
-        groups = [group for group in comparison.groups if group.loss == loss]
+        groups = [group for group in trained if group.loss == loss]
         texts = [
             ", ".join(
-                f"{short(key)} {show(g.settings[key])}" for key in keys if g.settings.get(key) is not None
+                f"{words(key)} {show(g.settings[key])}" for key in keys if g.settings.get(key) is not None
             )
             for g in groups
         ]
@@ -163,6 +170,11 @@ def brought_along(comparison: Comparison) -> list[tuple[str, str]]:
 def short(key: str) -> str:
     """A setting's own name: ``lr`` for ``model.optimizer.init_args.lr``, ``optimizer`` for its class."""
     return key.removesuffix(".class_path").rsplit(".", 1)[-1]
+
+
+def words(key: str) -> str:
+    """A setting's own name as words."""
+    return short(key).replace("_", " ")
 
 
 def show(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Axes, lines and legends of the report's figures, and how they are saved: the same bytes for the same numbers."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,13 +44,12 @@ def axes_for(titles: Sequence[str], columns: int, path: Path) -> Iterator[list["
 
     rows = -(-len(titles) // columns)
     with plots.paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        wide = 1.6 if columns == 1 else 1.25 if columns == 2 else 1
-        figure = Figure(
-            figsize=(columns * _PANEL[0] * wide, rows * _PANEL[1] * wide**0.5), layout="constrained"
-        )
+        panel = {1: (3.6, 2.6), 2: (3.2, 2.4)}.get(columns, _PANEL)
+        figure = Figure(figsize=(columns * panel[0], rows * panel[1]), layout="constrained")
         axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
         for ax, title in zip(axes, titles, strict=True):
             ax.set_title(title, weight="bold")
+            ax.margins(0.06, 0.07)
         yield axes
         _make_room_for_legend(figure)
         plots.save(figure, path.with_suffix(".png"))
@@ -58,10 +58,14 @@ def axes_for(titles: Sequence[str], columns: int, path: Path) -> Iterator[list["
 
 
 def _make_room_for_legend(figure: "Figure") -> None:
-    """Lengthen the figure by the height of its legend, so that the axes keep theirs."""
+    """Widen the figure by a legend beside it, lengthen it by one below, so that the axes keep their size."""
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)  # type: ignore[call-arg, union-attr]
     for legend in figure.legends:
-        height = legend.get_window_extent().height / figure.dpi
-        figure.set_figheight(figure.get_figheight() + height)
+        box = legend.get_window_extent()
+        if len(figure.axes) == 1:
+            figure.set_figwidth(figure.get_figwidth() + box.width / figure.dpi)
+        else:
+            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
 def style(index: int) -> dict[str, Any]:
@@ -114,12 +118,16 @@ def number_axis(ax: "Axes", values: Sequence[float], label: str) -> None:
 
 
 def add_legend(axes: Sequence["Axes"], title: str = "") -> None:
-    """One legend below all axes, with each name once."""
-    named = {}
+    """One legend with each name once: beside a single pair of axes, below several."""
+    figure: Any = axes[0].figure
+    named: dict[str, Any] = {}
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
-    figure = axes[0].figure
-    longest = max(map(len, named), default=1)
-    columns = max(1, min(len(named), int(figure.get_figwidth() * 15 / (longest + 7))))
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, title=title)  # type: ignore[union-attr]
+    place: dict[str, Any] = {"loc": "outside right center"}
+    if len(axes) > 1:
+        columns = int(figure.get_figwidth() * 17 / (max(map(len, named), default=1) + 8))
+        place = {"loc": "outside lower center", "ncols": min(max(columns, 1), len(named))}
+    else:
+        title = textwrap.fill(title, 45)
+    figure.legend(list(named.values()), list(named), title=title, alignment="left", **place)

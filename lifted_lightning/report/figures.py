@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lifted_lightning.report.compare import Comparison, Group, short
+from lifted_lightning.report.compare import UNTRAINED, Comparison, Group, short, words
 from lifted_lightning.report.drawing import (
     Curve,
     add_legend,
@@ -30,10 +30,11 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that was written: the files' name without ending, and what it shows."""
+    """A figure that was written: the files' name without ending, what it shows, and in how many panels."""
 
     stem: str
     caption: str
+    panels: int
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,13 @@ def _recall(comparison: Comparison, out: Path) -> Drawn | None:
             number_axis(ax, sorted(own), "K")
         axes[0].set_ylabel("Recall@K, %")
         add_legend(axes, _legend_title(published, panels))
-    return Drawn("recall", _caption("Recall@K against K", comparison, note, published))
+    return Drawn("recall", _caption("Recall@K against K", comparison, note, published), len(panels))
 
 
 def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
     """F1, NMI and Recall@1 against the embedding size, or against any other number that was varied."""
     names = [metric for metric in ("f1", "nmi", "recall@1", "map@r") if metric in comparison.metrics][:3]
-    stem, what = short(column), short(column).replace("_", " ")
+    stem, what = short(column), words(column)
     others = [c for c in comparison.context if c not in (column, "dataset")]
     blocks = comparison.blocks(["dataset"])
     panels = [
@@ -124,7 +125,7 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
             ax.set_ylabel("%")
         add_legend(axes, _legend_title(published, panels))
     title = f"{', '.join(map(metric_name, names))} against {what}"
-    return Drawn(stem, _caption(title, comparison, "", published))
+    return Drawn(stem, _caption(title, comparison, "", published), len(titles))
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
@@ -151,7 +152,8 @@ def _training(comparison: Comparison, out: Path) -> list[Drawn]:
             axes[0].set_ylabel(f"validation {metric_name(metric.partition('/')[2])}, %")
             add_legend(axes)
         more = "mean time of the runs, validation included" if against == "seconds" else ""
-        drawn.append(Drawn(stem, _caption(title, comparison, "; ".join(filter(None, [note, more])), [])))
+        caption = _caption(title, comparison, "; ".join(filter(None, [note, more])), [])
+        drawn.append(Drawn(stem, caption, len(panels)))
     return drawn
 
 
@@ -180,19 +182,14 @@ def _panels(comparison: Comparison) -> tuple[list[Panel], str]:
         keys = [key for key in keys if key == "dataset"]
     others = [key for key in comparison.context if key not in keys]
     blocks = comparison.blocks(keys)
-    kept = sorted(sorted(blocks, key=lambda b: -max(map(_score, b)))[:PANELS], key=blocks.index)
+    kept = sorted(sorted(blocks, key=lambda b: -max(group.score for group in b))[:PANELS], key=blocks.index)
     panels = []
     for block in kept:
-        best = sorted(block, key=lambda group: -_score(group))[:LINES]
+        best = sorted(block, key=lambda group: -group.score)[:LINES]
         lines = _lines(comparison, [group for group in block if group in best], others)
         panels.append(Panel(comparison.title(block[0], keys) or str(block[0].settings.get("dataset")), lines))
     shown = sum(len(panel.lines) for panel in panels)
     return panels, f"the best {shown} of {len(comparison.groups)}" if shown < len(comparison.groups) else ""
-
-
-def _score(group: Group) -> float:
-    found = group.metric("recall@1")
-    return found.mean if found else 0.0
 
 
 def _lines(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
@@ -212,7 +209,8 @@ def _dataset(comparison: Comparison, block: Sequence[Group]) -> str:
 def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
     """Each line's look: a loss has the same in every figure."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    order = comparison.losses if set(names) <= set(comparison.losses) else names
+    losses = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
+    order = losses if set(names) <= set(losses) else names
     return {name: style(order.index(name)) | {"label": name} for name in names}
 
 
@@ -235,12 +233,15 @@ def _published_look(row: Published, looks: dict[str, dict[str, Any]]) -> dict[st
     ]
     look = looks[own[0]] if own else {"color": "black", "marker": "."}
     how = "read off a figure" if row.read_off else "published"
-    return look | {"label": f"{row.loss}, {row.source.split(';')[0]} ({how})"}
+    return look | {"label": f"{row.loss} {row.year}, {how}"}
 
 
 def _legend_title(published: Sequence[Published], panels: Sequence[Panel]) -> str:
     differ = any(not follows_the_paper(group.settings) for panel in panels for group in panel.groups)
-    return f"hollow: {NOT_COMPARABLE}" if published and differ else ""
+    if not published:
+        return ""
+    years = ", ".join(sorted({str(row.year) for row in published}))
+    return f"hollow: Oh Song et al. {years}" + (f"; {NOT_COMPARABLE}" if differ else "")
 
 
 def _caption(title: str, comparison: Comparison, note: str, published: Sequence[Published]) -> str:

@@ -35,10 +35,20 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """What was compared, in one sentence."""
+        """What was compared, and what all runs share."""
         groups = self.comparison.groups
-        n = sum(len(group.runs) for group in groups)
-        return f"{n} run{'s' * (n != 1)} in {len(groups)} row{'s' * (len(groups) != 1)}."
+        results = [run.result for group in groups for run in group.runs]
+        parts = [f"{len(results)} runs in {len(groups)} rows"]
+        for name, values in {
+            "steps": [r.get("steps") for r in results if r.get("steps")],
+            **{
+                name: [(r.get("versions") or {}).get(name) for r in results]
+                for name in ("lifted-lightning", "torch")
+            },
+        }.items():
+            if len(set(values)) == 1 and values[0]:
+                parts.append(f"{values[0]:,} steps" if name == "steps" else f"{name} {values[0]}")
+        return "; ".join(parts) + "."
 
     @property
     def settings(self) -> list[tuple[str, str]]:
@@ -81,11 +91,11 @@ def html_page(report: Report, out: Path) -> str:
 def _figure(figure: Drawn, out: Path) -> str:
     data = base64.b64encode((out / f"{figure.stem}.svg").read_bytes()).decode()
     source = f"data:image/svg+xml;base64,{data}"
-    return _shown(source, f"{figure.caption}.")
+    return _shown(source, f"{figure.caption}.", "wide" if figure.panels > 1 else "")
 
 
-def _shown(source: str, text: str) -> str:
-    return f"<figure><img src='{source}' alt='{_(text)}'><figcaption>{_(text)}</figcaption></figure>"
+def _shown(source: str, text: str, kind: str = "") -> str:
+    return f"<figure class='{kind}'><img src='{source}' alt='{_(text)}'><figcaption>{_(text)}</figcaption></figure>"
 
 
 def _pictures(comparison: Comparison) -> Iterator[str]:
@@ -94,7 +104,7 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
         comparison.groups, key=lambda group: -max(group.by_seed("recall@1").values(), default=0.0)
     )
     for name, title in PICTURES.items():
-        cards = []
+        cards: list[str] = []
         for group in ranked:
             run, score = _best(group)
             path = run.folder / "plots" / name
@@ -135,7 +145,7 @@ _PAGE = """<!doctype html>
 <style>
 :root { --ink: #222; --faint: #6b6b6b; --line: #dcdcdc; --accent: #332288 }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1180px; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 1240px; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 }
 h2 { font-size: 1.1rem; margin: 2.6rem 0 .6rem; padding-top: 1.1rem; border-top: 1px solid var(--line) }
@@ -147,9 +157,10 @@ aside { margin: 1.4rem 0 0; padding: .8rem 1.1rem; background: #fdf7e6; border-l
 aside h2 { margin: 0; padding: 0; border: 0; font-size: .95rem }
 aside ul { margin: .3rem 0 0; padding-left: 1.1rem; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; white-space: nowrap }
-th, td { padding: .28rem .9rem .28rem 0; text-align: left }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .28rem .8rem .28rem 0; text-align: left }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom }
+td:first-child { white-space: normal; min-width: 13rem }
 .n { text-align: right; padding-left: .5rem }
 tr.rule td { border-top: 1px solid var(--line) }
 tbody tr:last-child td { border-bottom: 1.5px solid var(--ink) }

@@ -31,6 +31,10 @@ class Published:
     embedding_size: int | None = None
     read_off: bool = False
 
+    @property
+    def year(self) -> str:
+        return self.source.partition(";")[0].rsplit(" ", 1)[1]
+
 
 def _recall(loss: str, ks: tuple[int, ...], *values: float) -> Published:
     return Published(loss, {f"recall@{k}": v for k, v in zip(ks, values, strict=True)})

@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -42,19 +41,30 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
     rules: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    _cached: dict[int, int] = field(default_factory=dict)
 
     def number(self, column: int, cell: Cell) -> tuple[str, str] | None:
-        """A mean and its half-width as text, the latter empty for a single value; None for other cells."""
+        """A mean and its half-width as text, the latter empty where all values are one; None for other cells."""
         if not isinstance(cell.value, Estimate):
             return None
-        kind, value = self.columns[column][1], cell.value
-        if kind == "number":
-            return _digits(value.mean), "" if value.half is None else _digits(value.half)
-        cells = (cell.value for row in self.rows for cell in row)
-        # One more where an interval would be written as 0.
-        places = 2 if any(isinstance(v, Estimate) and 0 < (v.half or 0) < 0.0005 for v in cells) else 1
-        mean = f"{100 * value.mean:{'+' if kind == 'points' else ''}.{places}f}"
-        return mean, "" if value.half is None else f"{100 * value.half:.{places}f}"
+        mean, half = cell.value.mean, cell.value.half
+        if self.columns[column][1] == "number":
+            places, scale, sign = _three_digits(mean), 1, ""
+        else:
+            places, scale, sign = (
+                self._decimals(column),
+                100,
+                "+" if self.columns[column][1] == "points" else "",
+            )
+        return f"{scale * mean:{sign},.{places}f}", f"{scale * half:,.{places}f}" if half else ""
+
+    def _decimals(self, column: int) -> int:
+        """One, and one more where an interval would be written as 0."""
+        if column not in self._cached:
+            values = [row[column].value for row in self.rows]
+            small = any(isinstance(v, Estimate) and 0 < (v.half or 0.0) < 0.0005 for v in values)
+            self._cached[column] = 2 if small else 1
+        return self._cached[column]
 
     def text(self, column: int, cell: Cell) -> str:
         """A cell as plain text."""
@@ -63,15 +73,10 @@ class Table:
             return NONE if cell.value is None else str(cell.value)
         return " ± ".join(part for part in number if part).replace("-", "−")
 
-    def marked(self) -> bool:
-        """Whether any row has fewer seeds than there should be."""
-        return any(
-            isinstance(cell.value, str) and cell.value.endswith("†") for row in self.rows for cell in row
-        )
 
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _three_digits(value: float) -> int:
+    """Decimals that show three digits, at most three."""
+    return 0 if value == 0 or abs(value) >= 100 else 3 - sum(abs(value) >= 10**n for n in range(3))
 
 
 def markdown(table: Table) -> str:
@@ -116,25 +121,18 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def as_csv(tables: Sequence[Table]) -> str:
-    """Tables with the same rows side by side: for each number its mean, half-width and n, in full."""
+def as_csv(table: Table) -> str:
+    """For each number its mean, half-width and n, as shares of 1 where the table has percent."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    first, *others = tables
-    texts = sum(kind == "text" for _, kind in first.columns)
-    columns = [(t, i) for t in tables for i in range(0 if t is first else texts, len(t.columns))]
-    head: list[str] = []
-    for table, i in columns:
-        name, kind = table.columns[i]
-        head += [name] if kind == "text" else [name, f"{name} half-width of 95 % interval", f"{name} n"]
-    writer.writerow(head)
-    skipped = len(first.rows) - len(others[0].rows) if others else 0  # the baselines
-    for r in range(len(first.rows)):
-        cells: list[str] = []
-        for table, i in columns:
-            row = table.rows[r] if table is first else table.rows[r - skipped] if r >= skipped else None
-            cells += _csv_cell(row[i].value if row else None, table.columns[i][1])
-        writer.writerow(cells)
+    head = [
+        [n] if kind == "text" else [n, f"{n} half-width of 95 % interval", f"{n} n"]
+        for n, kind in table.columns
+    ]
+    writer.writerow([name for names in head for name in names])
+    for row in table.rows:
+        cells = [_csv_cell(cell.value, kind) for cell, (_, kind) in zip(row, table.columns, strict=True)]
+        writer.writerow([text for texts in cells for text in texts])
     return out.getvalue()
 
 

@@ -1,17 +1,38 @@
 """What the report's tables hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
-from lifted_lightning.report.compare import LOSS, Comparison, Group, short, show
+from lifted_lightning.report.compare import LOSS, Comparison, Group, show, words
 from lifted_lightning.report.published import NOT_COMPARABLE, PUBLISHED, follows_the_paper
+from lifted_lightning.report.read import Run
 from lifted_lightning.report.statistics import ENOUGH, Estimate, paired_difference
 from lifted_lightning.report.table import NONE, Cell, Kind, Table
 
 NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 LATER = ("r_precision", "ami")  # metrics that the second table shows
+BATCH = ("active_share", "positive_distance", "negative_distance", "norm_mean", "effective_rank")
 ALL_PAIRS = 4  # rows of which each pair is compared; of more, each with the best
-FEW = f"† fewer than {ENOUGH} seeds"
+MOST_PAIRS = 30  # rows of which each pair is in differences.csv
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of numbers: its heading, how they are written, and where they stand in ``result.json``."""
+
+    name: str
+    kind: Kind
+    path: tuple[str, ...]
+
+    def of(self, run: Run) -> Any:
+        """The number, None where it is not there; of a list the last entry counts."""
+        value: Any = run.result
+        for key in self.path:
+            value = value[-1] if isinstance(value, list) and value else value
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
 
 def metric_name(metric: str) -> str:
@@ -19,126 +40,123 @@ def metric_name(metric: str) -> str:
     return NAMES.get(metric, metric.replace("recall@", "R@"))
 
 
-def main_metrics(comparison: Comparison) -> list[str]:
-    """The metrics of the main table."""
-    return [metric for metric in comparison.metrics if metric not in LATER]
-
-
-# What the tables hold
-
-
 def results(comparison: Comparison) -> Table:
     """The main table: a row a group, with the best of each block in bold, below the baselines."""
-    names = main_metrics(comparison)
-    table = _started(comparison, _title(comparison), [(metric_name(m), "percent") for m in names])
-    for name, group in _baselines(comparison):
-        cells = [
-            Cell(name),
-            *(
-                Cell(show(group.settings.get(c))) if c == "dataset" else Cell(None)
-                for c in comparison.columns[1:]
-            ),
-        ]
-        values = [group.runs[0].result["baseline"].get(m) for m in names]
-        table.rows.append(
-            [*cells, Cell(None), *(Cell(None if v is None else Estimate(v, None, 1)) for v in values)]
-        )
-    for block in comparison.blocks(None if len(comparison.losses) > 1 else ["dataset"]):
-        table.rules.add(len(table.rows))
-        estimates = [[group.metric(m) for m in names] for group in block]
-        best = [max((e[i].mean for e in estimates if e[i]), default=None) for i in range(len(names))]  # type: ignore[union-attr]
-        for group, row in zip(block, estimates, strict=True):
-            cells = [
-                Cell(e, bool(e and len(block) > 1 and e.mean == top))
-                for e, top in zip(row, best, strict=True)
-            ]
-            table.rows.append([*_heading(comparison, group), *cells])
-    return _finished(table, "mean ± 95 % t-interval over seeds, in percent; the best of each block in bold")
+    note = "mean ± 95 % t-interval over seeds, in percent; the best of each block in bold"
+    classes = "unseen test classes" if comparison.stage == "test" else "validation classes"
+    data = sorted({str(group.settings.get("dataset")) for group in comparison.groups})
+    return _of_groups(
+        comparison, f"{', '.join(data)}: {classes}", _metrics(comparison, main=True), note, main=True
+    )
 
 
 def further(comparison: Comparison) -> Table:
     """The second table: the other metrics, and what the runs took."""
-    later = [metric for metric in comparison.metrics if metric in LATER]
-    extra: list[tuple[str, Kind, Callable[[Group], Estimate | None]]] = [
-        *((metric_name(m), "percent", lambda g, m=m: g.metric(m)) for m in later),  # type: ignore[misc]
-    ]
-    if comparison.stage == "test":
-        for metric in ("recall@1", "map@r"):
-            extra.append(
-                (
-                    f"validation {metric_name(metric)}",
-                    "percent",
-                    lambda g, m=metric: g.over(lambda run: (run.result["validation"] or {}).get(m)),
-                )
-            )  # type: ignore[misc]
-    extra += [
-        ("steps", "number", lambda g: g.over(lambda run: run.result.get("steps"))),
-        ("selected step", "number", lambda g: g.over(lambda run: run.result.get("selected_step"))),
-        ("training, s", "number", lambda g: g.over(lambda run: (run.result.get("seconds") or {}).get("fit"))),
-    ]
-    return _simple(
-        comparison,
-        "Further metrics, and what the runs took",
-        extra,
-        "metrics in percent; validation: of the selected step, on validation classes",
-    )
+    note = "metrics in percent; validation: of the selected step, on validation classes"
+    figures = [*_metrics(comparison, main=False), *_taken(comparison)]
+    return _of_groups(comparison, "Further metrics, and what the runs took", figures, note)
+
+
+def everything(comparison: Comparison) -> Table:
+    """All columns of the first two tables."""
+    figures = [*_metrics(comparison, main=True), *_metrics(comparison, main=False), *_taken(comparison)]
+    return _of_groups(comparison, "", figures, "", main=True)
 
 
 def diagnostics(comparison: Comparison) -> Table:
     """What the batches looked like at the end of training."""
-    figures = ("active_share", "positive_distance", "negative_distance", "norm_mean", "effective_rank")
-    extra: list[tuple[str, Kind, Callable[[Group], Estimate | None]]] = [
-        (
-            figure.replace("_", " "),
-            "number",
-            lambda g, key=f"batch/{figure}": g.over(
-                lambda run: (run.result.get("history") or [{}])[-1].get(key)
-            ),
-        )  # type: ignore[misc]
-        for figure in figures
-    ]
-    return _simple(
-        comparison,
-        "Batches at the end of training",
-        extra,
-        "means over the training batches logged since the last validation but one; active share: of the "
-        "pairs or triplets that the loss still acts on",
+    figures = [Figure(name.replace("_", " "), "number", ("history", f"batch/{name}")) for name in BATCH]
+    note = (
+        "means over the training batches logged since the last validation but one; active share: of the pairs or "
+        "triplets, those that the loss still acts on"
     )
+    return _of_groups(comparison, "Batches at the end of training", figures, note)
 
 
-def paired(comparison: Comparison, every: bool = False) -> Table:
+def _metrics(comparison: Comparison, main: bool) -> list[Figure]:
+    names = [metric for metric in comparison.metrics if (metric not in LATER) == main]
+    return [Figure(metric_name(metric), "percent", (comparison.stage, metric)) for metric in names]
+
+
+def _taken(comparison: Comparison) -> list[Figure]:
+    chosen = ("recall@1", "map@r") if comparison.stage == "test" else ()
+    return [
+        *(Figure(f"validation {metric_name(m)}", "percent", ("validation", m)) for m in chosen),
+        Figure("steps", "number", ("steps",)),
+        Figure("selected step", "number", ("selected_step",)),
+        Figure("training, s", "number", ("seconds", "fit")),
+    ]
+
+
+def _of_groups(
+    comparison: Comparison, title: str, figures: Sequence[Figure], note: str, main: bool = False
+) -> Table:
+    """A row a group with these numbers, less those that none has; the main one has baselines and bold numbers."""
+    estimates = {id(group): [group.over(figure.of) for figure in figures] for group in comparison.groups}
+    kept = [i for i in range(len(figures)) if any(row[i] for row in estimates.values())]
+    columns: list[tuple[str, Kind]] = [(words(column), "text") for column in comparison.columns]
+    table = Table(title, [*columns, ("seeds", "text"), *((figures[i].name, figures[i].kind) for i in kept)])
+    for name, group in _baselines(comparison) if main else ():
+        texts = [show(group.settings.get(c)) if c == "dataset" else None for c in comparison.columns[1:]]
+        values = [_baseline(group, figures[i]) for i in kept]
+        table.rows.append([Cell(name), *map(Cell, texts), Cell(None), *map(Cell, values)])
+    for block in comparison.blocks(None if len(comparison.losses) > 1 else ["dataset"]):
+        table.rules.add(len(table.rows))
+        for group in block:
+            cells = [Cell(show(group.settings.get(c))) for c in comparison.columns]
+            row = estimates[id(group)]
+            best = [_is_best(row[i], [estimates[id(g)][i] for g in block]) for i in kept]
+            numbers = [Cell(row[i], main and bold) for i, bold in zip(kept, best, strict=True)]
+            table.rows.append([*cells, Cell(_seeds(len(group.runs))), *numbers])
+    return _finished(table, note) if kept else Table(title, [])
+
+
+def _is_best(value: Estimate | None, of: Sequence[Estimate | None]) -> bool:
+    return value is not None and len(of) > 1 and value.mean == max(other.mean for other in of if other)
+
+
+def _baselines(comparison: Comparison) -> list[tuple[str, Group]]:
+    """One group for each baseline that differs, which its runs share."""
+    found: dict[tuple[str, str], tuple[str, Group]] = {}
+    for group in comparison.groups:
+        first = group.runs[0].result
+        if first.get("baseline"):
+            name = str(first.get("baseline_name") or "baseline")
+            places = str({m: round(v, 3) for m, v in first["baseline"].items() if isinstance(v, float)})
+            found.setdefault((str(group.settings.get("dataset")), name + places), (name, group))
+    return list(found.values())
+
+
+def _baseline(group: Group, figure: Figure) -> Estimate | None:
+    value = group.runs[0].result["baseline"].get(figure.path[-1]) if figure.path[0] == group.stage else None
+    return None if value is None else Estimate(value, None, 1)
+
+
+def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
     """Differences between rows that are alike in all columns but one, seed by seed.
 
     Args:
         comparison: the rows.
-        every: of all pairs, however many.
+        most: rows of which each pair is compared; of more, each with the best.
     """
-    names = main_metrics(comparison)
+    figures = _metrics(comparison, main=True)
     context = comparison.context
-    columns: list[tuple[str, Kind]] = [
-        ("difference", "text"),
-        *((short(c), "text") for c in context if c != LOSS),
-    ]
-    table = Table(
-        "Paired differences", [*columns, ("seeds", "text"), *((metric_name(m), "points") for m in names)]
-    )
+    columns: list[tuple[str, Kind]] = [("difference", "text"), *((words(c), "text") for c in context)]
+    numbers: list[tuple[str, Kind]] = [(figure.name, "points") for figure in figures]
+    table = Table("Paired differences", [*columns, ("seeds", "text"), *numbers])
     for column in [LOSS, *(c for c in context if c not in ("dataset", "embedding_size"))]:
-        others = [c for c in [LOSS, *context] if c != column]
-        for block in comparison.blocks(others):
+        for block in comparison.blocks([c for c in [LOSS, *context] if c != column]):
             table.rules.add(len(table.rows))
-            for first, second in _pairs(block, names, every):
-                values = [paired_difference(first.by_seed(m), second.by_seed(m)) for m in names]
-                n = max((v.n for v in values if v), default=0)
+            for first, second in _pairs([group for group in block if len(group.runs) > 1], most):
+                pairs = [(first.by_seed(f.path[-1]), second.by_seed(f.path[-1])) for f in figures]
+                values = [paired_difference(*pair) for pair in pairs]
+                n = max((value.n for value in values if value), default=0)
                 if n < 2:
                     continue
-                what = [f"{show(g.settings.get(column))}" for g in (first, second)]
-                name = (
-                    f"{what[0]} − {what[1]}"
-                    if column == LOSS
-                    else f"{first.loss}: {short(column)} {what[0]} − {what[1]}"
-                )
+                what = " − ".join(show(group.settings.get(column)) for group in (first, second))
+                name = what if column == LOSS else f"{first.loss}: {words(column)} {what}"
                 where = [NONE if c == column else show(first.settings.get(c)) for c in context]
-                cells = [Cell(v, bool(v and v.excludes_zero)) for v in values]
+                cells = [Cell(value, bool(value and value.excludes_zero)) for value in values]
                 table.rows.append([Cell(name), *map(Cell, where), Cell(_seeds(n)), *cells])
     note = (
         "mean ± 95 % t-interval of the difference over common seeds, in percentage points; bold where the interval "
@@ -147,11 +165,26 @@ def paired(comparison: Comparison, every: bool = False) -> Table:
     return _finished(table, note)
 
 
+def _pairs(block: Sequence[Group], most: int) -> list[tuple[Group, Group]]:
+    """All pairs of few groups, the later minus the earlier; of many, each against the best, and forms of one loss."""
+    every = [(second, first) for first, second in combinations(block, 2)]
+    if len(block) <= most:
+        return every
+    best = max(block, key=lambda group: group.score)
+    forms = [pair for pair in every if best not in pair and _form(pair[0]) == _form(pair[1]) != ""]
+    return [*((group, best) for group in block if group is not best), *forms]
+
+
+def _form(group: Group) -> str:
+    """The class of a loss that is there in several forms."""
+    return group.loss.partition(" (")[0] if " (" in group.loss else ""
+
+
 def published(comparison: Comparison) -> Table:
     """What papers report for the data sets that are here."""
     sets = [name for name in PUBLISHED if any(g.settings.get("dataset") == name for g in comparison.groups)]
     rows = [(name, row) for name in sets for row in PUBLISHED[name]]
-    names = [m for m in main_metrics(comparison) if any(m in row.values for _, row in rows)]
+    names = [m for m in comparison.metrics if any(m in row.values for _, row in rows)]
     texts: list[tuple[str, Kind]] = [(t, "text") for t in ("data set", "loss", "embedding size", "source")]
     table = Table("Published numbers", [*texts, *((metric_name(m), "percent") for m in names)])
     for i, (name, row) in enumerate(rows):
@@ -167,72 +200,11 @@ def published(comparison: Comparison) -> Table:
     return table
 
 
-def _pairs(block: Sequence[Group], names: Sequence[str], every: bool) -> list[tuple[Group, Group]]:
-    """All pairs of few groups, the later minus the earlier; of many, each against the best, and forms of one loss."""
-    if every or len(block) <= ALL_PAIRS or not names:
-        return [(second, first) for first, second in combinations(block, 2)]
-    means = [(e.mean if (e := group.metric(names[0])) else -1.0) for group in block]
-    best = block[means.index(max(means))]
-    forms = [
-        (b, a) for a, b in combinations(block, 2) if best not in (a, b) and _form(a) and _form(a) == _form(b)
-    ]
-    return [*((group, best) for group in block if group is not best), *forms]
-
-
-def _form(group: Group) -> str:
-    """The class of a loss that is there in several forms."""
-    return group.loss.partition(" (")[0] if " (" in group.loss else ""
-
-
-def _baselines(comparison: Comparison) -> list[tuple[str, Group]]:
-    """One group for each baseline that differs, which its runs share."""
-    found: dict[tuple[str, str], tuple[str, Group]] = {}
-    for group in comparison.groups:
-        first = group.runs[0].result
-        if first.get("baseline"):
-            name = str(first.get("baseline_name") or "baseline")
-            places = str({m: round(v, 3) for m, v in first["baseline"].items() if isinstance(v, float)})
-            found.setdefault((str(group.settings.get("dataset")), name + places), (name, group))
-    return list(found.values())
-
-
-def _title(comparison: Comparison) -> str:
-    data = sorted({str(group.settings.get("dataset")) for group in comparison.groups})
-    classes = "unseen test classes" if comparison.stage == "test" else "validation classes"
-    return f"{', '.join(data)}: {classes}"
-
-
-def _started(comparison: Comparison, title: str, more: list[tuple[str, Kind]]) -> Table:
-    settings: list[tuple[str, Kind]] = [(short(column), "text") for column in comparison.columns]
-    return Table(title, [*settings, ("seeds", "text"), *more])
-
-
-def _heading(comparison: Comparison, group: Group) -> list[Cell]:
-    return [*(Cell(show(group.settings.get(c))) for c in comparison.columns), Cell(_seeds(len(group.runs)))]
-
-
 def _seeds(n: int) -> str:
     return f"{n}{'†' if n < ENOUGH else ''}"
 
 
-def _simple(
-    comparison: Comparison,
-    title: str,
-    extra: Sequence[tuple[str, Kind, Callable[[Group], Estimate | None]]],
-    note: str,
-) -> Table:
-    """A table of the groups with these columns, less those that are empty."""
-    values = [[figure(group) for _, _, figure in extra] for group in comparison.groups]
-    kept = [i for i in range(len(extra)) if any(row[i] for row in values)]
-    table = _started(comparison, title, [extra[i][:2] for i in kept])
-    firsts = {id(block[0]) for block in comparison.blocks()}
-    for group, row in zip(comparison.groups, values, strict=True):
-        if id(group) in firsts:
-            table.rules.add(len(table.rows))
-        table.rows.append([*_heading(comparison, group), *(Cell(row[i]) for i in kept)])
-    return _finished(table, note) if kept else Table(title, [])
-
-
 def _finished(table: Table, note: str) -> Table:
-    table.notes = [note, *([FEW] if table.marked() else [])]
+    few = any(isinstance(cell.value, str) and cell.value.endswith("†") for row in table.rows for cell in row)
+    table.notes = [note, *([f"† fewer than {ENOUGH} seeds"] if few else [])]
     return table
