@@ -79,6 +79,7 @@ class EmbeddingModule(LightningModule):
         self.micro_batch = micro_batch
         self.seed = seed
         self._finite = FiniteLoss()
+        self._step_key: tuple[int, ...] = ()
         if compile:
             self.network.compile()
             self.loss.compile()
@@ -87,6 +88,8 @@ class EmbeddingModule(LightningModule):
 
     def compute_loss(self, batch: Batch, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of one global batch. Override this where a paper needs more than embeddings and labels.
+
+        ``self.embed_view(batch)`` gives a second random view of the same images, row for row.
 
         Args:
             batch: the rank's own batch, with ``images`` uint8 (b, C, H, W), ``labels`` and ``indices`` (b,).
@@ -104,7 +107,21 @@ class EmbeddingModule(LightningModule):
         """Embed uint8 images (B, C, H, W) as in evaluation. Returns (B, D)."""
         return self.network(self.augment(images, None))
 
-    def embed_batch(self, batch: Batch, step_key: tuple[int, int, int]) -> Tensor:
+    def embed_view(self, batch: Batch, view: int = 1) -> Tensor:
+        """Embed another random view of a training batch, for a ``compute_loss`` that compares views.
+
+        Args:
+            batch: as ``compute_loss`` gets it.
+            view: the number of the view, from 1; the embeddings that ``compute_loss`` gets are of view 0.
+
+        Returns:
+            (B, D), row for row of the same images as the embeddings that ``compute_loss`` gets.
+        """
+        with self.trainer.precision_plugin.train_step_context():
+            local = self.embed_batch(batch, (*self._step_key, view))
+        return in_full_precision(gather_with_gradient(local) if self.gather else local)
+
+    def embed_batch(self, batch: Batch, step_key: tuple[int, ...]) -> Tensor:
         """Augment and embed this rank's rows of a training batch; what is random depends on the key alone."""
         images = batch["images"]
         rows = len(images)
@@ -128,7 +145,7 @@ class EmbeddingModule(LightningModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        key = (self.seed, self.current_epoch, batch_idx)
+        key = self._step_key = (self.seed, self.current_epoch, batch_idx)
         torch.manual_seed(hash((*key, rank())) % 2**63)  # dropout and the like: a function of the step
         local = self.embed_batch(batch, key)
         embeddings = gather_with_gradient(local)

@@ -20,6 +20,7 @@ EVERYDAY = {
     "micro batch": Case(micro_batch=5),
     "proxy anchor, micro batch": Case(loss="proxy anchor", micro_batch=5),
     "clipped": Case(clip=0.5),
+    "two views": Case(two_views=True, micro_batch=5),
     "batch normalisation": Case(batchnorm=True),
     "validation": Case(validate=True),
     "local loss": Case(gather=False, steps=1),
@@ -27,13 +28,14 @@ EVERYDAY = {
         f"no positives, {name}": Case(loss=name, steps=3, batches=NO_POSITIVES_ON_A_RANK, batch_size=12)
         for name in LOSSES
     },
+    "two views, bf16": Case(two_views=True, steps=3, precision="bf16-mixed"),
     **{f"single precision, {name}": Case(loss=name, steps=1, precision="32-true") for name in LOSSES},
     **{
         f"bf16, {name}": Case(loss=name, steps=3, precision="bf16-mixed", clip=1.0, micro_batch=5)
         for name in LOSSES
     },
 }
-EXACT = [*LOSSES, "micro batch", "proxy anchor, micro batch", "clipped", "validation"]
+EXACT = [*LOSSES, "micro batch", "proxy anchor, micro batch", "clipped", "two views", "validation"]
 Outcomes = dict[str, list[Outcome]]
 
 

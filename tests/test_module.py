@@ -129,3 +129,27 @@ def test_compiled_network_and_loss(tmp_path: Path, world_size: int) -> None:
         for plain, compiled in zip(outcomes[::2], outcomes[1::2], strict=True):
             assert relative_difference(compiled.gradients[0], plain.gradients[0]) <= 1e-4
             assert relative_difference(compiled.weights, plain.weights) <= 1e-2
+
+
+class SecondView(EmbeddingModule):
+    """Takes the loss of another view of the batch than the usual one."""
+
+    def compute_loss(self, batch: dict[str, Tensor], embeddings: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self.embed_view(batch, 2), labels)
+
+
+def test_another_view_has_random_numbers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.training.EmbeddingModule", SecondView)
+    case = Case(steps=1)
+    (outcome,) = train([case], 1, tmp_path)
+    monkeypatch.undo()
+
+    data, module = Data(case, tmp_path), build(case).double()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    draws = module.augment.draw((module.seed, 0, 0, 2), len(batch["images"]))
+    loss = module.loss(module.network(module.augment(batch["images"], draws)), batch["labels"])
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in module.parameters()])
+    assert loss.item() == pytest.approx(outcome.losses[0])
+    assert relative_difference(outcome.gradients[0], expected) <= 1e-12

@@ -52,6 +52,7 @@ class Case:
     compiled: bool = False
     batch_size: int = 24
     validate: bool = False
+    two_views: bool = False
     batches: tuple[tuple[int, ...], ...] | None = None
 
 
@@ -120,10 +121,21 @@ class Data(RetrievalDataModule):
         return FixedBatches(self.train_labels[self.train_rows], self.case.batches, *self._rank())
 
 
+class TwoViews(EmbeddingModule):
+    """Takes the loss of two random views of each image."""
+
+    def compute_loss(self, batch: dict[str, Tensor], embeddings: Tensor, labels: Tensor) -> Tensor:
+        second = self.embed_view(batch)
+        assert second.shape == embeddings.shape
+        assert second.dtype == embeddings.dtype
+        assert not torch.equal(second, embeddings)
+        return self.loss(torch.cat([embeddings, second]), torch.cat([labels, labels]))
+
+
 def build(case: Case) -> EmbeddingModule:
     """The module of a case, with weights that depend on nothing else."""
     torch.manual_seed(5)
-    return EmbeddingModule(
+    return (TwoViews if case.two_views else EmbeddingModule)(
         TinyNetwork(SIZE, case.batchnorm, case.dropout), LOSSES[case.loss](), CropMirror(size=12),
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3), head_lr_factor=2.0, gather=case.gather,
         micro_batch=case.micro_batch, compile=case.compiled, seed=3,

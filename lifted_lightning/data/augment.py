@@ -20,11 +20,11 @@ STREAM = 1  # batches are drawn from (seed, epoch, step) too, and must not be th
 NUM_DRAWS = 8  # columns: 0 mirror, 1-4 geometry, 5-7 brightness, contrast, saturation
 
 
-def draw(key: tuple[int, int, int], global_batch: int) -> Tensor:
+def draw(key: tuple[int, ...], global_batch: int) -> Tensor:
     """The random numbers of one step.
 
     Args:
-        key: (seed, epoch, step), each at least 0.
+        key: (seed, epoch, step), each at least 0; of further views of the same images the view's number, too.
         global_batch: number of images of the batch over all ranks.
 
     Returns:
@@ -91,7 +91,7 @@ class Augmentation(nn.Module):
         if mean is not None and std is not None and not self.given_statistics:
             self.set_statistics(mean, std)
 
-    def draw(self, key: tuple[int, int, int], global_batch: int) -> Tensor:
+    def draw(self, key: tuple[int, ...], global_batch: int) -> Tensor:
         """The random numbers of one step, see ``draw``."""
         return draw(key, global_batch)
 
