@@ -12,9 +12,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lifted_lightning import runs
-from lifted_lightning.errors import UserError
+from lifted_lightning.wandb_session import offline_instead
 
-MODES = ("online", "offline", "disabled")  # of W&B
 ENVIRONMENT = {
     "project": "WANDB_PROJECT",
     "id": "WANDB_RUN_ID",
@@ -64,14 +63,16 @@ class MetricsFile(Logger):
     def save(self) -> None:
         if not self._rows:
             return
-        columns = list(
-            dict.fromkeys(["step", *(self._columns or []), *(k for row in self._rows for k in row)])
-        )
+        known = self._columns or [key for row in runs.read_metrics(self.path)[:1] for key in row]
+        columns = list(dict.fromkeys(["step", *known, *(key for row in self._rows for key in row)]))
         if columns == self._columns:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)
         else:
-            self._replace(columns, [*runs.read_metrics(self.path), *self._rows])
+            rows: list[dict[str, Any]] = [*runs.read_metrics(self.path)]
+            if rows and int(rows[-1]["step"]) == self._rows[0]["step"]:  # of a run that was killed in its test
+                rows[-1] |= self._rows.pop(0)
+            self._replace(columns, [*rows, *self._rows])
         self._columns, self._rows = columns, []
 
     @rank_zero_only
@@ -104,33 +105,6 @@ class MetricsFile(Logger):
         self._columns = columns
 
 
-def wandb_mode() -> str:
-    """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
-
-    Raises:
-        UserError: if ``WANDB_MODE`` is none of W&B's modes.
-    """
-    mode = os.environ.get("WANDB_MODE")
-    if mode and mode not in MODES:
-        raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
-    if mode:
-        return mode
-    import wandb
-
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
-        return _offline(error)
-
-
-def _offline(error: Exception) -> str:
-    import wandb
-
-    wandb.teardown()
-    print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
-    return "offline"
-
-
 def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
     """The W&B logger of a run, on rank zero. If the server does not answer, the run is recorded offline.
 
@@ -157,7 +131,7 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
         try:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
         except wandb.errors.Error as error:
-            mode = _offline(error)
+            mode = offline_instead(error)
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
     identity.parent.mkdir(exist_ok=True)

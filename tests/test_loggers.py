@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ import torch
 from lifted_lightning import runs
 from lifted_lightning.callbacks.run_folder import group_name
 from lifted_lightning.errors import UserError
-from lifted_lightning.loggers import MetricsFile, wandb_logger, wandb_mode
+from lifted_lightning.loggers import MetricsFile, wandb_logger
+from lifted_lightning.wandb_session import end_wandb_service, wandb_mode
 
 
 def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
@@ -92,6 +95,19 @@ def test_a_sweep_agents_run_is_the_one_it_announced(
     resumed = wandb_logger(tmp_path, "offline", project="ours")  # by hand, without the agent
     assert resumed.experiment.id == "agent123"
     resumed.experiment.finish()
+
+
+@pytest.mark.usefixtures("_no_account")
+def test_a_service_that_waits_for_ever_is_killed(tmp_path: Path) -> None:
+    import wandb
+
+    wandb_logger(tmp_path, "offline", project="test").experiment.finish()
+    service: Any = wandb.setup().ensure_service()._proc._process
+    os.kill(service.pid, signal.SIGSTOP)
+    end_wandb_service(patience=0.2)
+    assert service.returncode == -signal.SIGKILL
+    again = wandb_logger(tmp_path, "offline", project="test")  # W&B can be used again
+    again.experiment.finish()
 
 
 def test_a_key_without_a_network_records_offline(

@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
-from lifted_lightning.loggers import MetricsFile, wandb_logger, wandb_mode
+from lifted_lightning.loggers import MetricsFile, wandb_logger
+from lifted_lightning.wandb_session import wandb_mode
 
 PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
