@@ -132,8 +132,10 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
+    """What training and validation logged. (Lightning counts the test's step otherwise after resuming.)"""
     with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
+        logged = [{k: v for k, v in row.items() if not k.startswith("test/")} for row in csv.DictReader(file)]
+    return [row for row in logged if row["train/loss"] or row["validation/map@r"]]
 
 
 def steps_logged(folder: Path) -> list[int]:
@@ -188,6 +190,27 @@ def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: in
     runs.assert_goes_on(folder, setting)
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_ended_in_the_test_at_the_end(runs: Runs, number: int) -> None:
+    """It ends at once; what is trained is there, and the test is done when the run goes on."""
+    run, folder = runs.start(PLAIN, [kills.at("test", 1, number)])
+    (code,) = run.wait()
+    assert not (folder / "result.json").exists()
+    assert load(folder, "last")["global_step"] == STEPS
+    assert "Traceback" not in run.output
+    if number == signal.SIGKILL:
+        assert code == -number
+    else:
+        assert code == 128 + number
+        assert (
+            sum(f"--config {folder / 'config.yaml'} --ckpt_path last" in s for s in run.output.splitlines())
+            == 1
+        )
+    runs.assert_goes_on(folder, PLAIN)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments(runs: Runs) -> None:
@@ -207,6 +230,10 @@ def test_killed_at_random_moments(runs: Runs) -> None:
         assert codes[victim] == -signal.SIGKILL, (event, count, setting, codes, run.output)
         if (folder / "checkpoints" / "last.ckpt").exists():
             runs.assert_goes_on(folder, setting)
+        else:
+            run, folder = runs.start(setting)
+            assert run.wait() == [0] * setting.world_size, run.output
+            assert_same_run(folder, runs.unbroken(setting))
 
 
 @pytest.mark.slow

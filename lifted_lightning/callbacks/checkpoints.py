@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Checksums, which torch.load does not look at, take as long as writing.
-        with atomic(target) as file, config.patch("save.compute_crc32", False):
+        with atomic(target) as file, config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
             torch.save(checkpoint, file)
 
 
@@ -88,8 +88,7 @@ class LastCheckpoint(Checkpoint):
         return self.folder / "last.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        self._handle_signals(self._on_signal)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if _validation_is_due(trainer) or _gradients_are_pending(trainer):
@@ -107,9 +106,19 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handlers()
         if self._saved_step != trainer.global_step:
             self._save(trainer)
+        self._restore_handlers()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._handle_signals(
+            lambda number, frame: self._exit(trainer, number)
+        )  # there is nothing more to save
+        if self._stop_signal:
+            self._exit(trainer, self._stop_signal)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
@@ -138,17 +147,24 @@ class LastCheckpoint(Checkpoint):
         if self._saved_step != trainer.global_step:
             self._save(trainer)
         trainer.strategy.barrier()
+        self._exit(trainer, self._stop_signal or signal.SIGTERM)
+
+    def _exit(self, trainer: Trainer, number: int) -> None:
         self._restore_handlers()
-        code = 128 + (self._stop_signal or signal.SIGTERM)
         if not trainer.is_global_zero:
-            processes.wait_for_parent()
-            os._exit(code)
-        print(
-            f"\nstopped at step {trainer.global_step}; go on with: lifted fit "
-            f"--config {self.path.parent.parent / 'config.yaml'} --ckpt_path last",
-            file=sys.stderr,
-        )
-        sys.exit(code)
+            processes.wait_for_parent(10)
+            os._exit(128 + number)
+        if self.path.exists():  # it does not where a checkpoint of another run is tested
+            print(
+                f"\nstopped at step {trainer.global_step}; go on with: lifted fit "
+                f"--config {self.path.parent.parent / 'config.yaml'} --ckpt_path last",
+                file=sys.stderr,
+            )
+        sys.exit(128 + number)
+
+    def _handle_signals(self, handler: Handler) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, handler)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
