@@ -1,6 +1,7 @@
 """What keeps the processes of one run together: they end together, and one of them says why."""
 
-import ctypes
+import atexit
+import functools
 import os
 import re
 import signal
@@ -15,7 +16,6 @@ from typing import Any
 
 from lifted_lightning.errors import RunError, UserError
 
-PR_SET_PDEATHSIG = 1
 EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a rank that was told to stop
 PATIENCE = 3.0  # seconds that a rank gives another to say what went wrong
@@ -39,23 +39,32 @@ def started_by_lightning() -> bool:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, if it is a rank that Lightning's launcher started.
+    """End this process when rank zero ends, if it is a rank that Lightning's launcher started from there.
 
-    Without this a rank that is busy outside a collective outlives a killed rank zero. Ranks of torchrun and
-    SLURM are ended by those; on systems other than Linux nothing is done.
+    Without this a rank that is busy outside a collective outlives a killed rank zero. Ranks of torchrun and SLURM are
+    ended by those.
     """
-    if not started_by_lightning():
-        if rank_on_node() == 0:
-            _said().unlink(missing_ok=True)
-        return
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        sys.exit("the process that started this rank is gone")
+    if started_by_lightning():
+        _file("said")  # is named by the parent, while there is one
+        if not _file("running").exists():
+            sys.exit("the process that started this rank is gone")
+        threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+    elif rank_on_node() == 0:
+        _file("said").unlink(missing_ok=True)
 
 
-def wait_for_parent(seconds: float = 60.0) -> None:
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    try:
+        _file("running").unlink()
+        _say(f"lifted {sys.argv[1]}: rank 0 was killed; was there memory enough?")
+    except FileNotFoundError:
+        pass  # it ended in order, or another rank has said it
+    os._exit(1)
+
+
+def wait_for_parent(seconds: float) -> None:
     """Let rank zero end first, if it started this rank: it is killed when a rank ends with an exit code of its own."""
     deadline, parent = time.monotonic() + seconds, os.getppid()
     while started_by_lightning() and os.getppid() == parent and time.monotonic() < deadline:
@@ -73,11 +82,11 @@ def report(command: str, error: BaseException) -> int:
     """
     lost = _has_lost_connection(error)
     deadline = time.monotonic() + PATIENCE
-    while lost and time.monotonic() < deadline and not _said().exists():
+    while lost and time.monotonic() < deadline and not _file("said").exists():
         time.sleep(0.05)
     _say(f"lifted {command}: {_where()}{_one_line(error)}")
     if _starts_the_others():
-        _said().unlink(missing_ok=True)
+        _file("said").unlink(missing_ok=True)
     return 2 if isinstance(error, UserError) else 1
 
 
@@ -94,6 +103,8 @@ def watch(launcher: Any, ranks: int, command: str) -> None:
     global _ranks
     _ranks = ranks
     if hasattr(launcher, "procs"):
+        _file("running").touch()
+        atexit.register(_file("running").unlink, missing_ok=True)
         threading.Thread(target=_watch, args=(launcher, command), daemon=True).start()
 
 
@@ -110,22 +121,27 @@ def _watch(launcher: Any, command: str) -> None:
                 )
                 hint = "; was there memory enough?" if code == -signal.SIGKILL else ""
                 _say(f"lifted {command}: rank {rank} {how}{hint}")
+                _file("running").unlink(missing_ok=True)  # for this process will be killed too
                 return
 
 
 def _say(line: str) -> None:
     """Print a line, if no process of the run on this machine has said one."""
     try:
-        os.close(os.open(_said(), os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(_file("said"), os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         return
     print(line, file=sys.stderr, flush=True)
 
 
-def _said() -> Path:
-    """A file that is there once somebody has said why the run ended; the same for all ranks of a machine."""
+@functools.cache
+def _file(what: str) -> Path:
+    """A file that says something to all ranks of a machine by being there.
+
+    ``said``: somebody has said why the run ended; ``running``: rank zero has started others, and not ended in order.
+    """
     process = os.getpid() if _starts_the_others() else os.getppid()
-    return Path(tempfile.gettempdir()) / f"lifted-{os.getuid()}-{process}.said"
+    return Path(tempfile.gettempdir()) / f"lifted-{os.getuid()}-{process}.{what}"
 
 
 def _starts_the_others() -> bool:

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from lifted_lightning import runs
 from lifted_lightning.errors import UserError
-from lifted_lightning.processes import PR_SET_PDEATHSIG
 from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial
 
+PR_SET_PDEATHSIG = 1  # of prctl
 PASSED = ("LIFTED_", "WANDB_", "PYTHONPATH")  # variables of here that trials on other machines get, too
 LOCK_PATIENCE = 60.0  # seconds that a trial waits for the last process of a killed sweep to leave its folder
 POLL = 0.2
