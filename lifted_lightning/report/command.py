@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from lifted_lightning.files import atomic
 from lifted_lightning.report import figures, page, tables
 from lifted_lightning.report.compare import Comparison, compare
 from lifted_lightning.report.read import read
-from lifted_lightning.report.table import Table, as_csv, for_terminal, latex
+from lifted_lightning.report.table import Table, as_csv, latex, plain
 from lifted_lightning.summary import ORDER
+
+SHOWN = 40  # differences in a terminal; the report has all
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     out = Path(options.out) if options.out else Path(options.runs[0]) / "report"
     _make(out)
     results, differences = tables.results(comparison), tables.paired(comparison)
-    _print([table for table in (results, differences) if table.rows], comparison.warnings)
+    _print(results, differences, comparison.warnings)
     write(comparison, results, differences, out)
     print(f"report: {os.path.relpath(out / 'index.html')}, and Markdown, LaTeX, CSV, PNG, SVG beside it")
     return 0
@@ -76,15 +79,10 @@ def _make(out: Path) -> None:
         ) from error
 
 
-def _print(shown: Sequence[Table], warnings: Sequence[str]) -> None:
-    """Print tables, each as wide as it is: no line of a table is broken or cut."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    for table in shown:
-        console = Console(highlight=False)
-        drawn = for_terminal(table)
-        width = Measurement.get(console, console.options.update(width=1000), drawn).maximum
-        Console(highlight=False, width=max(width, console.width)).print(drawn)
+def _print(results: Table, differences: Table, warnings: Sequence[str]) -> None:
+    bold = sys.stdout.isatty()
+    print(plain(results, bold))
+    if 0 < len(differences.rows) <= SHOWN:
+        print(plain(differences, bold))
     for line in warnings:
         print(f"note: {line}")

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lifted_lightning.errors import UserError
@@ -38,7 +39,7 @@ class Group:
         """The label of the loss."""
         return str(self.settings[LOSS])
 
-    @property
+    @cached_property
     def score(self) -> float:
         """Recall@1, which says which groups are the best."""
         found = self.metric("recall@1")
@@ -76,12 +77,12 @@ class Comparison:
     metrics: list[str]
     warnings: list[str]
 
-    @property
+    @cached_property
     def context(self) -> list[str]:
         """The columns beside the loss in which the rows differ."""
         return [c for c in self.columns if c != LOSS and _vary(self.groups, c)]
 
-    @property
+    @cached_property
     def losses(self) -> list[str]:
         """The labels of the losses, in order."""
         return sorted({group.loss for group in self.groups}, key=_rank)
@@ -254,7 +255,7 @@ def _vary(groups: Iterable[Group], key: str) -> bool:
 
 
 def _freeze(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else repr(value)
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:

@@ -53,6 +53,7 @@ def axes_for(titles: Sequence[str], columns: int, path: Path) -> Iterator[list["
         yield axes
         _make_room_for_legend(figure)
         plots.save(figure, path.with_suffix(".png"))
+        figure.set_layout_engine("none")  # it is laid out; once more would take as long as drawing it
         FigureCanvasSVG(figure)
         figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
 

@@ -21,7 +21,7 @@ from lifted_lightning.report.read import numbers
 from lifted_lightning.report.statistics import estimate
 from lifted_lightning.report.tables import metric_name
 
-LINES, PANELS = 9, 6  # at most; of more, the best
+LINES, PANELS = 9, 4  # at most; of more, the best
 CURVES = {
     "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
     "time": ("validation/recall@1", "seconds", "seconds of training", "Validation Recall@1 against time"),
@@ -46,7 +46,7 @@ class Panel:
 
     @property
     def dataset(self) -> str:
-        return str(next(iter(self.lines.values()))[0].settings.get("dataset"))
+        return _dataset(self.groups[0])
 
     @property
     def groups(self) -> list[Group]:
@@ -98,9 +98,10 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
     names = [metric for metric in ("f1", "nmi", "recall@1", "map@r") if metric in comparison.metrics][:3]
     stem, what = short(column), words(column)
     others = [c for c in comparison.context if c not in (column, "dataset")]
-    blocks = comparison.blocks(["dataset"])
+    several = "dataset" in comparison.context
     panels = [
-        Panel(_dataset(comparison, block), _lines(comparison, block, others)) for block in blocks[:PANELS]
+        Panel(_dataset(block[0]) if several else "", _lines(comparison, block, others))
+        for block in _best(comparison.blocks(["dataset"]), PANELS)
     ]
     published: list[Published] = []
     titles = [", ".join(filter(None, [metric_name(m), panel.title])) for panel in panels for m in names]
@@ -125,7 +126,7 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
             ax.set_ylabel("%")
         add_legend(axes, _legend_title(published, panels))
     title = f"{', '.join(map(metric_name, names))} against {what}"
-    return Drawn(stem, _caption(title, comparison, "", published), len(titles))
+    return Drawn(stem, _caption(title, comparison, _note(comparison, panels), published), len(titles))
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
@@ -181,29 +182,38 @@ def _panels(comparison: Comparison) -> tuple[list[Panel], str]:
     if all(len(block) == 1 for block in comparison.blocks()):
         keys = [key for key in keys if key == "dataset"]
     others = [key for key in comparison.context if key not in keys]
-    blocks = comparison.blocks(keys)
-    kept = sorted(sorted(blocks, key=lambda b: -max(group.score for group in b))[:PANELS], key=blocks.index)
-    panels = []
-    for block in kept:
-        best = sorted(block, key=lambda group: -group.score)[:LINES]
-        lines = _lines(comparison, [group for group in block if group in best], others)
-        panels.append(Panel(comparison.title(block[0], keys) or str(block[0].settings.get("dataset")), lines))
-    shown = sum(len(panel.lines) for panel in panels)
-    return panels, f"the best {shown} of {len(comparison.groups)}" if shown < len(comparison.groups) else ""
+    panels = [
+        Panel(comparison.title(block[0], keys) or _dataset(block[0]), _lines(comparison, block, others))
+        for block in _best(comparison.blocks(keys), PANELS)
+    ]
+    return panels, _note(comparison, panels)
 
 
 def _lines(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
-    """The groups of each line: those with the same loss and the same of the other columns."""
+    """The groups of each line: those with the same loss and the same of the other columns; the best lines."""
     lines: dict[str, list[Group]] = {}
     for group in sorted(block, key=lambda group: comparison.losses.index(group.loss)):
         rest = comparison.title(group, others)
         name = rest if rest and len(comparison.losses) == 1 else ", ".join(filter(None, [group.loss, rest]))
         lines.setdefault(name, []).append(group)
-    return lines
+    kept = _best(list(lines.values()), LINES)
+    return {name: groups for name, groups in lines.items() if groups in kept}
 
 
-def _dataset(comparison: Comparison, block: Sequence[Group]) -> str:
-    return str(block[0].settings.get("dataset")) if "dataset" in comparison.context else ""
+def _best(blocks: Sequence[list[Group]], most: int) -> list[list[Group]]:
+    """The blocks with the best groups, in their order."""
+    scores = [max(group.score for group in block) for block in blocks]
+    kept = sorted(range(len(blocks)), key=lambda i: -scores[i])[:most]
+    return [blocks[i] for i in sorted(kept)]
+
+
+def _note(comparison: Comparison, panels: Sequence[Panel]) -> str:
+    shown = sum(len(panel.groups) for panel in panels)
+    return f"the best {shown} of {len(comparison.groups)} rows" if shown < len(comparison.groups) else ""
+
+
+def _dataset(group: Group) -> str:
+    return str(group.settings.get("dataset"))
 
 
 def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:

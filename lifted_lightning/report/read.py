@@ -154,11 +154,18 @@ def _load(folder: Path, name: str) -> Run | str:
         return (
             f"{name}/{runs.RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
         )
-    run = Run(name, folder, own | {k: v for k, v in settings.items() if _counts(k)}, result)
+    run = Run(name, folder, own | {k: _number(v) for k, v in settings.items() if _counts(k)}, result)
     if run.untrained:
         for key in [key for key in run.settings if key.startswith(_OF_TRAINING)]:
             del run.settings[key]
     return run
+
+
+def _number(value: Any) -> Any:
+    """1 for 1.0: which of them a configuration says is chance."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _counts(key: str) -> bool:

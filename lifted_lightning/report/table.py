@@ -3,13 +3,11 @@
 import csv
 import html
 import io
+import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lifted_lightning.report.statistics import Estimate
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 Kind = Literal["text", "percent", "points", "number"]
 NONE = "–"
@@ -163,23 +161,23 @@ def as_html(table: Table) -> str:
     return "".join(lines) + f"</tbody></table></div><p class='note'>{notes}.</p>"
 
 
-def for_terminal(table: Table) -> "RichTable":
-    """The table for rich."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    result = RichTable(
-        title=table.title,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        caption="; ".join(table.notes),
-        caption_justify="left",
-    )
-    for name, kind in table.columns:
-        result.add_column(name, justify="left" if kind == "text" else "right", no_wrap=True)
-    for r, row in enumerate(table.rows):
-        cells = [Text(table.text(i, cell), style="bold" if cell.bold else "") for i, cell in enumerate(row)]
-        result.add_row(*cells, end_section=r + 1 in table.rules)
-    return result
+def plain(table: Table, bold: bool = False) -> str:
+    """The table as text for a terminal, with the best in bold if it can show that."""
+    rows = [[name for name, _ in table.columns]]
+    rows += [[table.text(c, cell) for c, cell in enumerate(row)] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [table.title]
+    for r, row in enumerate(rows):
+        if r in (0, 1) or r - 1 in table.rules:
+            lines.append("─" * (sum(widths) + 2 * len(widths) - 2) if r == 1 else "")
+        cells = [
+            text.ljust(width) if kind == "text" else text.rjust(width)
+            for text, width, (_, kind) in zip(row, widths, table.columns, strict=True)
+        ]
+        if bold and r:
+            marks = [cell.bold for cell in table.rows[r - 1]]
+            cells = [
+                f"\033[1m{text}\033[0m" if mark else text for text, mark in zip(cells, marks, strict=True)
+            ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([*lines, "", *textwrap.wrap("; ".join(table.notes), 110), ""])
