@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -97,8 +98,12 @@ def check_writable(path: Path, option: str) -> None:
         raise UserError(f"{option} {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{option} {path}: the folder {path.parent} may not be written; give another")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"{option} {path}: cannot be written there ({error.strerror}); give another"
+        ) from error
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -120,7 +125,7 @@ def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
                 seen.add(path)
                 yield path, folder
         if not found:
-            raise UserError(f"{argument}: holds no images ({', '.join(sorted(EXTENSIONS)[:6])}, ...)")
+            raise UserError(f"{argument}: holds no images (files that end in .jpg, .png and the like)")
 
 
 def _images_of(argument: str) -> Iterator[tuple[str, str]]:
@@ -155,8 +160,9 @@ def _lines(path: Path) -> list[str] | None:
 
 
 def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
-    """Names of classes (C,) and labels (N,) int64, -1 where the folder's name is empty."""
+    """Names of classes (C,) and labels (N,) int64, -1 where the folder's name is empty or says nothing."""
     names = list(folders)
-    class_names = sorted(set(names) - {""})
-    number = {name: label for label, name in enumerate(class_names)} | {"": -1}
+    none = {"": -1, "..": -1}
+    class_names = sorted(set(names) - none.keys())
+    number = {name: label for label, name in enumerate(class_names)} | none
     return np.array(class_names, dtype=np.str_), np.array([number[name] for name in names], dtype=np.int64)

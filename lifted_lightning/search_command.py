@@ -52,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     queries = options.queries
     for query in queries:
         if not os.path.isfile(query):
-            raise UserError(f"{query}: no such file; a query is an image file")
+            state = "is no file" if os.path.exists(query) else "no such file"
+            raise UserError(f"{query}: {state}; a query is an image file")
     index = read_index(options.index)
     itself = rows_of(index, queries)
     others = len(index) - bool((itself >= 0).any())
