@@ -1,6 +1,5 @@
 """RetrievalDataModule: from a data set's name to balanced global batches and class-disjoint evaluation."""
 
-import signal
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +15,12 @@ from torch.utils.data import DataLoader
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
 from lifted_lightning.data.files import CropDraws, FileRows
 from lifted_lightning.data.global_batches import GlobalBatchSampler
-from lifted_lightning.data.pixels import PixelRows, Pixels, as_batch, open_pixels
-from lifted_lightning.data.prefetch import PrefetchLoader
-from lifted_lightning.data.released import ReleasedPairBatchSampler
+from lifted_lightning.data.loaders import batches_are_limited, build_sampler, make_loader, share_of_rank
+from lifted_lightning.data.pixels import PixelRows, Pixels, open_pixels
 from lifted_lightning.data.resize import ResizeMode
-from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the main process: a terminal sends it to workers too, and the run still needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -181,7 +173,7 @@ class RetrievalDataModule(LightningDataModule):
                 cache_dir=self.cache_dir,
                 skip_broken=self.skip_broken,
             )
-        if stage == "fit" and self.trainer and _batches_are_limited(self.trainer):
+        if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
             raise UserError(
                 "trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead"
             )
@@ -193,33 +185,7 @@ class RetrievalDataModule(LightningDataModule):
         return rows if self.pixels is None else rows[self.pixels.valid[rows]]
 
     def _build_sampler(self) -> GlobalBatchSampler:
-        labels = self.train_labels[self._usable(self.train_rows)]
-        rank, ranks = self._rank()
-        if self.sampling == "released":
-            return ReleasedPairBatchSampler(
-                labels,
-                self.batch_size,
-                self.seed,
-                batches_per_epoch=self.batches_per_epoch,
-                rank=rank,
-                world_size=ranks,
-            )
-        sampler = PositivePairBatchSampler(
-            labels,
-            self.batch_size,
-            self.samples_per_class,
-            self.seed,
-            batches_per_epoch=self.batches_per_epoch,
-            neighbours=self.neighbours,
-            refresh_interval=self.refresh_interval,
-            class_weights=self.class_weights,
-            class_names=[self.class_names[c] for c in np.unique(self.table.labels[self.train_rows])],
-            rank=rank,
-            world_size=ranks,
-            device=self.trainer.strategy.root_device if self.trainer else "cpu",
-        )
-        sampler.check_drawn_ahead(self.workers, None)
-        return sampler
+        return build_sampler(self, self.train_labels[self._usable(self.train_rows)], *self._rank())
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -234,7 +200,8 @@ class RetrievalDataModule(LightningDataModule):
             trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self.sampler.start = divmod(trained, len(self.sampler))
         rows = self._rows(self.train_labels, self._usable(self.train_rows))
-        return self._loader(rows, batch_sampler=self.sampler if self.cache else CropDraws(self.sampler))
+        batches = self.sampler if self.cache else CropDraws(self.sampler)
+        return make_loader(rows, self.workers, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
         """This rank's share of the validation classes; nothing if there are none."""
@@ -249,29 +216,15 @@ class RetrievalDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def _evaluation_loader(self, rows: IntArray) -> DataLoader:
-        rank, ranks = self._rank()
-        rows = self._usable(rows)
-        share = np.array_split(rows, ranks)[rank]
-        if not len(share):  # Lightning would skip this rank's loop, and with it the gathering of embeddings
-            share = rows[:1]  # evaluated twice, and dropped by index
-        return self._loader(self._rows(self.table.labels, share), batch_size=self.eval_batch_size)
+        share = share_of_rank(self._usable(rows), *self._rank())
+        return make_loader(
+            self._rows(self.table.labels, share), self.workers, batch_size=self.eval_batch_size
+        )
 
     def _rows(self, labels: IntArray, rows: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
             return PixelRows(self.pixels, labels, rows)
         return FileRows(self.table, labels, rows, self.size, self.resize, self.channels, self.crop_scale)
-
-    def _loader(self, rows: PixelRows | FileRows, **settings: Any) -> DataLoader:
-        loader = DataLoader if self.workers else PrefetchLoader
-        return loader(
-            rows,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=as_batch,  # type: ignore[arg-type]
-            worker_init_fn=ignore_interrupts,
-            **settings,
-        )
 
     # Hard neighbours, and resuming
 
@@ -290,14 +243,6 @@ class RetrievalDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sampler_state = state_dict
-
-
-def _batches_are_limited(trainer: Trainer) -> bool:
-    limit: int | float = trainer.limit_train_batches
-    quick = getattr(trainer, "fast_dev_run", False)
-    return not quick and (
-        isinstance(limit, int) or limit != 1.0 or getattr(trainer, "overfit_batches", 0) != 0
-    )
 
 
 def data_of(trainer: Trainer) -> RetrievalDataModule:
