@@ -70,7 +70,8 @@ class MetricsFile(Logger):
                 csv.DictWriter(file, columns).writerows(self._rows)
         else:
             rows: list[dict[str, Any]] = [*runs.read_metrics(self.path)]
-            if rows and int(rows[-1]["step"]) == self._rows[0]["step"]:  # a resumed run only has to be tested
+            only_tested = self._columns is None and rows  # for it was killed after training
+            if only_tested and int(rows[-1]["step"]) == self._rows[0]["step"]:
                 rows[-1] |= self._rows.pop(0)
             self._replace(columns, [*rows, *self._rows])
         self._columns, self._rows = columns, []
