@@ -156,7 +156,9 @@ def test_killed_at_a_moment(runs: Runs, event: str, count: int, setting: Setting
     assert not (folder / "result.json").exists()
     if event == "writing":
         assert list((folder / "checkpoints").glob(".*.tmp")), "the half-written file should lie there"
+    config = (folder / "config.yaml").read_text()
     runs.assert_goes_on(folder, setting)
+    assert (folder / "config.yaml").read_text() == config, "it is written anew, and nothing has changed"
     assert not list((folder / "checkpoints").glob(".*.tmp"))
     assert steps_logged(folder) == list(range(1, STEPS, 2))
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
+from lifted_lightning.files import atomic
 from lifted_lightning.loggers import MetricsFile, wandb_logger
 from lifted_lightning.wandb_session import wandb_mode
 
@@ -126,9 +127,8 @@ class RunFolder(Callback):
         else:
             folder, self._lock = self.existing, runs.lock(self.existing)
         remove_unfinished(folder / runs.CHECKPOINTS)
-        if self.existing is None:
-            text = self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
-            (folder / runs.CONFIG).write_text(text, encoding="utf-8")
+        with atomic(folder / runs.CONFIG, "w") as file:  # after resuming too: options may have changed
+            file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return folder
 
     def _loggers(self, mode: str, job: Any) -> list[Any]:
