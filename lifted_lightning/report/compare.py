@@ -15,7 +15,7 @@ from lifted_lightning.report.statistics import Estimate, estimate
 LOSS, CLASS, ARGUMENTS = "loss", "model.loss.class_path", "model.loss.init_args."
 UNTRAINED = "untrained network"
 _FIRST = ("dataset", "embedding_size")
-_PAPER = ("Contrastive", "Triplet", "Lifted")  # the order of its tables
+PAPER_LOSSES = ("Contrastive", "Triplet", "LiftedStructure")  # in the order of its tables
 # Runs that are compared should agree in these, unless they are what is asked for.
 _ALIKE = ("dataset", "data.size", "data.validation_share", "data.split_seed")
 
@@ -268,7 +268,10 @@ def _rank(label: str) -> tuple[int, str]:
     """The untrained network, the paper's losses in the paper's order, then the others."""
     if label == UNTRAINED:
         return (-1, label)
-    return (next((i for i, name in enumerate(_PAPER) if label.startswith(name)), len(_PAPER)), label)
+    return (
+        next((i for i, name in enumerate(PAPER_LOSSES) if label.startswith(name)), len(PAPER_LOSSES)),
+        label,
+    )
 
 
 def _metric_rank(name: str) -> int:
@@ -302,7 +305,7 @@ def _difference(name: str, fact: Callable[[Run], Any], runs: Sequence[Run]) -> s
         return next((f"git commit {v} in all runs" for v in having if v.endswith(_CHANGED)), None)
     (common, most), *others = sorted(having.items(), key=lambda item: (-len(item[1]), item[0]))
     parts = [f"{common} in {len(most)} runs", *(f"{value} in {listed(names)}" for value, names in others)]
-    return f"{name} differs: {'; '.join(parts)}"
+    return f"runs differ in {name}: {'; '.join(parts)}"
 
 
 _CHANGED = " with uncommitted changes"

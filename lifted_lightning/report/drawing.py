@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^vPX<>"
-_PANEL = (2.35, 2.0)  # inches
+# Inches: axes by the number of columns, and the room around them for ticks, labels and titles.
+_SIZES = {1: (3.0, 2.0), 2: (2.6, 1.8), 3: (1.85, 1.5)}
+_LEFT, _EDGE, _ABOVE, _BELOW = 0.5, 0.15, 0.26, 0.42
 _STYLE = {
     "font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left", "axes.titlecolor": plots.INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": plots.FAINT, "axes.linewidth": 0.6,
@@ -36,37 +38,58 @@ class Curve:
 
 
 @contextmanager
-def axes_for(titles: Sequence[str], columns: int, path: Path) -> Iterator[list["Axes"]]:
-    """Axes with these titles, in rows of so many; they are saved as PNG and SVG when the block ends."""
+def axes_for(titles: Sequence[str], columns: int, path: Path, alike: bool) -> Iterator[list["Axes"]]:
+    """Axes with these titles, in rows of so many; they are saved as PNG and SVG when the block ends.
+
+    Args:
+        titles: one for each pair of axes.
+        columns: of axes.
+        path: of the files, without ending.
+        alike: all y axes have the same limits.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    rows = -(-len(titles) // columns)
     with plots.paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        panel = {1: (3.6, 2.6), 2: (3.2, 2.4)}.get(columns, _PANEL)
-        figure = Figure(figsize=(columns * panel[0], rows * panel[1]), layout="constrained")
-        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
+        figure = Figure()
+        axes = [figure.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(titles))]
+        for ax in axes[1:] if alike else ():
+            ax.sharey(axes[0])
         for ax, title in zip(axes, titles, strict=True):
             ax.set_title(title, weight="bold")
             ax.margins(0.06, 0.07)
         yield axes
-        _make_room_for_legend(figure)
+        _lay_out(figure, columns)
         plots.save(figure, path.with_suffix(".png"))
-        figure.set_layout_engine("none")  # it is laid out; once more would take as long as drawing it
         FigureCanvasSVG(figure)
         figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _make_room_for_legend(figure: "Figure") -> None:
-    """Widen the figure by a legend beside it, lengthen it by one below, so that the axes keep their size."""
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)  # type: ignore[call-arg, union-attr]
+def _lay_out(figure: "Figure", columns: int) -> None:
+    """Give all axes one size, and the figure what they and its legend need.
+
+    matplotlib's own layouts draw the figure once more to find what is known here.
+    """
+    rows = -(-len(figure.axes) // columns)
+    width, height = _SIZES.get(columns, _SIZES[3])
+    right, bottom = columns * (width + _LEFT) + _EDGE, rows * (height + _ABOVE + _BELOW)
     for legend in figure.legends:
         box = legend.get_window_extent()
+        legend_width, legend_height = box.width / figure.dpi, box.height / figure.dpi
         if len(figure.axes) == 1:
-            figure.set_figwidth(figure.get_figwidth() + box.width / figure.dpi)
+            legend.set_bbox_to_anchor((right, (_BELOW + height / 2)), figure.dpi_scale_trans)
+            right += legend_width + _EDGE
         else:
-            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+            legend.set_bbox_to_anchor(((right - legend_width) / 2, legend_height / 2), figure.dpi_scale_trans)
+            bottom += legend_height
+    figure.set_size_inches(right, bottom)
+    for i, ax in enumerate(figure.axes):
+        x, y = (
+            _LEFT + i % columns * (width + _LEFT),
+            bottom - (i // columns + 1) * (height + _ABOVE + _BELOW) + _BELOW,
+        )
+        ax.set_position((x / right, y / bottom, width / right, height / bottom))
 
 
 def style(index: int) -> dict[str, Any]:
@@ -118,17 +141,17 @@ def number_axis(ax: "Axes", values: Sequence[float], label: str) -> None:
     ax.minorticks_off()
 
 
-def add_legend(axes: Sequence["Axes"], title: str = "") -> None:
-    """One legend with each name once: beside a single pair of axes, below several."""
+def add_legend(axes: Sequence["Axes"], columns: int, title: str = "") -> None:
+    """One legend with each name once: beside a single pair of axes, below several in so many columns."""
     figure: Any = axes[0].figure
     named: dict[str, Any] = {}
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
-    place: dict[str, Any] = {"loc": "outside right center"}
-    if len(axes) > 1:
-        columns = int(figure.get_figwidth() * 17 / (max(map(len, named), default=1) + 8))
-        place = {"loc": "outside lower center", "ncols": min(max(columns, 1), len(named))}
-    else:
-        title = textwrap.fill(title, 45)
-    figure.legend(list(named.values()), list(named), title=title, alignment="left", **place)
+    room = columns * (_SIZES.get(columns, _SIZES[3])[0] + _LEFT) * 17  # characters, of which a mark takes 8
+    fit = int(room / (max(map(len, named), default=1) + 8)) if len(axes) > 1 else 1
+    title = textwrap.fill(title, 45 if len(axes) == 1 else 100)
+    figure.legend(
+        list(named.values()), list(named), title=title, alignment="left", loc="center left",
+        ncols=max(1, min(fit, len(named))), borderaxespad=0,
+    )  # fmt: skip

@@ -1,12 +1,13 @@
 """The report's figures, each as PNG and SVG."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lifted_lightning.report.compare import UNTRAINED, Comparison, Group, short, words
+from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison, Group, short, words
 from lifted_lightning.report.drawing import (
     Curve,
     add_legend,
@@ -20,6 +21,9 @@ from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, 
 from lifted_lightning.report.read import numbers
 from lifted_lightning.report.statistics import estimate
 from lifted_lightning.report.tables import metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LINES, PANELS = 9, 4  # at most; of more, the best
 CURVES = {
@@ -73,7 +77,7 @@ def _recall(comparison: Comparison, out: Path) -> Drawn | None:
         return None
     panels, note = _panels(comparison)
     published: list[Published] = []
-    with axes_for([panel.title for panel in panels], _columns(panels), out / "recall") as axes:
+    with _axes(panels, out / "recall") as axes:
         looks = _looks(comparison, panels)
         for panel, ax in zip(panels, axes, strict=True):
             for name, (group,) in panel.lines.items():
@@ -89,7 +93,7 @@ def _recall(comparison: Comparison, out: Path) -> Drawn | None:
             own = {k for metric, k in ks.items() if any(group.metric(metric) for group in panel.groups)}
             number_axis(ax, sorted(own), "K")
         axes[0].set_ylabel("Recall@K, %")
-        add_legend(axes, _legend_title(published, panels))
+        add_legend(axes, _columns(panels), _legend_title(published, panels))
     return Drawn("recall", _caption("Recall@K against K", comparison, note, published), len(panels))
 
 
@@ -105,7 +109,7 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
     ]
     published: list[Published] = []
     titles = [", ".join(filter(None, [metric_name(m), panel.title])) for panel in panels for m in names]
-    with axes_for(titles, len(names), out / stem) as axes:
+    with axes_for(titles, len(names), out / stem, alike=False) as axes:
         looks = _looks(comparison, panels)
         for i, ax in enumerate(axes):
             panel, metric = panels[i // len(names)], names[i % len(names)]
@@ -124,7 +128,7 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
             number_axis(ax, sorted({group.settings[column] for group in panel.groups}), what)
         for ax in axes[:: len(names)]:
             ax.set_ylabel("%")
-        add_legend(axes, _legend_title(published, panels))
+        add_legend(axes, len(names), _legend_title(published, panels))
     title = f"{', '.join(map(metric_name, names))} against {what}"
     return Drawn(stem, _caption(title, comparison, _note(comparison, panels), published), len(titles))
 
@@ -142,7 +146,7 @@ def _training(comparison: Comparison, out: Path) -> list[Drawn]:
         curves = {key: _validation_curve(history, metric, against) for key, history in histories.items()}
         if not any(len(curve.x) > 1 for curve in curves.values()):
             continue
-        with axes_for([panel.title for panel in panels], _columns(panels), out / stem) as axes:
+        with _axes(panels, out / stem) as axes:
             looks = _looks(comparison, panels)
             for panel, ax in zip(panels, axes, strict=True):
                 for name, (group,) in panel.lines.items():
@@ -151,7 +155,7 @@ def _training(comparison: Comparison, out: Path) -> list[Drawn]:
                 ax.set_xlim(left=0)
                 ax.set_xlabel(label)
             axes[0].set_ylabel(f"validation {metric_name(metric.partition('/')[2])}, %")
-            add_legend(axes)
+            add_legend(axes, _columns(panels))
         more = "mean time of the runs, validation included" if against == "seconds" else ""
         caption = _caption(title, comparison, "; ".join(filter(None, [note, more])), [])
         drawn.append(Drawn(stem, caption, len(panels)))
@@ -217,11 +221,20 @@ def _dataset(group: Group) -> str:
 
 
 def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
-    """Each line's look: a loss has the same in every figure."""
+    """Each line's look: a loss has the same in every figure, and the paper's three in every report of few."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     losses = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
+    losses = (
+        list(dict.fromkeys([*PAPER_LOSSES, *losses])) if len(losses) < LINES - len(PAPER_LOSSES) else losses
+    )
     order = losses if set(names) <= set(losses) else names
     return {name: style(order.index(name)) | {"label": name} for name in names}
+
+
+def _axes(panels: Sequence[Panel], path: Path) -> AbstractContextManager[list["Axes"]]:
+    """Axes of one metric; on one scale for what can be compared."""
+    alike = len({panel.dataset for panel in panels}) == 1
+    return axes_for([panel.title for panel in panels], _columns(panels), path, alike)
 
 
 def _columns(panels: Sequence[Panel]) -> int:

@@ -38,7 +38,9 @@ class Report:
         """What was compared, and what all runs share."""
         groups = self.comparison.groups
         results = [run.result for group in groups for run in group.runs]
-        parts = [f"{len(results)} runs in {len(groups)} rows"]
+        parts = [
+            f"{len(results)} run{'s' * (len(results) > 1)} in {len(groups)} row{'s' * (len(groups) > 1)}"
+        ]
         for name, values in {
             "steps": [r.get("steps") for r in results if r.get("steps")],
             **{
@@ -95,7 +97,8 @@ def _figure(figure: Drawn, out: Path) -> str:
 
 
 def _shown(source: str, text: str, kind: str = "") -> str:
-    return f"<figure class='{kind}'><img src='{source}' alt='{_(text)}'><figcaption>{_(text)}</figcaption></figure>"
+    image = f"<label><input type='checkbox'><img src='{source}' alt='{_(text)}'></label>"
+    return f"<figure class='{kind}'>{image}<figcaption>{_(text)}</figcaption></figure>"
 
 
 def _pictures(comparison: Comparison) -> Iterator[str]:
@@ -167,8 +170,12 @@ tbody tr:last-child td { border-bottom: 1.5px solid var(--ink) }
 tbody tr:hover td { background: #f6f6fa }
 strong { color: var(--accent) }
 figure { margin: 0 }
-figure img { display: block; width: 100%; height: auto }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 2rem 2.5rem }
+figure img { display: block; width: 100%; height: auto; cursor: zoom-in }
+figure input { position: absolute; opacity: 0 }
+input:focus-visible + img { outline: 2px solid var(--accent) }
+input:checked + img { position: fixed; z-index: 1; inset: 0; height: 100vh; object-fit: contain; background: #fff;
+  cursor: zoom-out }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 2rem 2.5rem }
 .figures figure.wide { grid-column: 1 / -1; max-width: 900px }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 1.6rem }
 .pictures img { border: 1px solid var(--line) }

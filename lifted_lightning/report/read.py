@@ -1,10 +1,9 @@
 """Finds run folders and reads each one's ``result.json``; what cannot be counted is named."""
 
-import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 from lifted_lightning import runs
 from lifted_lightning.errors import UserError
 
-CONFIG, CURVES = "config.yaml", "metrics.csv"
 STAGES = ("test", "validation")
 
 # What a run is called, where it lies, the machine it used and the pictures it drew do not make it another run.
-_ASIDE = ("seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only")
+_ASIDE = (
+    "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
+)  # fmt: skip
 _ASIDE_GROUPS = ("tsne", "gallery", "last_checkpoint")
 _ASIDE_DATA = ("root", "workers", "cache", "cache_dir", "eval_batch_size")
 _ASIDE_TRAINER = (
@@ -132,7 +132,7 @@ def _folder(path: str) -> Path:
 def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
     """Run folders at or below this one, and whether each has its result; nothing within a run is looked at."""
     for folder, below, files in os.walk(top):
-        if runs.RESULT in files or CONFIG in files:
+        if runs.RESULT in files or runs.CONFIG in files:
             below.clear()
             yield Path(folder), runs.RESULT in files
 
@@ -209,18 +209,8 @@ def numbers(values: Iterable[Any]) -> list[float]:
     return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def metrics(run: Run, stage: str) -> Mapping[str, Any]:
-    """The run's metrics at a stage."""
-    values: Mapping[str, Any] = run.result[stage]
-    return values
-
-
 def _logged(folder: Path) -> Iterator[dict[str, float]]:
-    try:
-        text = (folder / CURVES).read_text(encoding="utf-8")
-    except OSError:
-        return
-    for row in csv.DictReader(text.splitlines()):
+    for row in runs.read_metrics(folder / runs.METRICS):
         if row.get("validation/map@r"):
-            values = {k: float(v) for k, v in row.items() if k.startswith("validation/") and v}
+            values = {key: float(v) for key, v in row.items() if key.startswith("validation/") and v}
             yield {"step": int(row["step"]) + 1, **values}
