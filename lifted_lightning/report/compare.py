@@ -132,7 +132,7 @@ def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison
     metrics = [
         m for start in order for m in sorted((n for n in names if n.startswith(start)), key=_metric_rank)
     ]
-    warnings = [*found.warnings, *_differences(found.runs, asked)]
+    warnings = [*found.warnings, *_missing(groups, metrics), *_differences(found.runs, asked)]
     if by and added:
         line = (
             f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart"
@@ -293,6 +293,17 @@ def _differences(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
         facts[library] = lambda run, name=library: (run.result.get("versions") or {}).get(name)  # type: ignore[misc]
     facts["git commit"] = _commit
     return [line for name, fact in facts.items() if (line := _difference(name, fact, runs))]
+
+
+def _missing(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
+    """Lines on metrics that some runs of a group lack: their means are of fewer seeds."""
+    lines = []
+    for metric in metrics:
+        had = [group for group in groups if len(group.by_seed(metric)) not in (0, len(group.runs))]
+        lacking = [run.name for group in had for run in group.runs if run.seed not in group.by_seed(metric)]
+        if lacking:
+            lines.append(f"without {metric}, so that its mean is of the others: {listed(lacking)}")
+    return lines
 
 
 def _difference(name: str, fact: Callable[[Run], Any], runs: Sequence[Run]) -> str | None:
