@@ -40,7 +40,8 @@ def split(script: str) -> Iterator[str]:
     """The single commands of a script."""
     for line in script.replace("\\\n", " ").splitlines():
         if not line.startswith(("%%", "#", "!")):
-            yield from (part.strip() for part in re.split(r"&&|\|\||;", line.split(" > ")[0]) if part.strip())
+            line = re.split(r"\s\d?>", line)[0]  # redirections, and what follows them
+            yield from (part.strip() for part in re.split(r"&&|\|\||;", line) if part.strip())
 
 
 def cases() -> list[object]:
@@ -89,10 +90,11 @@ def check_lifted(words: list[str]) -> None:
         importlib.import_module(f"lifted_lightning.{cli.OWN[command][1]}").parser().parse_args(arguments)
     )
     if command == "sweep":
-        from lifted_lightning.sweep.command import check_arguments
         from lifted_lightning.sweep.plan import read_sweep
+        from lifted_lightning.sweep.trials import ordered_arguments
 
-        check_arguments(read_sweep(options.file), [])
+        sweep = read_sweep(options.file)
+        parse("fit", [*sweep.fixed, *ordered_arguments(next(sweep.examples()))])
 
 
 def check_pip(words: list[str]) -> None:
