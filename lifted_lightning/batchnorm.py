@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lifted_lightning.distributed import world_size
+from lifted_lightning.networks import batchnorms
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -52,7 +53,7 @@ class SyncBatchNormLayers(TorchSyncBatchNorm):
         """Synchronise every batch normalisation of a module that a trainer is about to train."""
         if cast(LightningModule, model).trainer.strategy.root_device.type != "cpu":
             return super().apply(model)
-        layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        layers = batchnorms(model)
         self._replaced = [(layer, type(layer)) for layer in layers]
         for layer in layers:
             layer.__class__ = SyncBatchNorm  # the same parameters and buffers, another forward

@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from lifted_lightning.networks import batchnorms
 
 Embed = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,7 +42,7 @@ def embed_in_pieces(embed: Embed, images: Tensor, draws: Tensor, rows: int, netw
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Keep the running statistics of every BatchNorm layer as they are, while it normalises by the batch."""
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [layer for layer in batchnorms(network) if layer.track_running_stats]
     before = [
         (m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in layers
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from lifted_lightning.errors import UserError
@@ -148,5 +149,6 @@ class EmbeddingNetwork(Embedder):
         return build_trunk(*self.source)[0].eval() if pretrained or weights_file else None
 
 
-def batchnorms(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def batchnorms(module: nn.Module) -> list[_BatchNorm]:
+    """All layers of batch normalisation, whatever their number of dimensions."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
