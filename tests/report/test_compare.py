@@ -1,0 +1,149 @@
+"""Which runs count, which belong together, what the rows are called, and what is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.report.compare import Comparison, brought_along, compare
+from lifted_lightning.report.read import read
+from lifted_lightning.summary import ORDER
+from tests.report.made_up import make_run, make_sweep
+
+
+def compared(folder: Path, *by: str) -> Comparison:
+    return compare(read([str(folder)]), by, ORDER)
+
+
+def rows(comparison: Comparison) -> list[tuple[Any, ...]]:
+    """Each row's columns, and the seeds of its runs."""
+    columns = comparison.columns
+    return [(*(g.settings.get(c) for c in columns), [run.seed for run in g.runs]) for g in comparison.groups]
+
+
+def test_groups_are_everything_but_the_seed(tmp_path: Path) -> None:
+    comparison = compared(make_sweep(tmp_path))
+    seeds = [0, 1, 2, 3, 4]
+    assert rows(comparison) == [("Contrastive", seeds), ("Triplet", seeds), ("LiftedStructure", seeds)]
+    # Each loss's own learning rate and arguments come with it; they are no columns, and are told.
+    assert comparison.columns == ["loss"]
+    assert dict(brought_along(comparison))["Triplet"] == "margin 0.2, lr 0.002, mining all"
+    assert comparison.warnings == []
+    assert comparison.metrics[:4] == ["recall@1", "recall@2", "recall@4", "recall@8"]
+
+
+def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"plain-{seed}", seed)
+        make_run(tmp_path / f"mined-{seed}", seed, data__neighbours=0.5)
+    asked = compared(tmp_path, "loss", "embedding_size")
+    assert asked.columns == ["loss", "embedding_size", "data.neighbours"]
+    assert rows(asked) == [("LiftedStructure", 64, 0, [0, 1]), ("LiftedStructure", 64, 0.5, [0, 1])]
+    assert any("differ in neighbours, and are kept apart" in line for line in asked.warnings)
+    assert compared(tmp_path).columns == ["loss", "data.neighbours"]
+    assert compared(tmp_path, "neighbours").warnings == []
+
+
+def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 0, data__neighbours=0)
+    make_run(tmp_path / "b", 1, data__neighbours=0.0)
+    assert len(compared(tmp_path).groups) == 1
+
+
+def test_labels_tell_forms_of_a_loss_apart(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", loss="TripletLoss")
+    make_run(tmp_path / "b", loss="TripletLoss", loss_arguments={"mining": "hard", "margin": 0.5})
+    make_run(tmp_path / "c")
+    make_run(tmp_path / "d", loss_arguments={"smooth": False, "margin": 2.0})
+    other = "pytorch_metric_learning.losses.LiftedStructureLoss"
+    make_run(tmp_path / "e", loss=other, loss_arguments={"neg_margin": 1.0})
+    make_run(tmp_path / "f", loss="pytorch_metric_learning.losses.ProxyAnchorLoss")
+    make_run(tmp_path / "g", steps=0, trainer__max_steps=0)
+    labels = [group.loss for group in compared(tmp_path).groups]
+    assert labels == [
+        "untrained network",
+        "Triplet (mining=all)",  # the margin is tuned to the mining, and does not tell more
+        "Triplet (mining=hard)",
+        "LiftedStructure (pytorch-metric-learning)",
+        "LiftedStructure (smooth=false)",
+        "LiftedStructure (smooth=true)",
+        "ProxyAnchor",
+    ]
+
+
+def test_a_swept_argument_of_the_loss_is_a_column(tmp_path: Path) -> None:
+    for margin in (0.5, 1.0):
+        make_run(tmp_path / str(margin), loss_arguments={"margin": margin})
+    assert rows(compared(tmp_path, "margin")) == [("LiftedStructure", 0.5, [0]), ("LiftedStructure", 1, [0])]
+    assert [group.loss for group in compared(tmp_path).groups] == [
+        "LiftedStructure (margin=0.5)",
+        "LiftedStructure (margin=1)",
+    ]
+
+
+def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "s" / "good", 0)
+    make_run(tmp_path / "s" / "good-again", 0)
+    make_run(tmp_path / "s" / "other-seed", 1)
+    make_run(tmp_path / "s" / "validated", 2, test={}, stage="validation")
+    for name, text in {"cut": '{"config": ', "list": "[]", "empty": "{}"}.items():
+        (make_run(tmp_path / "s" / name, 3) / "result.json").write_text(text)
+    (tmp_path / "s" / "crashed" / "wandb" / "files").mkdir(parents=True)
+    (tmp_path / "s" / "crashed" / "config.yaml").write_text("seed_everything: 0")
+    (tmp_path / "s" / "crashed" / "wandb" / "files" / "config.yaml").write_text("")  # is no run
+    comparison = compared(tmp_path)
+    assert rows(comparison) == [("LiftedStructure", [0, 1])]
+    text = "\n".join(comparison.warnings)
+    for part in (
+        "s/cut/result.json: cannot be read",
+        "s/list/result.json: is not a run's result",
+        "s/empty/result.json: is not a run's result",
+        "s/crashed: no result.json, failed or unfinished",
+        "s/validated: evaluated on the validation classes only",
+        "counted once: s/good-again (as s/good)",
+    ):
+        assert part in text
+    assert len(comparison.warnings) == 6
+
+
+def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / "s" / f"run-{seed}", seed)
+    changed = {"commit": "b" * 40, "changed": True}
+    odd = {"steps": 60, "versions": {"torch": "2.15.0"}, "git": changed, "data__split_seed": 1}
+    make_run(tmp_path / "s" / "odd", 3, **odd)
+    nothing = make_run(tmp_path / "s" / "without", 4)
+    result = json.loads((nothing / "result.json").read_text())
+    result["test"]["nmi"] = None
+    (nothing / "result.json").write_text(json.dumps(result))
+    text = "\n".join(compared(tmp_path).warnings)
+    assert "runs differ in steps: 100 in 4 runs; 60 in s/odd" in text
+    assert "runs differ in torch: 2.11.0 in 4 runs; 2.15.0 in s/odd" in text
+    assert "runs differ in data.split_seed: 0 in 4 runs; 1 in s/odd" in text
+    assert f"git commit: {'a' * 7} in 4 runs; {'b' * 7} with uncommitted changes in s/odd" in text
+    assert "without nmi, so that its mean is of the others: s/without" in text
+    assert "data.split_seed" not in "\n".join(compared(tmp_path, "split_seed").warnings)
+
+
+def test_validation_results_where_there_are_no_others(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", test={}, stage="validation")
+    comparison = compared(tmp_path)
+    assert comparison.stage == "validation"
+    assert any("validation classes" in line for line in comparison.warnings)
+    assert comparison.groups[0].score == pytest.approx(0.8)
+
+
+def test_by_takes_the_end_of_a_name_and_says_what_is_unknown(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    assert compared(tmp_path, "optimizer", "lr", "dataset").columns == [
+        "loss",
+        "model.optimizer.class_path",
+        "model.optimizer.init_args.lr",
+        "dataset",
+    ]
+    with pytest.raises(UserError, match=r"--by nieghbours: .*did you mean neighbours"):
+        compared(tmp_path, "nieghbours")
+    with pytest.raises(UserError, match="--by workers: no run has such a setting"):
+        compared(tmp_path, "workers")  # is of the machine

@@ -1,0 +1,163 @@
+"""The whole command: its files, the same on every run; the page; its clear lines."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifted_lightning.cli import main
+from lifted_lightning.report import figures
+from tests.report.made_up import make_run, make_sweep
+from tests.report.test_compare import compared
+
+EXPECTED = {
+    "report.md", "index.html", "table.csv", "table.tex", "differences.csv", "differences.tex",
+    *(f"{stem}.{kind}" for stem in ("recall", "embedding_size", "curves", "time") for kind in ("png", "svg")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three losses at two sizes, one run with pictures, and the report of it."""
+    folder = tmp_path_factory.mktemp("runs") / "sizes"
+    make_sweep(folder / "small")
+    make_sweep(folder / "large", embedding_size=128)
+    plots = folder / "large" / "liftedstructureloss-2" / "plots"
+    plots.mkdir()
+    for name in ("tsne_test.png", "gallery_test.png"):
+        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(plots / name)
+    assert main(["report", str(folder), "--by", "loss,embedding_size"]) == 0
+    return folder
+
+
+def test_files_are_the_same_on_every_run_and_wherever_the_runs_lie(sweep: Path, tmp_path: Path) -> None:
+    first = {path.name: path.read_bytes() for path in (sweep / "report").iterdir()}
+    assert set(first) == EXPECTED
+    elsewhere = tmp_path / "deep" / "copy"
+    shutil.copytree(sweep, elsewhere, ignore=shutil.ignore_patterns("report"))
+    command = [
+        "report",
+        os.path.relpath(elsewhere),
+        "--by",
+        "loss,embedding_size",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-m", "lifted_lightning.cli", *command], check=True, env=environment)
+    second = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert second == first
+
+
+class Page(HTMLParser):
+    """Collects a page's addresses, its open elements, and its cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_needs_no_other_file_and_no_script(sweep: Path) -> None:
+    text = (sweep / "report" / "index.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert len(page.addresses) == 4 + 2  # figures, and the pictures of the best run
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    for outside in ("http:", "https:", "url(", "@import"):
+        assert outside not in text
+    assert "sizes" not in text  # nothing of where the runs lie but their own folders
+    assert "LiftedStructure, embedding size 128: large/liftedstructureloss-2, R@1 75.0 %" in text
+
+
+def test_markdown_shows_figures_that_are_there(sweep: Path) -> None:
+    text = (sweep / "report" / "report.md").read_text()
+    for stem in ("recall", "embedding_size", "curves", "time"):
+        assert f"]({stem}.png)" in text
+    assert "## Paired differences" in text
+    assert "## Batches at the end of training" in text
+
+
+def test_csv_has_all_metrics_in_full(sweep: Path) -> None:
+    with open(sweep / "report" / "table.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    row = next(r for r in rows if r["loss"] == "Triplet" and r["embedding size"] == "128")
+    assert float(row["R@1"]) == pytest.approx(0.712)
+    assert float(row["AMI"]) == pytest.approx(0.8 * 0.712)
+    assert row["steps"] == "100"
+    assert rows[0]["loss"] == "raw pixels"
+
+
+def test_a_single_run_and_one_without_history(tmp_path: Path) -> None:
+    make_run(tmp_path / "s" / "a", history=[])
+    assert main(["report", str(tmp_path / "s" / "a" / "result.json"), "--out", str(tmp_path / "out")]) == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"recall"}
+
+
+def test_published_numbers_are_in_the_figures(tmp_path: Path) -> None:
+    for size in (64, 512):
+        make_run(tmp_path / "runs" / str(size), dataset="sop", embedding_size=size)
+    drawn = figures.draw(compared(tmp_path / "runs"), tmp_path)
+    captions = {figure.stem: figure.caption for figure in drawn}
+    assert "published" in captions["recall"]
+    assert "published" in captions["embedding_size"]
+    assert "published" not in captions["curves"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["empty"], "empty: no run below it"),
+        (["empty", "runs"], "empty: no run below it"),
+        (["broken"], "broken/a/result.json: cannot be read"),
+        (["unfinished"], "unfinished/a: no result.json, failed or unfinished"),
+        (["runs", "--by", "embeding_size"], "no run has such a setting; did you mean embedding_size?"),
+        (["runs", "--out", "file/report"], "--out file/report: cannot be written to"),
+    ],
+)  # fmt: skip
+def test_one_clear_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "a")
+    (make_run(tmp_path / "broken" / "a") / "result.json").write_text("{")
+    (tmp_path / "unfinished" / "a").mkdir(parents=True)
+    (tmp_path / "unfinished" / "a" / "config.yaml").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lifted report: ")
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_starts_without_torch() -> None:
+    code = "import sys, lifted_lightning.report.command; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
