@@ -73,13 +73,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def rows_of(index: EmbeddingIndex, queries: Sequence[str]) -> IntArray:
     """(Q,) int64: the row of the index that is the query's own file, -1 if there is none."""
-    wanted = {os.path.realpath(query): -1 for query in queries}
-    names = {os.path.basename(query) for query in wanted}
-    for row, path in enumerate(index.paths.tolist()):
-        # The file system is asked only where the name alone could be right: an index may have a million.
-        if os.path.basename(path) in names and (real := os.path.realpath(index.file(row))) in wanted:
-            wanted[real] = row
-    return np.array([wanted[os.path.realpath(query)] for query in queries], dtype=np.int64)
+    return np.array([_row_of(index, os.path.realpath(query)) for query in queries], dtype=np.int64)
+
+
+def _row_of(index: EmbeddingIndex, query: str) -> int:
+    # The file system is asked only where the name alone could be right: an index may have a million.
+    named_alike = np.flatnonzero(np.strings.endswith(index.paths, os.path.basename(query)))
+    return next((row for row in named_alike.tolist() if os.path.realpath(index.file(row)) == query), -1)
 
 
 def model_of(index: EmbeddingIndex, path: Path, checkpoint: Path | None, device: str) -> "TrainedModel":

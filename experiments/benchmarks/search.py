@@ -1,4 +1,4 @@
-"""`lifted search`'s own search: queries among a million embeddings, after loading, and what loading takes.
+"""`lifted search`, after loading: queries among a million embeddings, and what loading takes.
 
 python experiments/benchmarks/search.py --items 1000000 --size 128
 
@@ -17,6 +17,7 @@ import torch
 
 from lifted_lightning.index_file import EmbeddingIndex, read_index
 from lifted_lightning.metrics.neighbours import nearest
+from lifted_lightning.search_command import rows_of
 
 
 def make_index(items: int, size: int) -> EmbeddingIndex:
@@ -62,6 +63,7 @@ def main() -> None:
         for seed in range(options.rounds):
             queries = torch.randn(count, options.size, generator=torch.Generator().manual_seed(seed))
             began = time.perf_counter()
+            rows_of(index, [f"photos/{seed:04}/{seed:07}.jpg"] * count)  # as the command does
             _, rows = nearest(queries, gallery, options.k, distance=distance)
             middle = time.perf_counter()
             if distance == "euclidean":
