@@ -163,7 +163,7 @@ aside ul { margin: .3rem 0 0; padding-left: 1.1rem; overflow-wrap: anywhere }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .28rem .8rem .28rem 0; text-align: left }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom }
-td:first-child { white-space: normal; min-width: 13rem }
+td:first-child { white-space: normal; min-width: 9rem }
 .n { text-align: right; padding-left: .5rem }
 tr.rule td { border-top: 1px solid var(--line) }
 tbody tr:last-child td { border-bottom: 1.5px solid var(--ink) }
@@ -176,7 +176,7 @@ input:focus-visible + img { outline: 2px solid var(--accent) }
 input:checked + img { position: fixed; z-index: 1; inset: 0; height: 100vh; object-fit: contain; background: #fff;
   cursor: zoom-out }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 2rem 2.5rem }
-.figures figure.wide { grid-column: 1 / -1; max-width: 900px }
+.figures figure.wide { grid-column: 1 / -1; max-width: 780px }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 1.6rem }
 .pictures img { border: 1px solid var(--line) }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .87rem; margin: 0 }
