@@ -106,6 +106,21 @@ def test_pretrained_weights_are_not_asked_for(tmp_path: Path, monkeypatch: pytes
 CROP_ALL = {"class_path": "lifted_lightning.data.augment.CropMirror", "init_args": {}}
 
 
+class Shifted(ConvNet):
+    """A network that expects statistics of its own."""
+
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
+
+
+def test_the_networks_own_statistics(tmp_path: Path) -> None:
+    network = {"class_path": "tests.test_embedder.Shifted", "init_args": {"channels": 3}}
+    module = lifted_lightning.load(
+        save_checkpoint(tmp_path / "best.ckpt", {"network": network}), "cpu"
+    ).module
+    assert module.augment.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert module.augment.std.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+
+
 class Doubled(EmbeddingModule):
     """A module of one's own, whose evaluation is not the usual one, with a parameter and a setting of its own."""
 
