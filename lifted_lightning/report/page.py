@@ -160,11 +160,11 @@ aside { margin: 1.4rem 0 0; padding: .8rem 1.1rem; background: #fdf7e6; border-l
 aside h2 { margin: 0; padding: 0; border: 0; font-size: .95rem }
 aside ul { margin: .3rem 0 0; padding-left: 1.1rem; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .28rem .8rem .28rem 0; text-align: left }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom }
-td:first-child { white-space: normal; min-width: 9rem }
-.n { text-align: right; padding-left: .5rem }
+td:first-child { min-width: 9rem }
+.n { white-space: nowrap; text-align: right; padding-left: .5rem }
 tr.rule td { border-top: 1px solid var(--line) }
 tbody tr:last-child td { border-bottom: 1.5px solid var(--ink) }
 tbody tr:hover td { background: #f6f6fa }
@@ -173,9 +173,12 @@ figure { margin: 0 }
 figure img { display: block; width: 100%; height: auto; cursor: zoom-in }
 figure input { position: absolute; opacity: 0 }
 input:focus-visible + img { outline: 2px solid var(--accent) }
-input:checked + img { position: fixed; z-index: 1; inset: 0; height: 100vh; object-fit: contain; background: #fff;
+input:checked + img { position: fixed; z-index: 1; inset: 0; width: 100vw; height: 100vh; max-width: none;
+  object-fit: contain; background: #fff;
   cursor: zoom-out }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 2rem 2.5rem }
+.figures img { width: auto; max-width: 100% }
+.figures .wide img { width: 100% }
 .figures figure.wide { grid-column: 1 / -1; max-width: 780px }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 1.6rem }
 .pictures img { border: 1px solid var(--line) }
