@@ -3,12 +3,13 @@
 import argparse
 import os
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from lifted_lightning import runs
+from lifted_lightning.command_parser import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.sweep.driver import Driver
 from lifted_lightning.sweep.plan import Sweep, read_sweep
@@ -21,7 +22,7 @@ CHECKED = 40  # trials of a grid that are all checked before it starts; of a lar
 
 def parser() -> argparse.ArgumentParser:
     """The options of `lifted sweep`."""
-    result = argparse.ArgumentParser(
+    result = CommandParser(
         prog="lifted sweep",
         description="Run the trials of a W&B sweep file that have no result yet; the run folders say which.",
     )
@@ -64,7 +65,11 @@ def run(arguments: Sequence[str]) -> int:
     if not missing and len(trials) >= (sweep.run_cap or 0):
         print(f"{sweep.name}: all {len(trials)} trials are done; next: lifted report {show(parent)}")
         return 0
-    with end_on_sigterm(), Pool(options.address, options.cpus_per_trial, options.gpus_per_trial, []) as pool:
+    # Ray has a handler of its own, so ours comes after it.
+    with (
+        Pool(options.address, options.cpus_per_trial, options.gpus_per_trial) as pool,
+        interrupted_by_sigterm(),
+    ):
         search = Search(sweep, [trial.values for trial in trials] if sweep.method != "grid" else [])
         failed = Driver(sweep, search, pool, parent, options.retries, len(trials)).run()
     if not failed:
@@ -123,15 +128,15 @@ def show(path: Path) -> str:
     return os.path.relpath(path)
 
 
-class end_on_sigterm:  # noqa: N801 - used like a function
-    """Within it, SIGTERM ends the command as Ctrl-C does: Ray's processes and the trials go with it."""
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Within it, SIGTERM is as Ctrl-C: the trials save their checkpoints and end."""
 
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._interrupt)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _interrupt(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -20,6 +20,8 @@ PR_SET_PDEATHSIG = 1  # of prctl
 PASSED = ("LIFTED_", "WANDB_", "PYTHONPATH")  # variables of here that trials on other machines get, too
 LOCK_PATIENCE = 60.0  # seconds that a trial waits for the last process of a killed sweep to leave its folder
 POLL = 0.2
+STOP = ".stop"  # in a trial's folder: it should save a checkpoint and end, to go on another time
+STOP_PATIENCE = 30.0
 KEPT = (LOG, TRIAL, ".lock")  # of a folder whose run starts anew
 LOST_WORKERS = 2  # times that a trial starts again elsewhere when its machine is lost
 
@@ -46,14 +48,13 @@ class Pool:
 
     Args:
         address: of a cluster; None starts Ray here, on the loopback interface only and without a dashboard.
-        resources: what each trial gets; GPUs None for one each where there are any.
-        arguments: that every trial has after its own.
+        cpus: CPU cores of a trial.
+        gpus: GPUs of a trial; None for one where there are any.
     """
 
-    def __init__(self, address: str | None, cpus: float, gpus: float | None, arguments: list[str]) -> None:
+    def __init__(self, address: str | None, cpus: float, gpus: float | None) -> None:
         ray = self._ray = _start(address)
         self.resources = Resources(cpus, self._default_gpus() if gpus is None else gpus)
-        self._arguments = [*arguments, *self.resources.arguments()]
         self._live: dict[Any, Trial] = {}
         self._task = ray.remote(num_cpus=cpus, num_gpus=self.resources.gpus, max_retries=LOST_WORKERS)(
             run_trial
@@ -70,7 +71,11 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends what still runs; trials save a checkpoint on their way out."""
+        """Has what still runs save a checkpoint and end."""
+        for trial in self.running():
+            (trial.folder / STOP).touch()
+        if self._live:
+            self._ray.wait(list(self._live), num_returns=len(self._live), timeout=STOP_PATIENCE)
         self._ray.shutdown()
 
     def slots(self) -> int:
@@ -89,7 +94,7 @@ class Pool:
         """Hand a trial over."""
         variables = {k: v for k, v in os.environ.items() if k.startswith(PASSED)}
         variables |= self.resources.variables()
-        arguments = [*trial.arguments, *self._arguments]
+        arguments = [*trial.arguments, *self.resources.arguments()]
         self._live[self._task.remote(str(trial.folder), arguments, variables, os.getcwd())] = trial
 
     def running(self) -> list[Trial]:
@@ -128,6 +133,8 @@ def _start(address: str | None) -> Any:
         # Without it Ray listens on every interface, whatever else it is told. Only for a Ray of our own.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ.setdefault("RAY_worker_niceness", "0")  # as if run by hand; Ray's own is 15
+        # Trials get SIGTERM when Ray's processes end, and save a checkpoint: Ray would kill them.
+        os.environ.update(RAY_kill_child_processes_on_worker_exit="0")
     try:
         import ray
     except ImportError as error:
@@ -155,6 +162,7 @@ def run_trial(folder: str, arguments: list[str], variables: Mapping[str, str], c
     if (path / runs.RESULT).exists():  # ended already, on a machine that was lost before it could say so
         return 0
     _wait_for_lock(path)
+    (path / STOP).unlink(missing_ok=True)
     own = [f"--runs_dir={path.parent.parent}", f"--experiment={path.parent.name}", f"--name={path.name}"]
     if (path / runs.CHECKPOINTS / "last.ckpt").exists():
         own.append("--ckpt_path=last")
@@ -167,7 +175,7 @@ def run_trial(folder: str, arguments: list[str], variables: Mapping[str, str], c
             preexec_fn=_end_with_parent,
         )  # fmt: skip
         while process.poll() is None:
-            if (path / STOPPED).exists():
+            if (path / STOPPED).exists() or (path / STOP).exists():
                 process.terminate()
                 process.wait()
             time.sleep(POLL)

@@ -152,6 +152,26 @@ def test_killed_and_started_again_each_step_is_done_once(folder: Path) -> None:
     assert results(folder) == after
 
 
+@pytest.mark.slow
+def test_told_to_end_its_trials_save_a_checkpoint_first(folder: Path) -> None:
+    write_sweep(
+        folder,
+        {
+            "model.loss": ["own.Mine"],
+            "model.loss.init_args.seconds": [0.5],
+            "last_checkpoint.every_n_steps": [100],
+        },
+    )
+    process = start(folder)
+    wait_for(lambda: [path for path in folder.glob("runs/s/*/metrics.csv") if len(logged_steps(path)) > 1])
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "lifted sweep: interrupted" in out
+    assert len(list(folder.glob("runs/s/*/checkpoints/last.ckpt"))) == 1
+    assert "0 of 1 done" in out
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes with a core each, on the loopback interface."""
