@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "lifted_lightning"
 
 
 def test_the_conda_environment_installs_the_package_with_its_extras() -> None:
@@ -41,6 +41,7 @@ def test_the_dev_extra_has_all_that_tests_import() -> None:
     with_dev = [package for extra in own[1].split(",") for package in extras[extra]]
     named = " ".join([*project["dependencies"], *extras["dev"], *with_dev]).lower()
     distribution = {"sklearn": "scikit-learn", "yaml": "jsonargparse", "PIL": "pillow", "faiss": "faiss-cpu"}
+    distribution["importlinter"] = "import-linter"
     implied = {"lightning_fabric": "pytorch-lightning", "scipy": "scikit-learn", "fontTools": "matplotlib"}
     ours = {"lifted_lightning", "tests"} | sys.stdlib_module_names
     for path in (ROOT / "tests").rglob("*.py"):
@@ -62,30 +63,10 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-FORBIDDEN = {
-    "losses": (
-        "pytorch_lightning",
-        "lifted_lightning.data",
-        "lifted_lightning.metrics",
-        "lifted_lightning.callbacks",
-    ),
-    "metrics": (
-        "pytorch_lightning",
-        "lifted_lightning.data",
-        "lifted_lightning.losses",
-        "lifted_lightning.callbacks",
-    ),
-    "data": ("lifted_lightning.callbacks", "lifted_lightning.module", "lifted_lightning.losses"),
-}
-
-
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_imports_point_one_way(room: str) -> None:
-    for path in (PACKAGE / room).rglob("*.py"):
-        wrong = {m for m in imported(path) if m.startswith(FORBIDDEN[room])}
-        if path.name == "datamodule.py":
-            wrong.discard("pytorch_lightning")
-        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+def test_imports_point_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rules are in pyproject.toml; ``lint-imports`` checks them, too."""
+    broken = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert not broken, capsys.readouterr().out
 
 
 def test_the_command_imports_nothing_heavy_before_it_knows_the_subcommand() -> None:

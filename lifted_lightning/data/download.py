@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
 
-from lifted_lightning.data.datasets.base import Archive
 from lifted_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from lifted_lightning.data.datasets.base import Archive
 
 BLOCK = 1 << 20
 ATTEMPTS = 5  # connections that bring something before it is left to the user to call again
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def fetch_and_unpack(archive: Archive, root: Path, remedy: str) -> None:
+def fetch_and_unpack(archive: "Archive", root: Path, remedy: str) -> None:
     """See that an archive lies below the data root, unharmed and unpacked.
 
     An archive that the user put there is taken; else it is downloaded, if an address is known. It is kept.
