@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison, Group, short, words
+from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison
 from lifted_lightning.report.drawing import (
     Curve,
     add_legend,
@@ -17,6 +17,17 @@ from lifted_lightning.report.drawing import (
     number_axis,
     style,
 )
+from lifted_lightning.report.names import short, words
+from lifted_lightning.report.panels import (
+    LINES,
+    PANELS,
+    Panel,
+    best,
+    dataset_of,
+    left_out,
+    lines_of,
+    panels_of,
+)
 from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, Published, follows_the_paper
 from lifted_lightning.report.read import numbers
 from lifted_lightning.report.statistics import estimate
@@ -25,7 +36,6 @@ from lifted_lightning.report.tables import metric_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINES, PANELS = 9, 4  # at most; of more, the best
 CURVES = {
     "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
     "time": ("validation/recall@1", "seconds", "seconds of training", "Validation Recall@1 against time"),
@@ -39,22 +49,6 @@ class Drawn:
     stem: str
     caption: str
     panels: int
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What one pair of axes shows: its title, and the groups that make each line, by the line's name."""
-
-    title: str
-    lines: dict[str, list[Group]]
-
-    @property
-    def dataset(self) -> str:
-        return _dataset(self.groups[0])
-
-    @property
-    def groups(self) -> list[Group]:
-        return [group for groups in self.lines.values() for group in groups]
 
 
 def draw(comparison: Comparison, out: Path) -> list[Drawn]:
@@ -75,7 +69,7 @@ def _recall(comparison: Comparison, out: Path) -> Drawn | None:
     }
     if len(ks) < 2:
         return None
-    panels, note = _panels(comparison)
+    panels, note = panels_of(comparison)
     published: list[Published] = []
     with _axes(panels, out / "recall") as axes:
         looks = _looks(comparison, panels)
@@ -104,8 +98,8 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
     others = [c for c in comparison.context if c not in (column, "dataset")]
     several = "dataset" in comparison.context
     panels = [
-        Panel(_dataset(block[0]) if several else "", _lines(comparison, block, others))
-        for block in _best(comparison.blocks(["dataset"]), PANELS)
+        Panel(dataset_of(block[0]) if several else "", lines_of(comparison, block, others))
+        for block in best(comparison.blocks(["dataset"]), PANELS)
     ]
     published: list[Published] = []
     titles = [", ".join(filter(None, [metric_name(m), panel.title])) for panel in panels for m in names]
@@ -130,12 +124,12 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
             ax.set_ylabel("%")
         add_legend(axes, len(names), _legend_title(published, panels))
     title = f"{', '.join(map(metric_name, names))} against {what}"
-    return Drawn(stem, _caption(title, comparison, _note(comparison, panels), published), len(titles))
+    return Drawn(stem, _caption(title, comparison, left_out(comparison, panels), published), len(titles))
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
     """Validation while training, against steps and against time."""
-    panels, note = _panels(comparison)
+    panels, note = panels_of(comparison)
     histories = {
         id(group): [{int(row["step"]): row for row in run.history()} for run in group.runs]
         for panel in panels
@@ -177,47 +171,7 @@ def _validation_curve(histories: Iterable[dict[int, dict[str, Any]]], metric: st
     return Curve(x, y)
 
 
-# Which lines on which axes, and what they are called
-
-
-def _panels(comparison: Comparison) -> tuple[list[Panel], str]:
-    """A panel for each block of rows, lines for its losses; and a note if the best alone are shown."""
-    keys = comparison.context
-    if all(len(block) == 1 for block in comparison.blocks()):
-        keys = [key for key in keys if key == "dataset"]
-    others = [key for key in comparison.context if key not in keys]
-    panels = [
-        Panel(comparison.title(block[0], keys) or _dataset(block[0]), _lines(comparison, block, others))
-        for block in _best(comparison.blocks(keys), PANELS)
-    ]
-    return panels, _note(comparison, panels)
-
-
-def _lines(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
-    """The groups of each line: those with the same loss and the same of the other columns; the best lines."""
-    lines: dict[str, list[Group]] = {}
-    for group in sorted(block, key=lambda group: comparison.losses.index(group.loss)):
-        rest = comparison.title(group, others)
-        name = rest if rest and len(comparison.losses) == 1 else ", ".join(filter(None, [group.loss, rest]))
-        lines.setdefault(name, []).append(group)
-    kept = _best(list(lines.values()), LINES)
-    return {name: groups for name, groups in lines.items() if groups in kept}
-
-
-def _best(blocks: Sequence[list[Group]], most: int) -> list[list[Group]]:
-    """The blocks with the best groups, in their order."""
-    scores = [max(group.score for group in block) for block in blocks]
-    kept = sorted(range(len(blocks)), key=lambda i: -scores[i])[:most]
-    return [blocks[i] for i in sorted(kept)]
-
-
-def _note(comparison: Comparison, panels: Sequence[Panel]) -> str:
-    shown = sum(len(panel.groups) for panel in panels)
-    return f"the best {shown} of {len(comparison.groups)} rows" if shown < len(comparison.groups) else ""
-
-
-def _dataset(group: Group) -> str:
-    return str(group.settings.get("dataset"))
+# How they look, and what they are called
 
 
 def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:

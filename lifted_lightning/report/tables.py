@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from lifted_lightning.report.compare import LOSS, Comparison, Group, show, words
+from lifted_lightning.report.compare import Comparison, Group
+from lifted_lightning.report.names import LOSS, show, words
 from lifted_lightning.report.published import NOT_COMPARABLE, PUBLISHED, follows_the_paper
 from lifted_lightning.report.read import Run
 from lifted_lightning.report.statistics import ENOUGH, Estimate, paired_difference
