@@ -1,6 +1,5 @@
 """What arguments mean that the parser does not know: a module class of one's own, and checkpoints by name."""
 
-import argparse
 import pkgutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lifted_lightning import runs
+from lifted_lightning.command_parser import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.module import EmbeddingModule
 
@@ -18,13 +18,12 @@ def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
     Raises:
         UserError: if it cannot be imported or is no EmbeddingModule.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = CommandParser("lifted fit", add_help=False, allow_abbrev=False)
     parser.add_argument("--model", "--model_class", dest="path")
     parser.add_argument("--config", "-c", action="append", default=[])
     known, _ = parser.parse_known_args(arguments)
-    path = known.path
-    for config in known.config if path is None else []:
-        path = _model_class_of(Path(config)) or path
+    given = [_model_class_of(Path(config)) for config in known.config]
+    path = known.path or next((path for path in reversed(given) if path), None)
     if path is None:
         return arguments, EmbeddingModule
     try:
@@ -43,9 +42,16 @@ def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
 def _model_class_of(config: Path) -> str | None:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None  # the parser says what is wrong with it
-    return content.get("model_class") if isinstance(content, dict) else None
+    except FileNotFoundError:
+        raise UserError(f"--config {config}: no such file; the path is relative to here") from None
+    except OSError as error:
+        raise UserError(f"--config {config}: cannot be read ({error.strerror}); give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).replace(' in "<unicode string>"', "").split())
+        raise UserError(f"--config {config}: is no valid YAML ({reason}); mend it there") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
+    return content.get("model_class")
 
 
 def resolve_checkpoint(config: Namespace) -> Path:
@@ -70,5 +76,7 @@ def resolve_checkpoint(config: Namespace) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    looked = ", ".join(str(c) for c in candidates) or "nowhere: give --config RUN/config.yaml"
-    raise UserError(f"--ckpt_path {given}: no such checkpoint (looked for {looked})")
+    looked = ", ".join(str(c) for c in candidates) or "nowhere"
+    raise UserError(
+        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
+    )

@@ -1,5 +1,7 @@
 """Checks of what only fits together at run time, made before a run's folder is."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,27 @@ def check_images_fit(module: "EmbeddingModule", data: "RetrievalDataModule") -> 
         ) from error
     finally:
         module.train(training)
+
+
+def check_optimizer(module: "EmbeddingModule") -> None:
+    """Make the optimiser and the schedule once, so that values which they do not take are said at once.
+
+    Raises:
+        UserError: if they do not take their settings.
+    """
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"model.optimizer, model.scheduler: {error}; give other settings") from error
+
+
+def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
+    """Raise UserError unless ``names`` has the metric that selects checkpoints."""
+    if monitor is None or monitor in names:
+        return
+    near = difflib.get_close_matches(monitor, names, n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(names)}"
+    raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

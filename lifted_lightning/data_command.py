@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lifted_lightning.command_parser import CommandParser
 from lifted_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `lifted data`."""
-    result = argparse.ArgumentParser(prog="lifted data", description="List, prepare and verify data sets.")
+    result = CommandParser(prog="lifted data", description="List, prepare and verify data sets.")
     actions = result.add_subparsers(dest="action", required=True, metavar="ACTION")
     texts = {
         "list": "all data sets, and which of them are there",

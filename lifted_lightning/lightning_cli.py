@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -26,7 +27,7 @@ from lifted_lightning.callbacks.recall_curve import RecallCurve
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
-from lifted_lightning.checks import check_checkpoint, check_images_fit
+from lifted_lightning.checks import check_checkpoint, check_images_fit, check_monitor, check_optimizer
 from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
@@ -56,7 +57,9 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with the nearest name, instead of usage and a trace of causes."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(messages.shorten(message, sorted({a.dest for a in self._actions}), sys.argv)) from ex
+        subcommands = self._subcommands_action.choices.values() if self._subcommands_action else ()
+        actions = [action for parser in (self, *subcommands) for action in parser._actions]
+        raise UserError(messages.shorten(message, sorted({a.dest for a in actions}), sys.argv)) from ex
 
 
 class LiftedCLI(LightningCLI):
@@ -81,7 +84,10 @@ class LiftedCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of weights, batches and augmentation."
+            "--seed_everything",
+            type=NonNegativeInt,
+            default=0,
+            help="Seed of weights, batches and augmentation.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -129,15 +135,7 @@ class LiftedCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.command]
-        check_images_fit(self.model, self.datamodule)
-        validated = self.command == "validate" or (self.command == "fit" and not config["test"])
-        if validated and not len(self.datamodule.validation_rows):
-            remedy = "use lifted test" if self.command == "validate" else "leave out --test false"
-            raise UserError(
-                f"data.validation_share 0: there are no validation classes; raise it, or {remedy}"
-            )
-        if config.get("ckpt_path"):
-            check_checkpoint(self.model, Path(config["ckpt_path"]))
+        self._check(config)
         saved = yaml.safe_load(
             self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True)
         )
@@ -168,9 +166,35 @@ class LiftedCLI(LightningCLI):
         trainer_config["plugins"] = [AtomicCheckpointIO(), *layers, *(trainer_config.get("plugins") or [])]
         extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
         self.folder = folder
-        trainer = self._instantiate_trainer(trainer_config, extra)
+        try:
+            trainer = self._instantiate_trainer(trainer_config, extra)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"trainer: {' '.join(str(error).split()).rstrip('.')}; give other settings"
+            ) from error
         processes.watch(trainer.strategy.launcher, trainer.world_size, self.command)
         return trainer
+
+    def _check(self, config: Namespace) -> None:
+        """Say what does not fit together before the run's folder is made.
+
+        Raises:
+            UserError: for the first mistake found.
+        """
+        check_images_fit(self.model, self.datamodule)
+        if type(self.model) is EmbeddingModule:  # another's optimiser may need the trainer
+            check_optimizer(self.model)
+        if type(self.model) is EmbeddingModule and not config["trainer.callbacks"]:  # else more may be logged
+            names = self.config_init[self.command]["evaluation"].metric_names
+            check_monitor(config["best_checkpoint.monitor"], [f"validation/{name}" for name in names])
+        validated = self.command == "validate" or (self.command == "fit" and not config["test"])
+        if validated and not len(self.datamodule.validation_rows):
+            remedy = "use lifted test" if self.command == "validate" else "leave out --test false"
+            raise UserError(
+                f"data.validation_share 0: there are no validation classes; raise it, or {remedy}"
+            )
+        if config.get("ckpt_path"):
+            check_checkpoint(self.model, Path(config["ckpt_path"]))
 
     def _summary(self, config: Namespace) -> dict[str, Any]:
         return {
@@ -256,7 +280,7 @@ def run(command: str, arguments: list[str]) -> int:
     try:
         LiftedCLI(command, module)
     except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(f"{' '.join(str(error).split()).rstrip('.')}; give other settings") from error
     return 0
 
 

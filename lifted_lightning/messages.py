@@ -4,8 +4,11 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datasets.base import RetrievalDataset
@@ -14,15 +17,23 @@ LONGEST = 400
 
 
 def classes_for(key: str) -> dict[str, type]:
-    """This package's classes that a setting may name, by short name: losses for ``model.loss`` and so on."""
-    package = {"model.loss": "losses", "model.network": "networks"}.get(key)
-    base = {"model.augment": Augmentation, "data.dataset": RetrievalDataset}.get(key, nn.Module)
-    prefix = f"lifted_lightning.{package}" if package else "lifted_lightning."
+    """The classes that a setting may name, by short name: this package's losses for ``model.loss`` and so on."""
+    base, *modules = _CLASSES.get(key, (None,))
     return {
         c.__name__: c
-        for c in _subclasses(base)
-        if c.__module__.startswith(prefix) and not inspect.isabstract(c)
+        for c in (_subclasses(base) if base else ())
+        if c.__module__.startswith(tuple(modules)) and not inspect.isabstract(c) and c.__name__[0] != "_"
     }
+
+
+_CLASSES: dict[str, tuple[Any, ...]] = {  # a base class, and modules
+    "model.loss": (nn.Module, "lifted_lightning.losses"),
+    "model.network": (nn.Module, "lifted_lightning.networks"),
+    "model.augment": (Augmentation, "lifted_lightning."),
+    "data.dataset": (RetrievalDataset, "lifted_lightning."),
+    "model.optimizer": (Optimizer, "torch.optim."),
+    "model.scheduler": (LRScheduler, "lifted_lightning.", "torch.optim."),
+}
 
 
 def _subclasses(base: type) -> Iterable[type]:
@@ -58,7 +69,7 @@ def shorten(message: str, options: Iterable[str], arguments: Iterable[str] = ())
         match = re.search(pattern, text)
         if match:
             return explain(match, list(options), list(arguments))
-    return text[:LONGEST]
+    return re.sub(r'^Parser key "([^"]+)":', r"--\1:", text)[:LONGEST]
 
 
 def _in_full(name: str, arguments: Iterable[str]) -> str:
@@ -92,8 +103,20 @@ def _unknown_class(match: re.Match[str], options: list[str], arguments: list[str
     key, name = match[1], match[2]
     known = classes_for(key)
     close = nearest(name, known)
-    hint = f"did you mean {close}?" if close else f"choose {', '.join(sorted(known))}, or give a class path"
+    choose = f"choose {', '.join(sorted(known))}, or give a class path" if known else "give MODULE.CLASS"
+    hint = f"did you mean {close}?" if close else choose
     return f"--{key}={name}: no such class; {hint}"
+
+
+def _wrong_value(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
+    allowed = []
+    for kind, choices in re.findall(
+        r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", match[2]
+    ):
+        allowed += [kind] if kind else [choice.strip(" '") for choice in choices.split(",")]
+    names = ["null" if name == "NoneType" else name for name in dict.fromkeys(allowed)]
+    choice = " or ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
+    return f"--{_in_full(match[1], arguments)}={match[3][:80]}: give {choice}"
 
 
 def _import_failed(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
@@ -107,13 +130,33 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] =
     (r"ambiguous option: (\S+) could match", _unknown_option),
     (r"does not accept option '([^']+)'", _unknown_option),
     (r"Option '([^']+)' is not accepted", _unknown_option),
+    (
+        r"Errors: - (--[\w.]+=.*?) - Expected a <class 'NoneType'> Given value type: <class 'jsonargparse",
+        lambda m, *_: m[1],  # of the arguments of a class, said already
+    ),
+    (
+        r'Parser key "([^"]+)":.*Errors: (.*(?:<class \'(?:int|float)\'>|typing\.Literal).*) Given value type: '
+        r".* Given value: (.*)",
+        _wrong_value,
+    ),
+    (
+        r"Parser key \"([^\"]+)\": Not of type NonNegativeInt: (?:invalid literal.*: )?'?([^' ]+)",
+        lambda m, *_: f"--{m[1]}={m[2]}: give an int of at least 0",
+    ),
+    (r'Parser key "([^"]+)": (Expected a typing\.Literal\[.*\])\. Got value: (.*)', _wrong_value),
+    (
+        r"Parser key \"([^\"]+)\":.*Expected '([^']+)' to be a subclass of (?:Union\[)?(\w+)",
+        lambda m, *_: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
+    ),
     (r'Parser key "([^"]+)":.*Expected a dot import path string: (\S+)', _unknown_class),
-    (r"Parser key \"([^\"]+)\":.*Problem with given class_path '([^']+)': (.*)", _import_failed),
+    (
+        r"Parser key \"([^\"]+)\":.*Problem with given class_path '([^']+)': (.*?)(?: - Expected .*)?$",
+        _import_failed,
+    ),
     (
         r'Parser key "([^"]+)":.*Import path (\S+) does not correspond to a subclass of (\w+)',
         lambda m, *_: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
     ),
-    (r"File does not exist: '?([^']+)'?", lambda m, *_: f"--config {m[1]}: no such file"),
     (
         r'Parser key "([^"]+)":? Expected a <class \'(\w+)\'>\. Got value: (.*)',
         lambda m, _, given: f"--{_in_full(m[1], given)}={m[3][:80]}: must be of type {m[2]}",
@@ -122,5 +165,4 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] =
         r"following arguments are required: (?:\w+\.)??((?:model|data|trainer)\.[\w.]+)",
         lambda m, *_: f"--{m[1]} is missing: give it, or a --config that has it (see experiments/)",
     ),
-    (r"Problems parsing config: (.*)", lambda m, *_: f"--config: not valid YAML: {m[1][:200]}"),
 ]

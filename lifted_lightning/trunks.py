@@ -1,6 +1,7 @@
 """Trunks: classification networks of torchvision and timm without their classifiers."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | No
             "random weights, or weights_file=FILE with a state dict that you have"
         ) from error
     if weights_file is not None:
-        load_weights(network, Path(weights_file), dropped)
+        load_weights(network, Path(os.path.expandvars(weights_file)), dropped)
     return network.to(memory_format=torch.channels_last), features
 
 
@@ -114,7 +115,7 @@ def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> No
     except FileNotFoundError:
         raise UserError(f"weights_file={file}: there is no such file") from None
     except Exception as error:  # unpickling a foreign file can raise nearly anything
-        reason = " ".join(str(error).split())[:200]
+        reason = type(error).__name__
         raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")

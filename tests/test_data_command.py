@@ -1,4 +1,4 @@
-"""`lifted data`: list, prepare, verify, and their clear lines."""
+"""`lifted data`: list, prepare, verify."""
 
 import os
 import subprocess
@@ -80,27 +80,6 @@ def test_verify_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "own: 4 train images, 2 train classes" in out
     assert "t: 6 train images, 3 train classes" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["verify", "cup200"], "no data set 'cup200'; did you mean cub200?"),
-        (["prepare", "xyz"], "no data set 'xyz'; choose glyphs, omniglot"),
-        (["prepare", "sop"], "Stanford_Online_Products.zip is not there: get"),
-        (["prepare", "cars196"], "cars196/car_ims.tgz is not there: its site is gone"),
-        (["prepare", "inshop"], "put list_eval_partition.txt and the unpacked img/ into inshop/"),
-        (["verify", "omniglot"], "run `lifted data prepare omniglot`"),
-    ],
-)
-def test_one_line_and_exit_code_2(
-    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["data", *arguments, "--root", str(tmp_path)]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert len(printed.err.strip().splitlines()) == 1
-    assert not printed.out
 
 
 def test_prepare_what_is_there(

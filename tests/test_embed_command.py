@@ -1,4 +1,4 @@
-"""`lifted embed`: which files it takes, what it leaves, and one line for what it cannot do."""
+"""`lifted embed`: which files it takes, and what it leaves."""
 
 import sys
 from collections.abc import Callable
@@ -109,54 +109,6 @@ def test_a_network_of_ones_own_in_the_current_folder(lifted: Lifted, monkeypatch
         )
     sys.modules.pop("my_net_here", None)
     assert lifted("embed", "photos", "--ckpt", "mine.ckpt")[0] == 0
-
-
-WRONG: list[tuple[Callable[[], object], list[str], list[str]]] = [
-    (lambda: None, ["photos", "--ckpt", "gone.ckpt"], ["gone.ckpt", "no such checkpoint"]),
-    (lambda: Path("my.ckpt").write_text("x"), ["photos", "--ckpt", "my.ckpt"], ["my.ckpt: is no checkpoint"]),
-    (lambda: None, ["photos", "--ckpt", "photos"], ["photos", "no such checkpoint"]),
-    (lambda: None, ["photos"], ["--ckpt", "required", "lifted embed --help"]),
-    (lambda: None, ["--ckpt", "best.ckpt"], ["IMAGES"]),
-    (lambda: None, ["photos", "--ckpt", "best.ckpt", "--batch", "3"], ["unrecognized arguments: --batch"]),
-    (lambda: None, ["gone", "--ckpt", "best.ckpt"], ["gone: no such file or folder"]),
-    (lambda: Path("none").mkdir(), ["none", "--ckpt", "best.ckpt"], ["none: holds no images", "end in .jpg"]),
-    (lambda: Path("l.txt").touch(), ["l.txt", "--ckpt", "best.ckpt"], ["l.txt: holds no images"]),
-    (lambda: Path("b.jpg").touch(), ["b.jpg", "--ckpt", "best.ckpt"], ["none of 1 images", "b.jpg", "empty"]),
-    (
-        lambda: None,
-        ["photos", "--ckpt", "best.ckpt", "--out", "no/i.npz"],
-        ["--out no/i.npz", "no folder no"],
-    ),
-    (lambda: None, ["photos", "--ckpt", "best.ckpt", "--out", "photos"], ["--out photos: is a folder"]),
-    (
-        lambda: None,
-        ["photos", "--ckpt", "best.ckpt", "--out", "/proc/i.npz"],
-        ["--out /proc/i.npz", "cannot be written there"],
-    ),
-    (
-        lambda: None,
-        ["photos", "--ckpt", "best.ckpt", "--device", "cuda:99"],
-        ["device cuda:99", "use auto or cpu"],
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("prepare", "arguments", "words"),
-    WRONG,
-    ids=lambda value: str(value[-1])[:30] if isinstance(value, list) else "",
-)
-def test_a_mistake_is_one_line(
-    lifted: Lifted, prepare: Callable[[], object], arguments: list[str], words: list[str]
-) -> None:
-    prepare()
-    code, _, err = lifted("embed", *arguments)
-    said = [line for line in err.splitlines() if not line.startswith("warning: ")]
-    assert code == 2
-    assert len(said) == 1
-    assert said[0].startswith("lifted embed: ")
-    assert all(word in said[0] for word in words), said[0]
-    assert not list(Path().glob("**/*.npz"))
 
 
 def test_an_index_that_is_there_is_kept_until_the_new_one_is_whole(

@@ -80,6 +80,11 @@ class RetrievalEvaluation(Callback):
         self._finish(trainer, pl_module, "test")
 
     @property
+    def metric_names(self) -> list[str]:
+        """What validation logs, without the stage."""
+        return [f"recall@{k}" for k in self.ks] + ["r_precision", "map@r"]
+
+    @property
     def ranking(self) -> RetrievalResult:
         """How each query of the latest evaluation fared; its queries are rows of the embedding set."""
         assert self._metric is not None

@@ -12,6 +12,7 @@ from lifted_lightning.callbacks.evaluated import (
 )
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
 from lifted_lightning.plots import ABSENT, RIGHT, WRONG, shrink
 
@@ -47,6 +48,10 @@ class RetrievalGallery(BackgroundPicture):
         timeout: float = 300.0,
     ) -> None:
         super().__init__(every_n, timeout)
+        if min(neighbours, rows, candidates) < 1:
+            raise UserError(
+                f"gallery.neighbours {neighbours}, rows {rows}, candidates {candidates}: give at least 1 of each"
+            )
         self.neighbours = neighbours
         self.rows = rows
         self.candidates = candidates

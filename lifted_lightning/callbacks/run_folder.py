@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
+from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.loggers import MetricsFile, wandb_logger
 from lifted_lightning.wandb_session import wandb_mode
@@ -66,6 +67,8 @@ class RunFolder(Callback):
         existing: Path | None = None,
         header: str = "",
     ) -> None:
+        if Path(name).name != name:
+            raise UserError(f"--name {name}: is no folder's name; give one without slashes")
         self.parent = parent
         self.name = name
         self.config = config
@@ -123,7 +126,12 @@ class RunFolder(Callback):
 
     def _choose(self) -> Path:
         if self.existing is None:
-            folder, self._lock = runs.claim_folder(self.parent, self.name)
+            try:
+                folder, self._lock = runs.claim_folder(self.parent, self.name)
+            except OSError as error:
+                raise UserError(
+                    f"--runs_dir: {self.parent} cannot be made or written ({error.strerror}); give another"
+                ) from error
         else:
             folder, self._lock = self.existing, runs.lock(self.existing)
         remove_unfinished(folder / runs.CHECKPOINTS)

@@ -7,6 +7,7 @@ from pytorch_lightning import Trainer
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.embedding_map import stratified_sample
+from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
 from lifted_lightning.plots import PALETTE, shrink
 
@@ -41,6 +42,11 @@ class TSNEPlot(BackgroundPicture):
         timeout: float = 300.0,
     ) -> None:
         super().__init__(every_n, timeout)
+        if points < 1 or thumbnails < 0 or perplexity <= 0:
+            raise UserError(
+                f"tsne.points {points}, thumbnails {thumbnails}, perplexity {perplexity:g}: give at least 1, "
+                "at least 0, and more than 0"
+            )
         self.points = points
         self.thumbnails = thumbnails
         self.perplexity = perplexity

@@ -85,6 +85,8 @@ class RetrievalDataModule(LightningDataModule):
         ):
             if value < least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise UserError(f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1")
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size

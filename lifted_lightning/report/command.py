@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lifted_lightning.command_parser import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.report import figures, page, tables
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `lifted report`."""
-    result = argparse.ArgumentParser(
+    result = CommandParser(
         prog="lifted report",
         description="Compare finished runs: means with intervals over seeds, paired differences, and figures.",
     )
