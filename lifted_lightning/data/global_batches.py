@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
-IntArray = npt.NDArray[np.int64]
 Labels = Sequence[int] | npt.NDArray[np.integer] | Tensor
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lifted_lightning.data.global_batches import GlobalBatchSampler, IntArray, Labels, as_labels
+from lifted_lightning.data.global_batches import GlobalBatchSampler, Labels, as_labels
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
 # A pass over the pairs is shuffled as a whole: 16 bytes for each positive one.

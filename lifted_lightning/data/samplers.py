@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifted_lightning.data.global_batches import GlobalBatchSampler, IntArray, Labels, as_labels, distinct
+from lifted_lightning.data.global_batches import GlobalBatchSampler, Labels, as_labels, distinct
 from lifted_lightning.data.neighbours import EmbeddingTable, nearest_of_other_classes
 from lifted_lightning.data.prefetch import AHEAD
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
 # More than any loader draws ahead.

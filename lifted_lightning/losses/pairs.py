@@ -219,7 +219,7 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
 
 
 def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
-    """The share of the terms whose hinge is above 0, a float32 scalar no gradient; 0 if there are none."""
+    """The share of the terms whose hinge is above 0, a float32 scalar without gradient; 0 if there are none."""
     check_batch(embeddings, labels)
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
         return terms(PairBlocks(embeddings, labels), False).active_share.float()

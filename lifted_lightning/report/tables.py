@@ -20,7 +20,7 @@ MOST_PAIRS = 30  # rows of which each pair is in differences.csv
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quantity:
     """A column of numbers: its heading, how they are written, and where they stand in ``result.json``."""
 
     name: str
@@ -54,52 +54,56 @@ def results(comparison: Comparison) -> Table:
 def further(comparison: Comparison) -> Table:
     """The second table: the other metrics, and what the runs took."""
     note = "metrics in percent; validation: of the selected step, on validation classes"
-    figures = [*_metrics(comparison, main=False), *_taken(comparison)]
-    return _of_groups(comparison, "Further metrics, and what the runs took", figures, note)
+    quantities = [*_metrics(comparison, main=False), *_taken(comparison)]
+    return _of_groups(comparison, "Further metrics, and what the runs took", quantities, note)
 
 
 def everything(comparison: Comparison) -> Table:
     """All columns of the first two tables."""
-    figures = [*_metrics(comparison, main=True), *_metrics(comparison, main=False), *_taken(comparison)]
-    return _of_groups(comparison, "", figures, "", main=True)
+    quantities = [*_metrics(comparison, main=True), *_metrics(comparison, main=False), *_taken(comparison)]
+    return _of_groups(comparison, "", quantities, "", main=True)
 
 
 def diagnostics(comparison: Comparison) -> Table:
     """What the batches looked like at the end of training."""
-    figures = [Figure(name.replace("_", " "), "number", ("history", f"batch/{name}")) for name in BATCH]
+    quantities = [Quantity(name.replace("_", " "), "number", ("history", f"batch/{name}")) for name in BATCH]
     note = (
         "means over the training batches logged since the last validation but one; active share: of the pairs or "
         "triplets, those that the loss still acts on"
     )
-    return _of_groups(comparison, "Batches at the end of training", figures, note)
+    return _of_groups(comparison, "Batches at the end of training", quantities, note)
 
 
-def _metrics(comparison: Comparison, main: bool) -> list[Figure]:
+def _metrics(comparison: Comparison, main: bool) -> list[Quantity]:
     names = [metric for metric in comparison.metrics if (metric not in LATER) == main]
-    return [Figure(metric_name(metric), "percent", (comparison.stage, metric)) for metric in names]
+    return [Quantity(metric_name(metric), "percent", (comparison.stage, metric)) for metric in names]
 
 
-def _taken(comparison: Comparison) -> list[Figure]:
+def _taken(comparison: Comparison) -> list[Quantity]:
     chosen = ("recall@1", "map@r") if comparison.stage == "test" else ()
     return [
-        *(Figure(f"validation {metric_name(m)}", "percent", ("validation", m)) for m in chosen),
-        Figure("steps", "number", ("steps",)),
-        Figure("selected step", "number", ("selected_step",)),
-        Figure("training, s", "number", ("seconds", "fit")),
+        *(Quantity(f"validation {metric_name(m)}", "percent", ("validation", m)) for m in chosen),
+        Quantity("steps", "number", ("steps",)),
+        Quantity("selected step", "number", ("selected_step",)),
+        Quantity("training, s", "number", ("seconds", "fit")),
     ]
 
 
 def _of_groups(
-    comparison: Comparison, title: str, figures: Sequence[Figure], note: str, main: bool = False
+    comparison: Comparison, title: str, quantities: Sequence[Quantity], note: str, main: bool = False
 ) -> Table:
     """A row a group with these numbers, less those that none has; the main one has baselines and bold numbers."""
-    estimates = {id(group): [group.over(figure.of) for figure in figures] for group in comparison.groups}
-    kept = [i for i in range(len(figures)) if any(row[i] for row in estimates.values())]
+    estimates = {
+        id(group): [group.over(quantity.of) for quantity in quantities] for group in comparison.groups
+    }
+    kept = [i for i in range(len(quantities)) if any(row[i] for row in estimates.values())]
     columns: list[tuple[str, Kind]] = [(words(column), "text") for column in comparison.columns]
-    table = Table(title, [*columns, ("seeds", "text"), *((figures[i].name, figures[i].kind) for i in kept)])
+    table = Table(
+        title, [*columns, ("seeds", "text"), *((quantities[i].name, quantities[i].kind) for i in kept)]
+    )
     for name, group in _baselines(comparison) if main else ():
         texts = [show(group.settings.get(c)) if c == "dataset" else None for c in comparison.columns[1:]]
-        values = [_baseline(group, figures[i]) for i in kept]
+        values = [_baseline(group, quantities[i]) for i in kept]
         table.rows.append([Cell(name), *map(Cell, texts), Cell(None), *map(Cell, values)])
     for block in comparison.blocks(None if len(comparison.losses) > 1 else ["dataset"]):
         table.rules.add(len(table.rows))
@@ -128,8 +132,10 @@ def _baselines(comparison: Comparison) -> list[tuple[str, Group]]:
     return list(found.values())
 
 
-def _baseline(group: Group, figure: Figure) -> Estimate | None:
-    value = group.runs[0].result["baseline"].get(figure.path[-1]) if figure.path[0] == group.stage else None
+def _baseline(group: Group, quantity: Quantity) -> Estimate | None:
+    value = (
+        group.runs[0].result["baseline"].get(quantity.path[-1]) if quantity.path[0] == group.stage else None
+    )
     return None if value is None else Estimate(value, None, 1)
 
 
@@ -140,16 +146,16 @@ def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
         comparison: the rows.
         most: rows of which each pair is compared; of more, each with the best.
     """
-    figures = _metrics(comparison, main=True)
+    quantities = _metrics(comparison, main=True)
     context = comparison.context
     columns: list[tuple[str, Kind]] = [("difference", "text"), *((words(c), "text") for c in context)]
-    numbers: list[tuple[str, Kind]] = [(figure.name, "points") for figure in figures]
+    numbers: list[tuple[str, Kind]] = [(quantity.name, "points") for quantity in quantities]
     table = Table("Paired differences", [*columns, ("seeds", "text"), *numbers])
     for column in [LOSS, *(c for c in context if c not in ("dataset", "embedding_size"))]:
         for block in comparison.blocks([c for c in [LOSS, *context] if c != column]):
             table.rules.add(len(table.rows))
             for first, second in _pairs([group for group in block if len(group.runs) > 1], most):
-                pairs = [(first.by_seed(f.path[-1]), second.by_seed(f.path[-1])) for f in figures]
+                pairs = [(first.by_seed(q.path[-1]), second.by_seed(q.path[-1])) for q in quantities]
                 values = [paired_difference(*pair) for pair in pairs]
                 n = max((value.n for value in values if value), default=0)
                 if n < 2:

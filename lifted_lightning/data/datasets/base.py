@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lifted_lightning.data.reading import FileReader
 from lifted_lightning.data.table import ImageTable, IntArray
@@ -161,8 +160,8 @@ class RetrievalDataset(ABC):
         index = {name: label for label, name in enumerate(names)}
         labels = np.array([index[name] for name in classes], dtype=np.int64)
         split = np.array(splits, dtype=object)
-        train, query, gallery = (rows(split == part) for part in ("train", "query", "gallery"))
-        test = rows(split != "train")
+        train, query, gallery = (np.flatnonzero(split == part) for part in ("train", "query", "gallery"))
+        test = np.flatnonzero(split != "train")
         self.check_split(items, labels, names, train, test)
         table = ImageTable(
             name=name or self.name,
@@ -206,11 +205,6 @@ class RetrievalDataset(ABC):
                 f"another version; move them away, then {self.remedy}"
             )
         return table
-
-
-def rows(mask: npt.NDArray[np.bool_]) -> IntArray:
-    """Where a mask is true, as rows."""
-    return np.flatnonzero(mask).astype(np.int64)
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-from lifted_lightning.data.datasets.base import RetrievalDataset, rows
+from lifted_lightning.data.datasets.base import RetrievalDataset
 from lifted_lightning.data.table import ImageTable
 
 STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
@@ -49,8 +49,8 @@ class Glyphs(RetrievalDataset):
             name=self.name,
             labels=labels.astype(np.int64),
             class_names=[f"U+{ord(c):04X} {unicodedata.name(c, '')}" for c, _ in characters],
-            train=rows(labels < half),
-            test=rows(labels >= half),
+            train=np.flatnonzero(labels < half),
+            test=np.flatnonzero(labels >= half),
             items=items,
             reader=read_glyph,
             key=f"{self.name}-{hashlib.sha256(drawn_by.encode()).hexdigest()[:24]}",
