@@ -30,8 +30,9 @@ from lifted_lightning.data.datasets.base import data_root
 from lifted_lightning.data.datasets.cars196 import Cars196
 from lifted_lightning.data.datasets.glyphs import Glyphs
 from lifted_lightning.data.datasets.omniglot import Omniglot
-from lifted_lightning.data.pixels import PixelRows, Pixels, as_batch, open_pixels
+from lifted_lightning.data.pixels import Pixels, open_pixels
 from lifted_lightning.data.prefetch import PrefetchLoader
+from lifted_lightning.data.rows import PixelRows, as_batch
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.losses import LiftedStructureLoss

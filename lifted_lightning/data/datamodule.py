@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.files import CropDraws, FileRows
 from lifted_lightning.data.global_batches import GlobalBatchSampler
 from lifted_lightning.data.loaders import batches_are_limited, build_sampler, make_loader, share_of_rank
-from lifted_lightning.data.pixels import PixelRows, Pixels, open_pixels
+from lifted_lightning.data.pixels import Pixels, open_pixels
 from lifted_lightning.data.resize import ResizeMode
+from lifted_lightning.data.rows import CropDraws, FileRows, PixelRows
 from lifted_lightning.data.split import split_training_rows
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
@@ -86,7 +86,9 @@ class RetrievalDataModule(LightningDataModule):
             if value < least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise UserError(f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1")
+            raise UserError(
+                f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1"
+            )
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size

@@ -8,11 +8,10 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
-from lifted_lightning.data.files import FileRows
 from lifted_lightning.data.global_batches import GlobalBatchSampler
-from lifted_lightning.data.pixels import PixelRows, as_batch
 from lifted_lightning.data.prefetch import PrefetchLoader
 from lifted_lightning.data.released import ReleasedPairBatchSampler
+from lifted_lightning.data.rows import FileRows, PixelRows, as_batch
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.table import IntArray
 

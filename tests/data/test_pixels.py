@@ -15,8 +15,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data import decode
-from lifted_lightning.data.pixels import HEADER, PixelRows, Pixels, as_batch, open_pixels
+from lifted_lightning.data.pixels import HEADER, Pixels, open_pixels
 from lifted_lightning.data.resize import to_pixels
+from lifted_lightning.data.rows import PixelRows, as_batch
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 

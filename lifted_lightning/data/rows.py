@@ -1,4 +1,4 @@
-"""Images read from their files at every use, without the cache: for crops at full resolution."""
+"""Rows of an image table as whole batches: from the pixel cache, or from the files, cropped at full resolution."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,16 +6,64 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from lifted_lightning.data.augment import draw
 from lifted_lightning.data.global_batches import GlobalBatchSampler
+from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.resize import ResizeMode, UInt8Array, channels_last, flattened, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.data.transforms import crop_box
 from lifted_lightning.errors import UserError
 
 Position = int | tuple[int, Sequence[float]]
+
+
+class PixelRows(Dataset):
+    """Rows of decoded images as whole batches.
+
+    Give ``collate_fn=as_batch`` to its loader: a batch comes complete from ``__getitems__``.
+
+    Args:
+        pixels: of the whole image table.
+        labels: (N,) int64, a class for each row of the table.
+        rows: the table's rows that are in this set; positions index it.
+    """
+
+    def __init__(self, pixels: Pixels, labels: IntArray, rows: IntArray) -> None:
+        self.pixels = pixels
+        self.labels = labels
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """A batch: images (b, C, H, W) uint8 in channels_last memory, labels (b,) and indices (b,) int64."""
+        rows = self.rows[np.asarray(positions, dtype=np.int64)]
+        images = empty_images((len(rows), *self.pixels.shape[1:]))
+        np.take(self.pixels.array, rows, axis=0, out=images.numpy(), mode="clip")
+        return {
+            "images": images.permute(0, 3, 1, 2),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "indices": torch.from_numpy(rows),
+        }
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        return self.__getitems__([position])
+
+
+def as_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ``collate_fn`` of a loader whose data set makes whole batches."""
+    return batch
+
+
+def empty_images(shape: tuple[int, ...]) -> Tensor:
+    """Unset uint8 memory; in a loader's worker the memory by which it reaches the main process uncopied."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class FileRows(Dataset):

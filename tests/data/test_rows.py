@@ -7,8 +7,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data.augment import ResizedCrop, draw
-from lifted_lightning.data.files import CropDraws, FileRows
-from lifted_lightning.data.pixels import PixelRows, as_batch, open_pixels
+from lifted_lightning.data.pixels import open_pixels
+from lifted_lightning.data.rows import CropDraws, FileRows, PixelRows, as_batch
 from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
