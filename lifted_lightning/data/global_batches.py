@@ -115,8 +115,8 @@ class GlobalBatchSampler(ABC):
         """Share of a drawn batch's classes that came as difficult neighbours."""
         return 0.0
 
-    def check_drawn_ahead(self, num_workers: int, prefetch_factor: int | None) -> None:  # noqa: B027
-        """Raise UserError if a loader with these settings would draw further ahead than the batches allow."""
+    def check_drawn_ahead(self, workers: int) -> None:  # noqa: B027
+        """Raise UserError if a loader of so many workers would draw further ahead than the batches allow."""
 
     def state_dict(self) -> dict[str, Any]:
         """What batches depend on besides (seed, epoch, step): tensors and plain numbers only."""

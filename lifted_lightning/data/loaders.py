@@ -51,7 +51,7 @@ def build_sampler(data: "RetrievalDataModule", labels: IntArray, rank: int, rank
         world_size=ranks,
         device=data.trainer.strategy.root_device if data.trainer else "cpu",
     )
-    sampler.check_drawn_ahead(data.workers, None)
+    sampler.check_drawn_ahead(data.workers)
     return sampler
 
 

@@ -17,6 +17,7 @@ from lifted_lightning.data.transforms import crop_box
 from lifted_lightning.errors import UserError
 
 Position = int | tuple[int, Sequence[float]]
+RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop
 
 
 class PixelRows(Dataset):
@@ -81,7 +82,6 @@ class FileRows(Dataset):
         mode: how an image that is not cropped becomes square, see ``resize.to_pixels``.
         channels: 1 for grey, 3 for colour.
         scale: least and greatest area of a random crop, as a share of the image.
-        ratio: least and greatest width/height of a random crop.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class FileRows(Dataset):
         mode: ResizeMode = "squash",
         channels: int = 3,
         scale: tuple[float, float] = (0.2, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         self.table = table
         self.labels = labels
@@ -102,7 +101,6 @@ class FileRows(Dataset):
         self.mode = mode
         self.channels = channels
         self.scale = scale
-        self.ratio = ratio
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -142,7 +140,7 @@ class FileRows(Dataset):
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
         row = torch.tensor([draws])
         width, height, x, y = (
-            float(value) for value in crop_box(row, image.width / image.height, self.scale, self.ratio)
+            float(value) for value in crop_box(row, image.width / image.height, self.scale, RATIO)
         )
         left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width
         top, bottom = (y - height + 1) / 2 * image.height, (y + height + 1) / 2 * image.height

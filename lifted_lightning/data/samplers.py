@@ -155,21 +155,16 @@ class PositivePairBatchSampler(GlobalBatchSampler):
         if self._table is not None:
             self._table.record(positions, embeddings)
 
-    def check_drawn_ahead(self, num_workers: int, prefetch_factor: int | None) -> None:
-        """Raise UserError if such a loader draws further ahead than a refresh interval.
-
-        Args:
-            num_workers: of the loader; without workers a thread may read ahead.
-            prefetch_factor: of the loader; None is torch's default, 2.
-        """
+    def check_drawn_ahead(self, workers: int) -> None:
+        """Raise UserError if a loader of so many workers draws further ahead than a refresh interval."""
         if self._table is None:
             return
-        # Besides what is prepared, Lightning may hold one batch to know which is the last.
-        ahead = max(num_workers * (2 if prefetch_factor is None else prefetch_factor), AHEAD) + 1
+        # Each worker prepares two, or a thread AHEAD; and Lightning may hold one to know which is the last.
+        ahead = max(2 * workers, AHEAD) + 1
         if self._table.refresh_interval < ahead:
             raise UserError(
                 f"refresh_interval {self._table.refresh_interval} is shorter than the {ahead} batches that "
-                f"are drawn ahead with {num_workers} workers: raise it to {ahead}"
+                f"are drawn ahead with {workers} workers: raise it to {ahead}"
             )
 
     def _resume(self, batches: int) -> None:

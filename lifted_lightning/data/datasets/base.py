@@ -61,11 +61,7 @@ class Counts:
         )
 
     def __str__(self) -> str:
-        return ", ".join(f"{value:,} {_words(key)}" for key, value in asdict(self).items() if value)
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
+        return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in asdict(self).items() if value)
 
 
 class RetrievalDataset(ABC):
