@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lifted_lightning.embedder import build
+from lifted_lightning.restore import build
 
 CONVNET = {
     "class_path": "lifted_lightning.networks.ConvNet",

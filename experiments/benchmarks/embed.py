@@ -23,7 +23,8 @@ import yaml
 from PIL import Image
 
 import lifted_lightning
-from lifted_lightning.embedder import BATCH, build
+from lifted_lightning.embedder import BATCH
+from lifted_lightning.restore import build
 
 SQUEEZENET = {
     "class_path": "lifted_lightning.networks.EmbeddingNetwork",
