@@ -1,13 +1,12 @@
 """Checks of what only fits together at run time, made before a run's folder is."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:  # Lightning takes a second, and reading a checkpoint needs none of it
     from lifted_lightning.data.datamodule import RetrievalDataModule
@@ -53,8 +52,7 @@ def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
     """Raise UserError unless ``names`` has the metric that selects checkpoints."""
     if monitor is None or monitor in names:
         return
-    near = difflib.get_close_matches(monitor, names, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(names)}"
+    hint = did_you_mean(monitor, names, f"give one of {', '.join(names)}", cutoff=0.7)
     raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
 
 

@@ -1,10 +1,11 @@
 """The `lifted` command: it finds the subcommand before anything heavy is imported."""
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+
+from lifted_lightning.errors import did_you_mean
 
 TRAINER = {
     "fit": "train an embedding and evaluate it once on the test classes",
@@ -14,7 +15,10 @@ TRAINER = {
 }
 OWN = {  # and the module that runs it
     "sweep": ("run an ablation's trials side by side, on this machine or a cluster", "sweep.command"),
-    "report": ("compare finished runs: tables with intervals over seeds, figures, one page", "report.command"),
+    "report": (
+        "compare finished runs: tables with intervals over seeds, figures, one page",
+        "report.command",
+    ),
     "dashboard": ("save a W&B workspace that compares a project's runs", "dashboard"),
     "data": ("list, prepare and verify data sets", "data_command"),
     "embed": ("embed images with a checkpoint, into a file to search", "embed_command"),
@@ -70,8 +74,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     if command in OWN:
         module = importlib.import_module(f"lifted_lightning.{OWN[command][1]}")
         return int(module.run(arguments))
-    near = difflib.get_close_matches(command, [*TRAINER, *OWN], n=1)
-    hint = f"did you mean {near[0]}?" if near else "see lifted --help"
+    hint = did_you_mean(command, [*TRAINER, *OWN], "see lifted --help")
     print(f"lifted: no command {command!r}; {hint}", file=sys.stderr)
     return 2
 

@@ -1,11 +1,10 @@
 """What settings and their values are called in a report, and which setting a name given to ``--by`` means."""
 
-import difflib
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, did_you_mean
 from lifted_lightning.report.read import Run, listed
 
 LOSS = "loss"
@@ -43,11 +42,6 @@ def resolve(key: str, runs: Sequence[Run]) -> str:
         return found[0]
     if found:
         raise UserError(f"--by {key}: may be {listed(found)}; give more of the name")
-    known = {LOSS: LOSS} | {short(name): name for name in keys} | {name: name for name in keys}
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else "give loss, embedding_size, dataset, or a setting of config.yaml"
-    )
+    otherwise = "give loss, embedding_size, dataset, or a setting of config.yaml"
+    hint = did_you_mean(key, [LOSS, *map(short, keys), *keys], otherwise)
     raise UserError(f"--by {key}: no run has such a setting; {hint}")

@@ -1,6 +1,5 @@
 """Sweep files: W&B's own format, checked before anything starts."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, did_you_mean
 
 KEYS = (
     *("name", "description", "project", "entity", "program"),
@@ -135,10 +134,7 @@ def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
 
 def _known(name: str, names: tuple[str, ...], what: str) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        raise UserError(
-            f"{name}: no such {what}; " + (f"did you mean {near[0]}?" if near else "leave it out")
-        )
+        raise UserError(f"{name}: no such {what}; {did_you_mean(name, names, 'leave it out')}")
 
 
 def _parameters(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Parameter]]:
