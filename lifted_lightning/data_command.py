@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,11 @@ from lifted_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lifted_lightning.data.datasets import RetrievalDataset
+    from lifted_lightning.data.decode import Steps
     from lifted_lightning.data.table import ImageTable
 
 NAMED = 20  # unreadable images that an error names
+CHUNK = 256  # images decoded at a time
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -96,10 +98,12 @@ def verify(name: str, root: str | None = None) -> None:
     """
     from lifted_lightning.data.datasets import data_root
     from lifted_lightning.data.datasets.base import Counts
+    from lifted_lightning.data.decode import with_progress
 
     folder = data_root(root)
     table = find(name, root).table(folder)
-    broken = [reason for reason in decode_errors(table) if reason]
+    steps = with_progress(decode_errors(table), len(table), f"decoding {table.name}")
+    broken = [why for found in steps for _, why in found]
     if broken:
         shown = broken[:NAMED] + [f"and {len(broken) - NAMED} more"] * (len(broken) > NAMED)
         raise UserError(
@@ -151,8 +155,8 @@ def find(name: str, root: str | None) -> "RetrievalDataset":
     return named(name, known)
 
 
-def decode_errors(table: "ImageTable") -> Iterator[str]:
-    """For each image of the table, why it cannot be decoded; an empty text if it can."""
+def decode_errors(table: "ImageTable") -> "Steps":
+    """Decode every image; yields after each chunk how many images it had, and which rows broke, and why."""
 
     def reason(item: str) -> str:
         try:
@@ -163,14 +167,6 @@ def decode_errors(table: "ImageTable") -> Iterator[str]:
 
     # Decoding lets other threads run. By chunks, so that no hundred thousand tasks wait at once.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = (table.items[start : start + 256] for start in range(0, len(table), 256))
-        reasons = (found for chunk in chunks for found in pool.map(reason, chunk))
-        yield from with_progress(reasons, len(table), table.name)
-
-
-def with_progress(reasons: Iterable[str], count: int, name: str) -> Iterator[str]:
-    """Pass the reasons on, with a bar on the standard error stream."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(reasons, f"decoding {name}", count, console=Console(stderr=True))
+        for start in range(0, len(table), CHUNK):
+            found = list(pool.map(reason, table.items[start : start + CHUNK]))
+            yield len(found), [(row, why) for row, why in enumerate(found, start) if why]
