@@ -12,6 +12,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lifted_lightning import runs
+from lifted_lightning.files import atomic
 from lifted_lightning.wandb_session import offline_instead
 
 ENVIRONMENT = {
@@ -97,12 +98,10 @@ class MetricsFile(Logger):
             self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        temporary = self.path.with_name(f".{runs.METRICS}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with atomic(self.path, "w") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
         self._columns = columns
 
 

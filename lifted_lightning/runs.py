@@ -17,6 +17,7 @@ from lifted_lightning.files import atomic
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 RESULT = "result.json"
+PLOTS = "plots"
 CHECKPOINTS = "checkpoints"
 
 

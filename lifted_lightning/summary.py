@@ -20,8 +20,8 @@ def print_summary(folder: Path, stage: str = "test") -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
-    if stage == "test":
-        console.print(f"pictures:   {folder / 'plots'}")
+    if any((folder / runs.PLOTS).glob("*.png")):
+        console.print(f"pictures:   {folder / runs.PLOTS}")
     if any(folder.glob("wandb/offline-run-*")):
         records = folder / "wandb" / "offline-run-*"
         console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {records})")

@@ -324,6 +324,9 @@ def _memory(
 
 def device(settings: Settings) -> None:
     """Training GoogLeNet in bf16 at 227, batch 128, against forward and backward of the bare compiled network."""
+    if settings.device != "cuda" or not torch.cuda.is_available():
+        print("device: left out, for it needs a GPU and --device cuda", flush=True)
+        return
     size, batch = (64, 16) if settings.small else (227, 128)
     bare = EmbeddingNetwork("googlenet", pretrained=False).to(
         settings.device, memory_format=torch.channels_last

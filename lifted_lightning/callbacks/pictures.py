@@ -14,13 +14,13 @@ import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lifted_lightning import runs
 from lifted_lightning.callbacks.evaluated import evaluation_of
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
 
 Inputs = dict[str, npt.NDArray[Any]]
-PLOTS = "plots"
 
 
 @dataclass
@@ -116,9 +116,9 @@ class BackgroundPicture(Callback):
         if inputs is None:
             return
         suffix = trainer.global_step if stage == "validation" else stage
-        picture = Path(trainer.default_root_dir) / PLOTS / f"{self.name}_{suffix}.png"
+        picture = Path(trainer.default_root_dir) / runs.PLOTS / f"{self.name}_{suffix}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        job = _Job(picture, f"{PLOTS}/{self.name}_{stage}", trainer.global_step)
+        job = _Job(picture, f"{runs.PLOTS}/{self.name}_{stage}", trainer.global_step)
         self._discard_waiting()
         arrays: dict[str, Any] = {"kind": np.array(self.name), **inputs}
         np.savez(job.inputs, **arrays)
