@@ -86,6 +86,7 @@ def report(command: str, error: BaseException) -> int:
         time.sleep(0.05)
     _say(f"lifted {command}: {_where()}{_one_line(error)}")
     if _starts_the_others():
+        _file("running").unlink(missing_ok=True)
         _file("said").unlink(missing_ok=True)
     return 2 if isinstance(error, UserError) else 1
 
@@ -156,6 +157,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, UserError | RunError):
         return str(error)
     if _has_lost_connection(error):
+        if re.search("timed? ?out", str(error), re.IGNORECASE):
+            return "another rank does not answer: it hangs, or is busy for longer than --trainer.strategy.timeout"
         return "the connection to another rank is lost"
     message = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {message[:400]} ({_place(error)}; --debug shows the traceback)"

@@ -14,13 +14,13 @@ def at(event: str, count: int, number: int = signal.SIGKILL, group: bool = False
 
     Args:
         event: ``step``: in a training step, before the optimiser's; ``validation``: in a validation batch;
-            ``test``: in a batch of the test at the end; ``writing``: half of a checkpoint's bytes are written;
+            ``test`` and ``predict``: in a batch of these; ``writing``: half of a checkpoint's bytes are written;
             ``renaming``: all are, under the temporary name; ``renamed``: just after the checkpoint has its name.
         count: how many times it must happen, from 1.
         number: the signal.
         group: whether its child processes get it too, as from a terminal.
     """
-    assert event in (*EVENTS, "test")
+    assert event in (*EVENTS, "test", "predict")
     return partial(_install, event, count, number, group)
 
 
@@ -60,8 +60,8 @@ def _install(event: str, count: int, number: int, group: bool) -> None:
         before(EmbeddingModule, "on_before_optimizer_step", lambda *args: True)
     elif event == "validation":
         before(EmbeddingModule, "validation_step", lambda *args: True)
-    elif event == "test":
-        before(EmbeddingModule, "test_step", lambda *args: True)
+    elif event in ("test", "predict"):
+        before(EmbeddingModule, f"{event}_step", lambda *args: True)
     elif event == "writing":
         before(os, "fsync", lambda *args: True, lambda file: os.ftruncate(file, os.fstat(file).st_size // 2))
     elif event == "renaming":

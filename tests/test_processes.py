@@ -97,6 +97,17 @@ def test_a_rank_that_is_killed(tmp_path: Path, rank: int, busy: float) -> None:
 
 
 @pytest.mark.slow
+def test_a_rank_that_hangs(tmp_path: Path) -> None:
+    """The other waits for as long as the process group's timeout says, which is 30 minutes by default."""
+    short = ["--trainer.strategy=DDPStrategy", "--trainer.strategy.timeout=0:00:30"]
+    code, output, _ = launched(tmp_path, *fault(1, "hang"), *short)
+    assert code == 1
+    (line,) = said(output)
+    assert line.startswith("lifted fit: rank 0: another rank does not answer")
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_debug_shows_the_traceback_of_each_rank(tmp_path: Path) -> None:
     code, output, _ = launched(tmp_path, *fault(1, "raise"), "--debug")
     assert code == 1

@@ -214,6 +214,19 @@ def test_ended_in_the_test_at_the_end(runs: Runs, number: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "event"), [("validate", "validation"), ("test", "test"), ("predict", "predict")]
+)
+def test_sigterm_ends_a_command_that_does_not_train(runs: Runs, command: str, event: str) -> None:
+    unbroken = runs.unbroken(PLAIN)
+    arguments = [command, f"--config={unbroken / 'config.yaml'}", "--ckpt_path=last"]
+    run = lifted(arguments, runs.folder, 1, [kills.at(event, 1, signal.SIGTERM)])
+    assert run.wait() == [128 + signal.SIGTERM], run.output
+    assert "Traceback" not in run.output
+    assert "--ckpt_path" not in run.output, "there is nothing to go on with"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments(runs: Runs) -> None:
     """Twenty moments, with and without workers and neighbours, on one rank and two."""

@@ -16,6 +16,7 @@ from torch.utils.serialization import config
 
 from lifted_lightning import processes
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
@@ -76,6 +77,8 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"last_checkpoint.every_n_steps {every_n_steps}: give at least 1")
         self.every_n_steps = every_n_steps
         self.folder: Path | None = None
         self._stop_signal = 0
@@ -98,7 +101,13 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._end_when_told(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._restore_handlers()
         if trainer.state.fn != "fit" or trainer.sanity_checking or _gradients_are_pending(trainer):
             return
         self._save(trainer)
@@ -111,17 +120,25 @@ class LastCheckpoint(Checkpoint):
         self._restore_handlers()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._handle_signals(
-            lambda number, frame: self._exit(trainer, number)
-        )  # there is nothing more to save
-        if self._stop_signal:
-            self._exit(trainer, self._stop_signal)
+        self._end_when_told(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_when_told(trainer)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+
+    def _end_when_told(self, trainer: Trainer) -> None:
+        """Outside training there is nothing to save, so a signal ends the run at once."""
+        self._handle_signals(lambda number, frame: self._exit(trainer, number))
+        if self._stop_signal:
+            self._exit(trainer, self._stop_signal)
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
