@@ -40,8 +40,13 @@ def test_the_dev_extra_has_all_that_tests_import() -> None:
     assert own
     with_dev = [package for extra in own[1].split(",") for package in extras[extra]]
     named = " ".join([*project["dependencies"], *extras["dev"], *with_dev]).lower()
-    distribution = {"sklearn": "scikit-learn", "yaml": "jsonargparse", "PIL": "pillow", "faiss": "faiss-cpu"}
-    distribution["importlinter"] = "import-linter"
+    distribution = {
+        "sklearn": "scikit-learn",
+        "yaml": "jsonargparse",
+        "PIL": "pillow",
+        "faiss": "faiss-cpu",
+        "importlinter": "import-linter",
+    }
     implied = {"lightning_fabric": "pytorch-lightning", "scipy": "scikit-learn", "fontTools": "matplotlib"}
     ours = {"lifted_lightning", "tests"} | sys.stdlib_module_names
     for path in (ROOT / "tests").rglob("*.py"):
