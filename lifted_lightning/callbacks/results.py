@@ -127,7 +127,9 @@ class ResultFile(Callback):
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
-            "history": with_training_means(self._progress["history"], runs.read_metrics(folder / runs.METRICS)),
+            "history": with_training_means(
+                self._progress["history"], runs.read_metrics(folder / runs.METRICS)
+            ),
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
             "seconds": {
