@@ -1,5 +1,6 @@
 """The loggers of every run: a CSV file that survives resuming, and W&B, offline unless the user is logged in."""
 
+import contextlib
 import csv
 import os
 from argparse import Namespace
@@ -113,13 +114,13 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
 
     Args:
         folder: the run's folder; the record lies below its ``wandb/``, with the run's id, which a resumed run
-            continues.
+            continues. A ``wandb/`` beside the folder has links to the records of all runs there.
         mode: ``online`` or ``offline``.
         **settings: passed to ``wandb.init`` (project, group, name, tags, config).
     """
     import wandb
 
-    identity = folder / "wandb" / "run-id"
+    identity = folder / "wandb" / "id.txt"
     if identity.exists():
         settings["id"] = identity.read_text().strip()
     taken = [key for key, variable in ENVIRONMENT.items() if os.environ.get(variable)]
@@ -136,8 +137,16 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
     identity.parent.mkdir(exist_ok=True)
     identity.write_text(run.id)
+    _list_beside_others(Path(run.dir).parent, folder.parent / "wandb")
     # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
     # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run, save_dir=str(folder))
+
+
+def _list_beside_others(record: Path, shared: Path) -> None:
+    """Link a record into a folder that `wandb leet` shows, and `wandb sync` uploads, as a whole."""
+    with contextlib.suppress(OSError):  # a file system without links: each run has its own folder still
+        shared.mkdir(exist_ok=True)
+        (shared / record.name).symlink_to(os.path.relpath(record, shared), target_is_directory=True)

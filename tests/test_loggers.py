@@ -66,13 +66,18 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 @pytest.mark.usefixtures("_no_account")
 def test_without_an_account_the_record_is_offline_and_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     assert wandb_mode() == "offline"
-    first = wandb_logger(tmp_path, "offline", project="test", config={"loss": "LiftedStructureLoss"})
+    run = tmp_path / "run"
+    run.mkdir()
+    first = wandb_logger(run, "offline", project="test", config={"loss": "LiftedStructureLoss"})
     identity = first.experiment.id
     first.experiment.finish()
-    assert list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))
-    again = wandb_logger(tmp_path, "offline", project="test")
+    (record,) = (run / "wandb").glob(f"offline-run-*-{identity}")
+    again = wandb_logger(run, "offline", project="test")
     assert again.experiment.id == identity
     again.experiment.finish()
+    beside = tmp_path / "wandb" / record.name
+    assert beside.is_symlink()
+    assert beside.resolve() == record.resolve()
 
 
 @pytest.mark.usefixtures("_no_account")
@@ -82,7 +87,7 @@ def test_a_sweep_agents_run_is_the_one_it_announced(
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
     monkeypatch.setenv("WANDB_RUN_ID", "agent123")
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
-    logger = wandb_logger(tmp_path, "offline", project="ours", group="a/b", name="c")
+    logger = wandb_logger(tmp_path / "run", "offline", project="ours", group="a/b", name="c")
     run = logger.experiment
     assert (run.id, run.project, run.sweep_id, run.group) == ("agent123", "theirs", "sweep1", "a/b")
     run.finish()
@@ -92,7 +97,7 @@ def test_a_sweep_agents_run_is_the_one_it_announced(
     import wandb
 
     wandb.teardown()
-    resumed = wandb_logger(tmp_path, "offline", project="ours")  # by hand, without the agent
+    resumed = wandb_logger(tmp_path / "run", "offline", project="ours")  # by hand, without the agent
     assert resumed.experiment.id == "agent123"
     resumed.experiment.finish()
 
@@ -101,12 +106,12 @@ def test_a_sweep_agents_run_is_the_one_it_announced(
 def test_a_service_that_waits_for_ever_is_killed(tmp_path: Path) -> None:
     import wandb
 
-    wandb_logger(tmp_path, "offline", project="test").experiment.finish()
+    wandb_logger(tmp_path / "run", "offline", project="test").experiment.finish()
     service: Any = wandb.setup().ensure_service()._proc._process
     os.kill(service.pid, signal.SIGSTOP)
     end_wandb_service(patience=0.2)
     assert service.returncode == -signal.SIGKILL
-    again = wandb_logger(tmp_path, "offline", project="test")  # W&B can be used again
+    again = wandb_logger(tmp_path / "run", "offline", project="test")  # W&B can be used again
     again.experiment.finish()
 
 
