@@ -105,8 +105,8 @@ class EmbeddingNetwork(Embedder):
         dropout: probability of dropping a feature before the head (the paper: 0.4).
         normalize: give embeddings unit length. The paper's are not normalised.
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
-        weights_file: a state dict saved by ``torch.save``, used instead of a download. A classifier in it
-            is passed over.
+        weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
+            stands for an environment variable. A classifier in it is passed over.
 
     Raises:
         UserError: for an unknown trunk, a size that is not positive, weights that cannot be downloaded or do
