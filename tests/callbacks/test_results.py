@@ -22,8 +22,12 @@ def test_a_history_row_has_the_means_of_what_training_logged_since_the_row_befor
 def test_result_json_tells_how_the_run_went(tmp_path: Path):
     arguments = "fit --config experiments/quickstart.yaml --trainer.max_steps 6 --trainer.log_every_n_steps 1"
     arguments += " --data.batches_per_epoch 3 --trainer.check_val_every_n_epoch 1 --test false"
+    arguments += " --tsne.every_n 0 --gallery.every_n 0"
     assert main([*arguments.split(), "--runs_dir", str(tmp_path), "--name", "run"]) == 0
     result = json.loads(next(tmp_path.glob("*/run/result.json")).read_text())
+    assert not list(tmp_path.glob("*/run/plots/*"))
+    assert result["stage"] == "validation"
+    assert not result["test"]
     assert [row["step"] for row in result["history"]] == [3, 6]
     assert result["history"][0]["seconds"] < result["history"][1]["seconds"] <= result["seconds"]["fit"]
     assert (

@@ -131,9 +131,9 @@ class TestBackground:
         )
         assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
 
-    def test_interval_below_one(self) -> None:
+    def test_interval_below_zero(self) -> None:
         with pytest.raises(UserError, match="every_n"):
-            TSNEPlot(every_n=0)
+            TSNEPlot(every_n=-1)
 
 
 class TestSample:
