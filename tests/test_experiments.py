@@ -21,7 +21,11 @@ CONFIGS = sorted(
     for path in (p.relative_to(EXPERIMENTS) for p in EXPERIMENTS.rglob("*.yaml"))
     if path.parts[0] not in ("sweeps", "results")
 )
-SHARED = ("experiments/paper.yaml", "experiments/modern.yaml")  # hold no data set: others go on top of them
+SHARED = (  # others go on top of them
+    "experiments/paper.yaml",
+    "experiments/modern.yaml",
+    "experiments/cars196/squeezenet_112/base.yaml",
+)
 DATASETS = {
     "cub200": ("CUB200", [1, 2, 4, 8], "squash"),
     "cars196": ("Cars196", [1, 2, 4, 8], "squash"),

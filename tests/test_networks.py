@@ -216,6 +216,14 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_path_may_hold_an_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_WEIGHTS", str(saved(tmp_path, lambda s: s).parent))
+    EmbeddingNetwork("squeezenet1_1", weights_file="$SOME_WEIGHTS/weights.pth")
+    monkeypatch.delenv("SOME_WEIGHTS")
+    with pytest.raises(UserError, match=r"SOME_WEIGHTS/weights\.pth.*no such file"):
+        EmbeddingNetwork("squeezenet1_1", weights_file="$SOME_WEIGHTS/weights.pth")
+
+
 def test_a_classifier_in_the_file_is_passed_over(tmp_path):
     images = random_images()
     for change in (
