@@ -66,6 +66,8 @@ def test_trunk_is_the_network_without_its_classifier(name, tmp_path):
     whole = models.get_model(name, weights=None, **options).eval()
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     network = EmbeddingNetwork(name, embedding_size=5, weights_file=tmp_path / "weights.pth").eval()
+    whole.double()  # float32 would differ by the memory format's order of summation
+    network.double()
 
     path, classifier = next(
         (path, module)
@@ -74,7 +76,7 @@ def test_trunk_is_the_network_without_its_classifier(name, tmp_path):
     )
     captured = []
     whole.get_submodule(path).register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
-    images = random_images(2, {"vit_b_16": 224, "maxvit_t": 224, "inception_v3": 299}.get(name, 64))
+    images = random_images(2, {"vit_b_16": 224, "maxvit_t": 224, "inception_v3": 299}.get(name, 64)).double()
     with torch.no_grad():
         whole(images)
         features = network.trunk(images)
