@@ -57,12 +57,13 @@ def run(arguments: Sequence[str]) -> int:
     else:
         trials = [make_trial(sweep, values, parent) for values in earlier_values(sweep, parent)]
     missing = [trial for trial in trials if trial.state in ("missing", "begun")]
-    if missing or len(trials) < (sweep.run_cap or 0):
+    wanted = len(trials) if sweep.method == "grid" else sweep.run_cap or 0
+    if missing or len(trials) < wanted:
         check_arguments(sweep, missing)
     if options.dry_run:
         show_trials(sweep, trials)
         return 0
-    if not missing and len(trials) >= (sweep.run_cap or 0):
+    if not missing and len(trials) >= wanted:
         print(f"{sweep.name}: all {len(trials)} trials are done; next: lifted report {show(parent)}")
         return 0
     # Ray has a handler of its own, so ours comes after it.
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         interrupted_by_sigterm(),
     ):
         search = Search(sweep, [trial.values for trial in trials] if sweep.method != "grid" else [])
-        failed = Driver(sweep, search, pool, parent, options.retries, len(trials)).run()
+        failed = Driver(sweep, search, pool, parent, options.retries, wanted).run()
     if not failed:
         print(f"next: lifted report {show(parent)}")
     return 1 if failed else 0

@@ -23,18 +23,18 @@ class Driver:
         pool: runs them.
         parent: the folder of their folders.
         retries: times that a failed trial is run again.
-        known: how many trials have a folder or, of a grid, there are.
+        total: how many trials there will be.
     """
 
     def __init__(
-        self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, known: int
+        self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, total: int
     ) -> None:
         self.sweep = sweep
         self.search = search
         self.pool = pool
         self.parent = parent
         self.retries = retries
-        self.progress = Progress(sweep, total=known if sweep.method == "grid" else sweep.run_cap or known)
+        self.progress = Progress(sweep, total)
         self._numbers: dict[str, int] = {}
         self._attempts: dict[str, int] = {}
         self._reported: dict[str, int] = {}

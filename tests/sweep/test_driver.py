@@ -63,7 +63,7 @@ def drive(
         **settings,
     )
     pool = MadeUpPool(outcome)
-    driver = Driver(sweep, Search(sweep, []), cast(Pool, pool), folder, retries, known=3)
+    driver = Driver(sweep, Search(sweep, []), cast(Pool, pool), folder, retries, total=3)
     return pool, driver.run(), driver
 
 
@@ -128,7 +128,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_stays_so(tmp_path: Path) -> No
     )  # fmt: skip
     for _ in range(2):
         pool = Slow(outcome)
-        failed = Driver(sweep, Search(sweep, []), cast(Pool, pool), tmp_path, 0, known=3).run()
+        failed = Driver(sweep, Search(sweep, []), cast(Pool, pool), tmp_path, 0, total=3).run()
         assert failed == []
         states = {path.parent.name[:2]: path.name for path in tmp_path.glob("*/stopped.json")}
         assert states == {"x2": "stopped.json", "x3": "stopped.json"}

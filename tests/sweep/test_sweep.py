@@ -249,3 +249,20 @@ def test_a_dry_run_lists_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert main(["sweep", "s.yaml", "--dry-run"]) == 0
     assert "3 more will be drawn from seed_everything" in capsys.readouterr().out
     assert not (folder / "runs").exists()
+
+
+def test_a_finished_grid_is_left_alone_whatever_its_cap(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from lifted_lightning.cli import main
+
+    monkeypatch.chdir(folder)
+    write_sweep(folder, {"seed_everything": [0, 1]}, run_cap=5)
+    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("missing"):
+            trial = folder / line.split()[1]
+            trial.mkdir(parents=True)
+            (trial / "result.json").write_text("{}")
+    assert main(["sweep", "s.yaml"]) == 0
+    assert "all 2 trials are done" in capsys.readouterr().out
