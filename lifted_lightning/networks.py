@@ -14,7 +14,7 @@ from lifted_lightning.trunks import build_trunk
 
 
 class Embedder(nn.Module):
-    """A trunk that gives flat features, then dropout, a linear head, and L2 normalisation if asked for.
+    """A trunk that gives flat features, then dropout, a linear head, and embeddings of one length if asked for.
 
     Shape: (B, C, H, W) float images to (B, embedding_size).
 
@@ -22,7 +22,8 @@ class Embedder(nn.Module):
         trunk: images to (B, features).
         head: the linear embedding layer, which has a learning rate of its own.
         embedding_size: number of dimensions of an embedding.
-        normalize: whether embeddings have unit length.
+        normalize: whether all embeddings have one length.
+        length: that length.
         mean: the per channel mean of pixels in [0, 1] that the trunk expects to be subtracted; None: any.
         std: the standard deviation that it expects to be divided by, likewise.
     """
@@ -31,23 +32,34 @@ class Embedder(nn.Module):
     std: Sequence[float] | None = None
 
     def __init__(
-        self, trunk: nn.Module, features: int, embedding_size: int, dropout: float, normalize: bool
+        self,
+        trunk: nn.Module,
+        features: int,
+        embedding_size: int,
+        dropout: float,
+        normalize: bool,
+        length: float = 1.0,
     ) -> None:
         super().__init__()
         if embedding_size <= 0:
             raise UserError(f"embedding_size={embedding_size}: give at least 1 (the paper uses 64 to 512)")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: give a probability of at least 0 and below 1")
+        if length <= 0 or (length != 1 and not normalize):
+            raise UserError(
+                f"length={length}, normalize={normalize}: give a length above 0, with normalize=true"
+            )
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, embedding_size)
         self.embedding_size = embedding_size
         self.normalize = normalize
+        self.length = length
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float images to (B, embedding_size) embeddings."""
         embeddings = self.head(self.dropout(self.trunk(images)))
-        return functional.normalize(embeddings) if self.normalize else embeddings
+        return self.length * functional.normalize(embeddings) if self.normalize else embeddings
 
     def initial_trunk(self) -> nn.Module | None:
         """The trunk as it was before training, in evaluation mode, if it came with weights; else None."""
@@ -65,10 +77,11 @@ class ConvNet(Embedder):
         channels: 1 for greyscale images, 3 for colour.
         width: channels of the first convolution; the others have 2, 4 and 4 times as many.
         dropout: probability of dropping a feature before the head.
-        normalize: give embeddings unit length. The paper's are not normalised.
+        normalize: give all embeddings one length. The paper's are not normalised.
+        length: that length. It changes no ranking, but what the distances are to a margin and a log-sum-exp.
 
     Raises:
-        UserError: for a size that is not positive, or a dropout that is no probability.
+        UserError: for a size or length that is not positive, or a dropout that is no probability.
     """
 
     def __init__(
@@ -78,6 +91,7 @@ class ConvNet(Embedder):
         width: int = 32,
         dropout: float = 0.0,
         normalize: bool = False,
+        length: float = 1.0,
     ) -> None:
         if min(channels, width) <= 0:
             raise UserError(f"ConvNet channels={channels}, width={width}: both must be at least 1")
@@ -87,7 +101,7 @@ class ConvNet(Embedder):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         trunk = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        super().__init__(trunk, 64 * width, embedding_size, dropout, normalize)
+        super().__init__(trunk, 64 * width, embedding_size, dropout, normalize, length)
 
 
 class EmbeddingNetwork(Embedder):
@@ -103,14 +117,15 @@ class EmbeddingNetwork(Embedder):
             sets, such as ``IMAGENET1K_V1``, and True takes its default.
         embedding_size: number of dimensions of an embedding.
         dropout: probability of dropping a feature before the head (the paper: 0.4).
-        normalize: give embeddings unit length. The paper's are not normalised.
+        normalize: give all embeddings one length. The paper's are not normalised.
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
         weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
             stands for an environment variable. A classifier in it is passed over.
+        length: of normalised embeddings, as in `ConvNet`.
 
     Raises:
-        UserError: for an unknown trunk, a size that is not positive, weights that cannot be downloaded or do
-            not fit.
+        UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
+            or do not fit.
     """
 
     def __init__(
@@ -122,9 +137,10 @@ class EmbeddingNetwork(Embedder):
         normalize: bool = False,
         freeze_batchnorm: bool = False,
         weights_file: str | Path | None = None,
+        length: float = 1.0,
     ) -> None:
         network, features = build_trunk(trunk, pretrained, weights_file)
-        super().__init__(network, features, embedding_size, dropout, normalize)
+        super().__init__(network, features, embedding_size, dropout, normalize, length)
         statistics = getattr(network, "pretrained_cfg", {})  # timm's networks carry their own
         self.mean = statistics.get("mean", IMAGENET_MEAN)
         self.std = statistics.get("std", IMAGENET_STD)

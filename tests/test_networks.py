@@ -37,9 +37,16 @@ def test_convnet(channels, size):
     assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
-def test_normalised_embeddings_have_unit_length():
-    lengths = ConvNet(width=4, normalize=True)(random_images(3, 32, 1)).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones(3))
+@pytest.mark.parametrize("length", [1.0, 0.5, 10.0])
+def test_normalised_embeddings_have_one_length(length):
+    lengths = ConvNet(width=4, normalize=True, length=length)(random_images(3, 32, 1)).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((3,), length))
+
+
+@pytest.mark.parametrize(("length", "normalize"), [(0.0, True), (-1.0, True), (2.0, False)])
+def test_a_length_is_above_0_and_needs_normalisation(length, normalize):
+    with pytest.raises(UserError, match=f"length={length}, normalize={normalize}"):
+        ConvNet(width=4, normalize=normalize, length=length)
 
 
 def test_dropout_comes_before_the_head():
