@@ -33,7 +33,13 @@ DATASETS = {
     "inshop": ("InShop", [1, 10, 20, 30], "squash"),
 }
 LOSSES: dict[str, dict[str, Any]] = {
-    "contrastive": {"class": "ContrastiveLoss", "margin": 1.0, "pairs": "consecutive"},
+    "contrastive": {
+        "class": "ContrastiveLoss",
+        "margin": 1.0,
+        "pairs": "consecutive",
+        "average": "all",
+        "squared": True,
+    },
     "triplet": {"class": "TripletLoss", "margin": 1.0, "squared": True, "mining": "all", "average": "all"},
     "lifted": {"class": "LiftedStructureLoss", "margin": 1.0, "smooth": True},
 }

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lifted_lightning.losses.pairs import (
+    Average,
     Laplacian,
     PairBlocks,
     Terms,
@@ -30,6 +31,11 @@ class ContrastiveLoss(nn.Module):
 
     .. math:: J = \frac{1}{2|P|} \sum_{P} D_{ij}^2 + \frac{1}{2|N|} \sum_{N} \max(0, \alpha - D_{ij})^2 .
 
+    ``average`` says what N counts: all negative pairs, or those whose hinge is above 0 (``"active"``), so that
+    the few hard ones are not averaged away. With ``squared=False`` both terms are linear,
+    :math:`D_{ij}` and :math:`\max(0, \alpha - D_{ij})`; with ``average="active"`` that is half the form of
+    Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials. The paper's is squared, over all.
+
     At the edges: a mean over no pairs is 0, so that a batch of singletons still pushes and one of a single
     class still pulls; an empty batch or a single row give 0 with a zero gradient. The derivative of a
     distance that is 0 is 0.
@@ -37,45 +43,77 @@ class ContrastiveLoss(nn.Module):
     Args:
         margin: α, the distance beyond which a negative pair costs nothing.
         pairs: all pairs of the batch, or the given ones.
+        average: over all negative pairs or the active ones; of given pairs, all.
+        squared: whether the terms are squared.
+
+    Raises:
+        ValueError: for another word, and for the active ones of given pairs.
     """
 
-    def __init__(self, margin: float = 1.0, pairs: Literal["all", "consecutive"] = "all") -> None:
+    def __init__(
+        self,
+        margin: float = 1.0,
+        pairs: Literal["all", "consecutive"] = "all",
+        average: Average = "all",
+        squared: bool = True,
+    ) -> None:
         super().__init__()
         if pairs not in ("all", "consecutive"):
             raise ValueError(f"pairs must be 'all' or 'consecutive', not {pairs!r}")
+        if average not in ("all", "active"):
+            raise ValueError(f"average must be 'all' or 'active', not {average!r}")
+        if (pairs, average) == ("consecutive", "active"):
+            raise ValueError("average must be 'all' with pairs='consecutive'")
         self.margin = margin
         self.pairs = pairs
+        self.average: Average = average
+        self.squared = squared
 
     def extra_repr(self) -> str:
-        return f"margin={self.margin}, pairs={self.pairs!r}"
+        return f"margin={self.margin}, pairs={self.pairs!r}, average={self.average!r}, squared={self.squared}"
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
         if self.pairs == "consecutive":
-            return contrastive_loss_of_given(embeddings, labels, self.margin)
-        return contrastive_loss(embeddings, labels, self.margin)
+            return contrastive_loss_of_given(embeddings, labels, self.margin, self.squared)
+        return contrastive_loss(embeddings, labels, self.margin, self.average, self.squared)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the negative pairs that are closer than the margin."""
         if self.pairs == "consecutive":
             with torch.no_grad():
-                squared, positive = _given(embeddings, labels)
-                share = (~positive & (squared.sqrt() < self.margin)).sum() / (~positive).sum().clamp_min(1)
+                squares, positive = _given(embeddings, labels)
+                share = (~positive & (squares.sqrt() < self.margin)).sum() / (~positive).sum().clamp_min(1)
             return {"active_share": share.float()}
-        return {"active_share": active_share(embeddings, labels, lambda p, g: _terms(p, g, self.margin))}
+        return {
+            "active_share": active_share(
+                embeddings, labels, lambda p, g: _terms(p, g, self.margin, "all", self.squared)
+            )
+        }
 
 
-def contrastive_loss(embeddings: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
+def contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    margin: float = 1.0,
+    average: Average = "all",
+    squared: bool = True,
+) -> Tensor:
     """The contrastive loss of all pairs; see :class:`ContrastiveLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin))
+    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared))
 
 
-def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
+def contrastive_loss_of_given(
+    embeddings: Tensor, labels: Tensor, margin: float = 1.0, squared: bool = True
+) -> Tensor:
     """The contrastive loss of the pairs (rows 2i and 2i+1); see :class:`ContrastiveLoss`."""
-    squared, positive = _given(embeddings, labels)
-    apart = squared > 0
-    distances = torch.where(apart, torch.where(apart, squared, 1).sqrt(), squared)  # no infinite slope at 0
-    terms = torch.where(positive, squared, (margin - distances).relu().square())
+    squares, positive = _given(embeddings, labels)
+    apart = squares > 0
+    distances = torch.where(apart, torch.where(apart, squares, 1).sqrt(), squares)  # no infinite slope at 0
+    hinge = (margin - distances).relu()
+    terms = (
+        torch.where(positive, squares, hinge.square()) if squared else torch.where(positive, distances, hinge)
+    )
     value = terms.sum() / (2 * max(len(terms), 1)) + 0 * embeddings.sum(dtype=terms.dtype)
     return value.to(torch.promote_types(embeddings.dtype, torch.float32))
 
@@ -88,20 +126,31 @@ def _given(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (x[0:even:2] - x[1:even:2]).square().sum(1), labels[0:even:2] == labels[1:even:2]
 
 
-def _terms(pairs: PairBlocks, with_gradient: bool, margin: float) -> Terms:
-    """Value and gradient of the form on all pairs, in one sweep."""
+def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Average, squared: bool) -> Terms:
+    """Value and gradient of the form on all pairs, in one sweep; to average over the active ones takes one more."""
     positives, negatives = pairs.positives.sum().clamp_min(2) / 2, pairs.negatives.sum().clamp_min(2) / 2
+    counted = negatives if average == "all" else _active(pairs, margin).clamp_min(1)
     pull, push, active = pairs.x.new_zeros(()), pairs.x.new_zeros(()), pairs.x.new_zeros(())
     laplacian = Laplacian(pairs.x)
     for block in pairs.blocks:
         positive, near, far = pairs.split(block)
-        pull += torch.where(positive, near, 0).square_().sum()
+        near = torch.where(positive, near, 0)
         hinge = (margin - far).relu_()
-        push += torch.linalg.vector_norm(hinge).square()
+        pull += near.square().sum() if squared else near.sum()
+        push += torch.linalg.vector_norm(hinge).square() if squared else hinge.sum()
         active += torch.count_nonzero(hinge)
-        if with_gradient:
-            weights = over_distance_(hinge, far)
-            weights[:, : positive.shape[1]] -= positive * (negatives / positives)
+        if with_gradient:  # the derivatives of the halved terms by a distance, divided by it
+            weights = over_distance_(hinge if squared else hinge.gt(0).to(far.dtype).mul_(0.5), far)
+            beside = positive if squared else over_distance_(positive.to(near.dtype).mul_(0.5), near)
+            weights[:, : positive.shape[1]] -= beside * (counted / positives)
             laplacian.add_(weights, block.rows, block.columns, -1)
-    gradient = laplacian.gradient().div_(negatives) if with_gradient else None
-    return Terms((pull / positives + push / negatives) / 2, gradient, active / negatives)
+    gradient = laplacian.gradient().div_(counted) if with_gradient else None
+    return Terms((pull / positives + push / counted) / 2, gradient, active / negatives)
+
+
+def _active(pairs: PairBlocks, margin: float) -> Tensor:
+    """The number of negative pairs closer than the margin."""
+    count = pairs.x.new_zeros(())
+    for block in pairs.blocks:
+        count += torch.count_nonzero(pairs.split(block)[2] < margin)
+    return count

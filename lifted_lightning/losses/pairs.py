@@ -14,7 +14,7 @@ Three things make the result right where a plain Gram matrix is not:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ BLOCK_ENTRIES_GPU = 2**26  # 512 MB: few kernel launches
 BLOCK_ROWS = 64  # at least: a matrix product wants as many
 WHOLE_ROWS = 4096  # up to this batch size a loss may keep a matrix of all pairs for the length of its forward
 ROUNDING = 64  # a squared distance below this many roundings of the squared norm is 0
+
+Average = Literal["active", "all"]  # what a mean counts: terms whose hinge is above 0, or all of them
 
 
 class Block(NamedTuple):

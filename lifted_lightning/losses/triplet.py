@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lifted_lightning.losses.pairs import (
+    Average,
     Block,
     Laplacian,
     PairBlocks,
@@ -17,7 +18,6 @@ from lifted_lightning.losses.pairs import (
 )
 
 Mining = Literal["all", "semihard", "hard"]
-Average = Literal["active", "all"]
 
 TIE = 1e-9  # copies of a row are at one distance but for rounding: a relative difference below this is a tie
 

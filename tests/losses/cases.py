@@ -20,16 +20,19 @@ class Case(NamedTuple):
     dense: Callable[[Tensor, Tensor], Tensor] | None
 
 
-CASES = {
-    "contrastive": Case(
-        ContrastiveLoss(0.9),
-        partial(loops.contrastive_all, margin=0.9),
-        partial(dense.contrastive, margin=0.9),
-    ),
-    "contrastive-given": Case(
-        ContrastiveLoss(1.5, pairs="consecutive"), partial(loops.contrastive_given, margin=1.5), None
-    ),
-}
+CASES: dict[str, Case] = {}
+for _squared in (True, False):
+    _options = {"margin": 1.5, "squared": _squared}
+    CASES["contrastive-given" + "-linear" * (not _squared)] = Case(
+        ContrastiveLoss(pairs="consecutive", **_options), partial(loops.contrastive_given, **_options), None
+    )
+    for _average in ("all", "active"):
+        _options = {"margin": 0.9, "average": _average, "squared": _squared}
+        CASES[f"contrastive-{_average}" + "-linear" * (not _squared)] = Case(
+            ContrastiveLoss(**_options),
+            partial(loops.contrastive_all, **_options),
+            partial(dense.contrastive, **_options),
+        )
 for _smooth in (True, False):
     _options = {"margin": 1.0, "smooth": _smooth}
     CASES["lifted" if _smooth else "lifted-eq3"] = Case(

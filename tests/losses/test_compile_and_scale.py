@@ -28,7 +28,14 @@ def check_compiled(name: str, backend: str) -> None:
     assert counter.frame_count == 1
 
 
-EVERYDAY = ("contrastive", "contrastive-given", "lifted", "lifted-eq3", "triplet-all-active")
+EVERYDAY = (
+    "contrastive-all",
+    "contrastive-active-linear",
+    "contrastive-given",
+    "lifted",
+    "lifted-eq3",
+    "triplet-all-active",
+)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def test_triplet(squared: bool, average: str) -> None:
     torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)
 
 
-def test_contrastive() -> None:
+@pytest.mark.parametrize("average", ["active", "all"])
+def test_contrastive(average: str) -> None:
     """Theirs has plain hinges and no factor ½: positives on squared distances, negatives squared."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     distances = pytest.importorskip("pytorch_metric_learning.distances")
@@ -57,7 +58,8 @@ def test_contrastive() -> None:
             return losses.mean() * 0
 
         def neg_pair_reduction(self, losses, *rest):
-            return losses.square().mean()
+            counted = losses[losses > 0] if average == "active" else losses
+            return counted.square().mean()
 
     class PositiveMean(reducers.BaseReducer):
         def pos_pair_reduction(self, losses, *rest):
@@ -71,6 +73,17 @@ def test_contrastive() -> None:
 
     pull = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(2), reducer=PositiveMean())
     push = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(1), reducer=SquaredMean())
-    ours = ContrastiveLoss(2.0)
+    ours = ContrastiveLoss(2.0, average=average)
     results = both(lambda x, y: 2 * ours(x, y), lambda x, y: pull(x, y) + push(x, y))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)
+
+
+def test_linear_contrastive() -> None:
+    """Theirs has no factor ½, and leaves positives at distance 0 out of the mean, of which there are none here."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    theirs = losses.ContrastiveLoss(
+        pos_margin=0, neg_margin=2, distance=distances.LpDistance(normalize_embeddings=False)
+    )
+    ours = ContrastiveLoss(2.0, average="active", squared=False)
+    torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)

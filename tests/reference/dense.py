@@ -20,12 +20,14 @@ def _masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     return same & ~torch.eye(len(labels), dtype=torch.bool), ~same
 
 
-def contrastive(x: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """All pairs of the batch."""
-    squared, distances = _distances(x)
+def contrastive(x: Tensor, labels: Tensor, margin: float, average: str, squared: bool) -> Tensor:
+    """All pairs of the batch, the mean over the active or all negatives."""
+    squares, distances = _distances(x)
     positive, negative = _masks(labels)
-    pull = torch.where(positive, squared, 0).sum() / positive.sum().clamp_min(1)
-    push = torch.where(negative, (margin - distances).relu().square(), 0).sum() / negative.sum().clamp_min(1)
+    hinge = (margin - distances).relu()
+    pull = torch.where(positive, squares if squared else distances, 0).sum() / positive.sum().clamp_min(1)
+    counted = negative & (distances < margin) if average == "active" else negative
+    push = torch.where(negative, hinge.square() if squared else hinge, 0).sum() / counted.sum().clamp_min(1)
     return (pull + push) / 2
 
 

@@ -25,22 +25,26 @@ def negative_pairs(labels: np.ndarray) -> list[tuple[int, int]]:
     return [(i, j) for i in range(n) for j in range(i + 1, n) if labels[i] != labels[j]]
 
 
-def contrastive_given(x: np.ndarray, labels: np.ndarray, margin: float) -> float:
+def contrastive_given(x: np.ndarray, labels: np.ndarray, margin: float, squared: bool) -> float:
     """The paper's contrastive loss on the given pairs, rows 2i and 2i+1."""
     x = x.astype(np.float64)
     count, total = len(labels) // 2, 0.0
     for p in range(count):
         i, j = 2 * p, 2 * p + 1
         d = distance(x, i, j)
-        total += d**2 if labels[i] == labels[j] else max(0.0, margin - d) ** 2
+        term = d if labels[i] == labels[j] else max(0.0, margin - d)
+        total += term**2 if squared else term
     return total / (2 * count) if count else 0.0
 
 
-def contrastive_all(x: np.ndarray, labels: np.ndarray, margin: float) -> float:
-    """Contrastive loss on all pairs: half of (mean over positives + mean over negatives)."""
+def contrastive_all(x: np.ndarray, labels: np.ndarray, margin: float, average: str, squared: bool) -> float:
+    """Contrastive loss on all pairs: half of (mean over positives + mean over the active or all negatives)."""
     x = x.astype(np.float64)
-    pull = [distance(x, i, j) ** 2 for i, j in positive_pairs(labels)]
-    push = [max(0.0, margin - distance(x, i, j)) ** 2 for i, j in negative_pairs(labels)]
+    power = 2 if squared else 1
+    pull = [distance(x, i, j) ** power for i, j in positive_pairs(labels)]
+    push = [max(0.0, margin - distance(x, i, j)) ** power for i, j in negative_pairs(labels)]
+    if average == "active":
+        push = [term for term in push if term > 0]
     return 0.5 * (sum(pull) / max(len(pull), 1) + sum(push) / max(len(push), 1))
 
 
