@@ -10,6 +10,7 @@ from typing import Any
 
 from lifted_lightning import runs
 from lifted_lightning.errors import UserError
+from lifted_lightning.report.defaults import complete
 
 STAGES = ("test", "validation")
 
@@ -107,6 +108,7 @@ def read(paths: Sequence[str]) -> Found:
             f"{listed(sorted(unfinished))}: no {runs.RESULT}, failed or unfinished, not counted; look at log.txt "
             "there, and give the sweep again, or `lifted fit --config RUN/config.yaml --ckpt_path=last`"
         )
+    complete(run.settings for run in found)
     if not found:
         raise UserError(f"{', '.join(paths)}: no finished run; " + "; ".join(warnings))
     found, stage, more = _one_stage(found)

@@ -34,6 +34,26 @@ def test_groups_are_everything_but_the_seed(tmp_path: Path) -> None:
     assert comparison.metrics[:4] == ["recall@1", "recall@2", "recall@4", "recall@8"]
 
 
+def test_an_option_that_a_run_s_version_did_not_have_means_its_default(tmp_path: Path) -> None:
+    own, others = "TripletLoss", "peer.losses.TripletLoss"
+    for path in (own, others):
+        for seed, more in ((0, {}), (1, {"squared": False}), (2, {"average": "all"}), (3, {"margin": 0.2})):
+            make_run(tmp_path / f"{path}{seed}", seed, path, loss_arguments=more)
+    found = rows(compared(tmp_path))
+    assert [seeds for label, *_, seeds in found if "peer" not in label] == [[0, 1, 3], [2]]
+    assert [label for label, *_ in found if "peer" not in label] == [
+        "Triplet (average=active)",
+        "Triplet (average=all)",
+    ]
+    assert len([label for label, *_ in found if "peer" in label]) == 3
+
+
+def test_a_class_that_is_gone_is_left_as_it_is(tmp_path: Path) -> None:
+    for seed, more in enumerate(({}, {"power": 2})):
+        make_run(tmp_path / str(seed), seed, "lifted_lightning.losses.GoneLoss", loss_arguments=more)
+    assert len(rows(compared(tmp_path))) == 2
+
+
 def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path / f"plain-{seed}", seed)
