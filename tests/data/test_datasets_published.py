@@ -354,6 +354,26 @@ def test_damaged_mat_is_named(tmp_path: Path, content: bytes | None) -> None:
         Cars196().table(tmp_path)
 
 
+def test_turned_characters_are_classes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_omniglot(tmp_path)
+    monkeypatch.setattr(Omniglot, "expected", EIGHT)
+    plain, turned = Omniglot().table(tmp_path), Omniglot(rotations=True).table(tmp_path)
+    assert Counts.of(turned) == Counts(train_images=16, train_classes=8, test_images=4, test_classes=2)
+    assert np.array_equal(turned.labels[: len(plain)], plain.labels)
+    assert np.array_equal(turned.test, plain.test)
+    assert len(set(turned.items)) == len(turned)
+    assert len(set(turned.class_names)) == len(turned.class_names) == 10
+    assert turned.key != plain.key
+    for row in turned.train:
+        item, _, degrees = turned.items[row].partition("@")
+        name, _, also = turned.class_names[turned.labels[row]].partition("@")
+        original = plain.items.index(item)
+        assert degrees == also
+        assert name == plain.class_names[plain.labels[original]]
+        wanted = np.rot90(np.asarray(plain.read(original)), int(degrees or 0) // 90)
+        assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(turned)).read(row)), wanted)
+
+
 def test_read_only_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_cub(tmp_path)
     monkeypatch.setattr(CUB200, "expected", EIGHT)
