@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -51,11 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         os.environ["LIFTED_DEBUG"] = "1"  # for the other ranks
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        code = _dispatch(arguments[0], arguments[1:])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print(f"\nlifted {arguments[0]}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         if os.environ.get("LIFTED_DEBUG"):
             raise
         from lifted_lightning import processes
@@ -77,6 +83,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     hint = did_you_mean(command, [*TRAINER, *OWN], "see lifted --help")
     print(f"lifted: no command {command!r}; {hint}", file=sys.stderr)
     return 2
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output was closed, as by ``| head``; if so what is left of it goes nowhere, also at exit."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # an error is told without being asked for
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def entry_point() -> None:

@@ -1,10 +1,14 @@
 """The command line's help. Wrong inputs are in test_errors.py, real runs in test_fit.py."""
 
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lifted_lightning.cli import main
+from tests.report.made_up import make_run
 
 
 def test_help_lists_our_losses_and_no_layers_of_torch(
@@ -18,3 +22,13 @@ def test_help_lists_our_losses_and_no_layers_of_torch(
     assert end.value.code == 0
     assert "lifted_lightning.LiftedStructureLoss" in text
     assert "torch.nn." not in text.split("--model.loss")[1].split("--model.augment")[0]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    command = [sys.executable, "-m", "lifted_lightning.cli", "report", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (128 + signal.SIGPIPE, b"")
