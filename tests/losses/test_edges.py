@@ -137,6 +137,10 @@ def test_misuse_is_an_error(name: str) -> None:
 def test_options_out_of_range_are_errors() -> None:
     with pytest.raises(ValueError, match="pairs"):
         ContrastiveLoss(pairs="some")
+    with pytest.raises(ValueError, match="average must be 'all' or 'active'"):
+        ContrastiveLoss(average="some")
+    with pytest.raises(ValueError, match="with pairs='consecutive'"):
+        ContrastiveLoss(pairs="consecutive", average="active")
     with pytest.raises(ValueError, match="mining"):
         TripletLoss(mining="easy")
     with pytest.raises(ValueError, match="average"):
