@@ -89,3 +89,25 @@ def test_chosen_settings_are_those_of_the_best_trial(path: Path) -> None:
     chosen, tried = runs.flatten(parsed(config)), runs.flatten(best["config"])
     for key in sweep["parameters"]:
         assert isclose(chosen[key], tried[key], rel_tol=5e-3), key
+
+
+def test_the_readme_s_tables_are_the_reports() -> None:
+    reports = [out_of(command) for command in REPORTS if out_of(command).endswith("/losses")]
+    rows = {
+        tuple(cells[i] for i in (2, 6, 7, 8))
+        for report in reports
+        for line in (Path(report) / "report.md").read_text(encoding="utf-8").splitlines()
+        if len(cells := cells_of(line)) == 9
+    }
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2]
+    shown = [
+        cells_of(line)[1:] for line in section.splitlines() if line.startswith("| ") and "R@1" not in line
+    ]
+    assert len(shown) > 10
+    for cells in shown:
+        assert tuple(cells) in rows, cells
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a row of a Markdown table, without marks for bold."""
+    return [cell.strip().replace("**", "") for cell in line.strip().strip("|").split("|")]
