@@ -52,7 +52,9 @@ def test_compiles_with_inductor(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["contrastive", "lifted", "lifted-eq3", "triplet-all-active"])
+@pytest.mark.parametrize(
+    "name", ["contrastive-all", "contrastive-active-linear", "lifted", "lifted-eq3", "triplet-all-active"]
+)
 def test_large_batch_needs_no_matrix_of_all_pairs(name: str) -> None:
     """At B = 12,288 such a matrix has 576 MB in float32; the loss must do with a fraction of one."""
     code = f"""
