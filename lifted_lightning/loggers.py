@@ -71,11 +71,7 @@ class MetricsFile(Logger):
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)
         else:
-            rows: list[dict[str, Any]] = [*runs.read_metrics(self.path)]
-            only_tested = self._columns is None and rows  # for it was killed after training
-            if only_tested and int(rows[-1]["step"]) == self._rows[0]["step"]:
-                rows[-1] |= self._rows.pop(0)
-            self._replace(columns, [*rows, *self._rows])
+            self._replace(columns, [*runs.read_metrics(self.path), *self._rows])
         self._columns, self._rows = columns, []
 
     @rank_zero_only

@@ -163,6 +163,15 @@ def test_killed_at_a_moment(runs: Runs, event: str, count: int, setting: Setting
     assert steps_logged(folder) == list(range(1, STEPS, 2))
 
 
+def test_killed_between_the_last_checkpoint_and_the_last_row(runs: Runs) -> None:
+    """Nothing is left to train then, but a row of metrics is left to write."""
+    run, folder = runs.start(PLAIN, [kills.at("renamed", 14)])
+    assert run.wait() == [-signal.SIGKILL], run.output
+    assert load(folder, "last")["global_step"] == STEPS
+    assert steps_logged(folder)[-1] < STEPS - 1, "the last row should be missing"
+    runs.assert_goes_on(folder, PLAIN)
+
+
 @pytest.mark.parametrize(
     ("number", "setting", "rank"),
     [

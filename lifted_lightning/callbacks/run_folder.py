@@ -77,7 +77,6 @@ class RunFolder(Callback):
         self.header = header
         self.folder: Path | None = None
         self._lock: int | None = None
-        self._pending_row: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
@@ -92,11 +91,6 @@ class RunFolder(Callback):
             if isinstance(callback, LastCheckpoint):
                 callback.folder = self.folder / runs.CHECKPOINTS
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile) and trainer.global_step:
-                logger.resume(trainer.global_step, self._pending_row)
-
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -106,7 +100,11 @@ class RunFolder(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._pending_row = checkpoint.get(PENDING_ROW)
+        if trainer.state.fn != "fit":
+            return
+        for logger in trainer.loggers:  # here, for Lightning starts no training where none is left to do
+            if isinstance(logger, MetricsFile):
+                logger.resume(checkpoint["global_step"], checkpoint.get(PENDING_ROW))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best validation so far into W&B's summary, as ``best/map@r`` and so on."""
