@@ -54,7 +54,13 @@ class RetrievalEvaluation(Callback):
         self.baseline = baseline
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
+        self._loaded_step = 0
         self._metric: RetrievalMetrics | None = None
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded_step = checkpoint["global_step"]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metric = self._new_metric(trainer, pl_module, "validation")
@@ -90,6 +96,10 @@ class RetrievalEvaluation(Callback):
         assert self._metric is not None
         assert self._metric.result is not None
         return self._metric.result
+
+    def step(self, trainer: Trainer) -> int:
+        """How many steps the network that is evaluated has trained: after training, those of its checkpoint."""
+        return trainer.global_step if trainer.state.fn == "fit" else self._loaded_step
 
     def _new_metric(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)

@@ -115,10 +115,11 @@ class BackgroundPicture(Callback):
         inputs = self.inputs(trainer, stage, embedding_set)
         if inputs is None:
             return
-        suffix = trainer.global_step if stage == "validation" else stage
+        step = evaluation_of(trainer).step(trainer)
+        suffix = step if stage == "validation" else stage
         picture = Path(trainer.default_root_dir) / runs.PLOTS / f"{self.name}_{suffix}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        job = _Job(picture, f"{runs.PLOTS}/{self.name}_{stage}", trainer.global_step)
+        job = _Job(picture, f"{runs.PLOTS}/{self.name}_{stage}", step)
         self._discard_waiting()
         arrays: dict[str, Any] = {"kind": np.array(self.name), **inputs}
         np.savez(job.inputs, **arrays)
@@ -184,8 +185,9 @@ class BackgroundPicture(Callback):
 
 def picture_title(trainer: Trainer, stage: str) -> str:
     """Data set, stage, step and Recall@1, on one line."""
-    recall = evaluation_of(trainer).ranking.metrics(ks=(1,))["recall@1"]
+    evaluation = evaluation_of(trainer)
+    recall = evaluation.ranking.metrics(ks=(1,))["recall@1"]
     data = data_of(trainer)
     # The table of one's own images has a name of its own, the folder's say.
     name = data.dataset.title if data.table.name == data.dataset.name else data.table.name
-    return f"{name} · {stage} · step {trainer.global_step:,} · Recall@1 {recall:.3f}"
+    return f"{name} · {stage} · step {evaluation.step(trainer):,} · Recall@1 {recall:.3f}"

@@ -119,7 +119,7 @@ def evaluated(folder: Path, embedding_set: EmbeddingSet, data: Data | None = Non
     evaluation = RetrievalEvaluation()
     trainer = SimpleNamespace(
         default_root_dir=str(folder), datamodule=data, is_global_zero=True, sanity_checking=False,
-        global_step=step, loggers=[Recorder()], callbacks=[evaluation],
+        global_step=step, state=SimpleNamespace(fn="fit"), loggers=[Recorder()], callbacks=[evaluation],
     )  # fmt: skip
     evaluation._metric = evaluation._new_metric(trainer, Model(embedding_set), "test")  # type: ignore[arg-type]
     evaluation._metric.update(embedding_set.embeddings, embedding_set.labels, embedding_set.indices)
