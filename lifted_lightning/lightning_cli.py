@@ -82,6 +82,11 @@ class LiftedCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         return {self.command: LightningCLI.subcommands()[self.command]}
 
+    def setup_parser(self, *args: Any) -> None:
+        super().setup_parser(*args)
+        if self.command in ("validate", "test"):
+            self._parser(self.command).set_defaults(verbose=False)  # ours is the table
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--seed_everything",
@@ -139,7 +144,8 @@ class LiftedCLI(LightningCLI):
         saved = yaml.safe_load(
             self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True)
         )
-        saved.pop("config", None)
+        for unshared in ("config", "verbose"):  # no settings of a run: `lifted fit` has no verbose
+            saved.pop(unshared, None)
         saved["ckpt_path"] = None
         summary = self._summary(config)
         checkpoint = config.get("ckpt_path")

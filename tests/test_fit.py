@@ -186,6 +186,8 @@ def test_test_and_predict_read_the_checkpoint(first_run: tuple[Path, str]) -> No
     assert done.returncode == 0, done.stderr
     tested = json.loads((run.with_name("tested") / "result.json").read_text())
     assert tested["test"] == result["test"]
+    assert "Test metric" not in done.stdout, "one table of them is enough"
+    assert "verbose" not in yaml.safe_load((run.with_name("tested") / "config.yaml").read_text())
     done = lifted(run.parents[2], "predict", *config, "--name", "predicted")
     assert done.returncode == 0, done.stderr
     with np.load(run.with_name("predicted") / "embeddings.npz", allow_pickle=False) as file:
