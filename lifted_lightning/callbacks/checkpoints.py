@@ -64,6 +64,21 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the best one so far of this folder, wherever it lay when the checkpoint was saved.
+
+        (Lightning forgets the score with a warning, and a worse checkpoint would take the best one's place.)
+        The state of another run's checkpoint, without a best one here, says nothing.
+        """
+        own = Path(self.dirpath or "") / "best.ckpt"
+        if not own.exists():
+            return
+        paths = {
+            key: str(own) if state_dict[key] else "" for key in ("best_model_path", "kth_best_model_path")
+        }
+        models = {str(own): score for score in state_dict["best_k_models"].values()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
+
 
 class LastCheckpoint(Checkpoint):
     """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM or Ctrl-C.
