@@ -88,3 +88,17 @@ def check_checkpoint(module: "EmbeddingModule", path: Path) -> None:
         raise UserError(
             f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml"
         )
+
+
+def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | None) -> None:
+    """Raise UserError if the checkpoint has all the steps or epochs that the trainer is to make (-1: no limit)."""
+    checkpoint = load_checkpoint(path)
+    for setting, most, made in (
+        ("max_steps", max_steps, checkpoint.get("global_step", 0)),
+        ("max_epochs", max_epochs, checkpoint.get("epoch", 0)),
+    ):
+        if most is not None and 0 <= most <= made:
+            raise UserError(
+                f"{path}: has {made} of trainer.{setting} {most}, so nothing is left to train; raise "
+                f"trainer.{setting} to train on in a new folder, or evaluate it with lifted test"
+            )

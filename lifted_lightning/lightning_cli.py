@@ -27,7 +27,13 @@ from lifted_lightning.callbacks.recall_curve import RecallCurve
 from lifted_lightning.callbacks.results import ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tsne import TSNEPlot
-from lifted_lightning.checks import check_checkpoint, check_images_fit, check_monitor, check_optimizer
+from lifted_lightning.checks import (
+    check_checkpoint,
+    check_images_fit,
+    check_left_to_train,
+    check_monitor,
+    check_optimizer,
+)
 from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError
@@ -140,7 +146,9 @@ class LiftedCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.command]
-        self._check(config)
+        checkpoint = config.get("ckpt_path")
+        existing = runs.unfinished_folder(Path(checkpoint)) if checkpoint and self.command == "fit" else None
+        self._check(config, existing)
         saved = yaml.safe_load(
             self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True)
         )
@@ -148,15 +156,12 @@ class LiftedCLI(LightningCLI):
             saved.pop(unshared, None)
         saved["ckpt_path"] = None
         summary = self._summary(config)
-        checkpoint = config.get("ckpt_path")
         folder = RunFolder(
             Path(config["runs_dir"]) / (config["experiment"] or runs.slug(summary["dataset"])),
             config["name"] or default_name(summary, self.command),
             saved,
             summary,
-            existing=runs.unfinished_folder(Path(checkpoint))
-            if checkpoint and self.command == "fit"
-            else None,
+            existing=existing,
             header=f"# lifted {self.command} --config <this file> repeats the run\n",
         )
         results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
@@ -181,7 +186,7 @@ class LiftedCLI(LightningCLI):
         processes.watch(trainer.strategy.launcher, trainer.world_size, self.command)
         return trainer
 
-    def _check(self, config: Namespace) -> None:
+    def _check(self, config: Namespace, existing: Path | None) -> None:
         """Say what does not fit together before the run's folder is made.
 
         Raises:
@@ -201,6 +206,9 @@ class LiftedCLI(LightningCLI):
             )
         if config.get("ckpt_path"):
             check_checkpoint(self.model, Path(config["ckpt_path"]))
+            if self.command == "fit" and existing is None:  # else its evaluation is left to do
+                limits = config["trainer.max_steps"], config["trainer.max_epochs"]
+                check_left_to_train(Path(config["ckpt_path"]), *limits)
 
     def _summary(self, config: Namespace) -> dict[str, Any]:
         return {
