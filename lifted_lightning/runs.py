@@ -54,6 +54,13 @@ def unfinished_folder(checkpoint: Path) -> Path | None:
     return None if folder is None or (folder / RESULT).exists() else folder
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a process killed while writing a file of the run left behind."""
+    for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
+        for path in part.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def lock(folder: Path) -> int:
     """Hold the folder for this process until it ends, so that no two processes write one run.
 

@@ -78,6 +78,16 @@ def test_json_is_whole_and_has_no_nan(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in (".lock", "notes.tmp", "wandb/.x.1.tmp", "checkpoints/last.ckpt")]
+    left = [tmp_path / f"{part}.name.1.tmp" for part in ("", "checkpoints/", "plots/")]
+    for path in (*kept, *left):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    runs.remove_unfinished(tmp_path)
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
+
+
 def test_folder_of_checkpoint(tmp_path: Path) -> None:
     assert runs.folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
     assert runs.folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None

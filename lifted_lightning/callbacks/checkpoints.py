@@ -39,12 +39,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a process killed while writing a checkpoint left behind."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``: the checkpoint with the best validation metric (Lightning's ModelCheckpoint, one file).
 

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning import runs
-from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, remove_unfinished
+from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.loggers import MetricsFile, wandb_logger
@@ -132,7 +132,7 @@ class RunFolder(Callback):
                 ) from error
         else:
             folder, self._lock = self.existing, runs.lock(self.existing)
-        remove_unfinished(folder / runs.CHECKPOINTS)
+        runs.remove_unfinished(folder)
         with atomic(folder / runs.CONFIG, "w") as file:  # after resuming too: options may have changed
             file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return folder

@@ -28,7 +28,14 @@ from lifted_lightning.report.panels import (
     lines_of,
     panels_of,
 )
-from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, Published, follows_the_paper
+from lifted_lightning.report.published import (
+    NOT_COMPARABLE,
+    PAPER,
+    PUBLISHED,
+    Published,
+    follows_the_paper,
+    nearest,
+)
 from lifted_lightning.report.read import numbers
 from lifted_lightning.report.statistics import estimate
 from lifted_lightning.report.tables import metric_name
@@ -205,10 +212,8 @@ def _unzip(points: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 
 def _published_look(row: Published, looks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The look of our line of that loss, in black where there is none."""
-    own = [name for name in looks if name == row.loss] or [
-        name for name in looks if name.startswith(row.loss.split(" ")[0])
-    ]
-    look = looks[own[0]] if own else {"color": "black", "marker": "."}
+    own = nearest(row, looks)
+    look = looks[own] if own else {"color": "black", "marker": "."}
     how = "read off a figure" if row.read_off else "published"
     return look | {"label": f"{row.loss} {row.year}, {how}"}
 

@@ -4,7 +4,7 @@ Recall is as later papers quote Oh Song, Xiang, Jegelka, Savarese (CVPR 2016); t
 size. What is read off a figure of that paper is good to 0.1 (F1) and 0.05 (NMI) points.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ PUBLISHED: dict[str, list[Published]] = {
         _check(_TRIPLET, 43.4),
     ],
 }
+ANOTHER_FORM = ("smooth=false", "average=active", "squared=false", "mining=semihard", "mining=hard")
 NOT_COMPARABLE = "published, other network and images: not comparable"
 _PROTOCOL = {
     "model.network.init_args.trunk": "googlenet",
@@ -101,6 +102,14 @@ _PROTOCOL = {
     "data.validation_share": 0.0,
     "trainer.max_steps": 20000,
 }
+
+
+def nearest(row: Published, labels: Iterable[str]) -> str | None:
+    """Our label of that loss: one in the row's words, else in the paper's form, else another; None without any."""
+    own = [label for label in labels if label.split(" ")[0] == row.loss.split(" ")[0]]
+    return min(
+        own, key=lambda label: (label != row.loss, any(form in label for form in ANOTHER_FORM)), default=None
+    )
 
 
 def follows_the_paper(settings: Mapping[str, Any]) -> bool:
