@@ -239,41 +239,6 @@ class LiftedCLI(LightningCLI):
             print_summary(Path(self.trainer.default_root_dir), stage)
 
 
-class _Parsing(LiftedCLI):
-    """Parses, and stops there."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-def parse(command: str, arguments: list[str]) -> dict[str, Any]:
-    """The complete configuration that these arguments give, as plain dictionaries; nothing is run.
-
-    Raises:
-        UserError: if the command would not take them.
-    """
-    argv, path = sys.argv, sys.path[:]
-    sys.path.insert(0, os.getcwd())
-    quiet()
-    set_up_parsing()
-    try:
-        arguments, module = own_module(arguments)
-        sys.argv = [argv[0], command, *arguments]
-        config: dict[str, Any] = _Parsing(command, module).config[command].as_dict()
-    finally:
-        sys.argv, sys.path = argv, path
-    return config
-
-
 def default_name(summary: dict[str, Any], command: str) -> str:
     """A run's name: loss, embedding size and seed."""
     name = f"{runs.slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import lifted_lightning.losses
-from lifted_lightning.lightning_cli import parse
+from lifted_lightning.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

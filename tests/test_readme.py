@@ -15,7 +15,7 @@ import yaml
 
 from lifted_lightning import cli
 from lifted_lightning.errors import UserError
-from lifted_lightning.lightning_cli import parse
+from lifted_lightning.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md"))

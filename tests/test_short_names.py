@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lifted_lightning.lightning_cli import parse
 from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.parsing import parse
 
 OMNIGLOT = str(Path(__file__).parents[1] / "experiments" / "omniglot" / "lifted.yaml")
 

@@ -84,7 +84,7 @@ def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
     Raises:
         UserError: for the first that it would not take.
     """
-    from lifted_lightning.lightning_cli import parse
+    from lifted_lightning.parsing import parse
 
     if sweep.method == "grid" and len(missing) <= CHECKED:
         lines = [list(trial.arguments) for trial in missing]
