@@ -76,7 +76,7 @@ def resolve_checkpoint(config: Namespace) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    looked = ", ".join(str(c) for c in candidates) or "nowhere"
+    looked = ", ".join(f"{c}{runs.checkpoints_beside(c)}" for c in candidates) or "nowhere"
     raise UserError(
         f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
     )

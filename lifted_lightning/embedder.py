@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from lifted_lightning import runs
 from lifted_lightning.checks import load_checkpoint
 from lifted_lightning.data.decode import Steps
 from lifted_lightning.data.reading import read_image
@@ -43,7 +44,10 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
     """
     path = Path(checkpoint)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give a file such as runs/.../checkpoints/best.ckpt")
+        there = runs.checkpoints_beside(path)
+        raise UserError(
+            f"{path}: no such checkpoint{there}; give a file such as runs/.../checkpoints/best.ckpt"
+        )
     where = find_device(device)
     saved = load_checkpoint(path)
     if not isinstance(saved.get("lifted_config"), str):

@@ -54,6 +54,12 @@ def unfinished_folder(checkpoint: Path) -> Path | None:
     return None if folder is None or (folder / RESULT).exists() else folder
 
 
+def checkpoints_beside(missing: Path) -> str:
+    """What lies where a checkpoint is missed, for a message: a run without a validation has a last one, but no best."""
+    names = sorted(path.name for path in missing.parent.glob("*.ckpt"))
+    return f" ({', '.join(names)} is there)" if names else ""
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what a process killed while writing a file of the run left behind."""
     for part in (folder, folder / CHECKPOINTS, folder / PLOTS):

@@ -61,13 +61,21 @@ class Runs:
         self._unbroken: dict[Setting, Path] = {}
         self._number = 0
 
-    def start(self, setting: Setting, prepare: Sequence[Callable[[], None] | None] = ()) -> tuple[Run, Path]:
-        """Start a run; returns it and the folder it is to write."""
+    def start(
+        self, setting: Setting, prepare: Sequence[Callable[[], None] | None] = (), more: Sequence[str] = ()
+    ) -> tuple[Run, Path]:
+        """Start a run, with more arguments; returns it and the folder it is to write."""
         self._number += 1
         place = self.folder / str(self._number)
         place.mkdir()
         run = lifted(
-            [*BASE, *setting.arguments, f"--runs_dir={place}", f"--data.cache_dir={self.folder / 'cache'}"],
+            [
+                *BASE,
+                *setting.arguments,
+                f"--runs_dir={place}",
+                f"--data.cache_dir={self.folder / 'cache'}",
+                *more,
+            ],
             place,
             setting.world_size,
             prepare,
@@ -182,14 +190,41 @@ def test_nothing_is_left_to_train(runs: Runs, limit: list[str]) -> None:
     assert not (finished.parent / "none").exists()
 
 
-def test_a_finished_run_goes_on_in_a_new_folder(runs: Runs) -> None:
-    finished = runs.unbroken(PLAIN)
-    result = (finished / "result.json").read_bytes()
-    arguments = ["fit", f"--config={finished / 'config.yaml'}", "--ckpt_path=last", "--name=more"]
-    run = lifted([*arguments, f"--trainer.max_steps={STEPS + 3}"], finished.parent)
+@pytest.mark.parametrize(
+    ("limit", "less", "more", "arguments"),
+    [
+        ("max_steps", 20, 26, ["--data.neighbours=0.5", "--data.workers=1"]),
+        ("max_steps", 16, 24, ["--data.neighbours=0.5"]),
+        ("max_steps", 20, 26, ["--data.validation_share=0"]),
+        ("max_steps", 16, 24, ["--data.validation_share=0", "--data.neighbours=0.5"]),
+        ("max_steps", 15, 26, ["--trainer.accumulate_grad_batches=2"]),
+        ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.neighbours=0.5"]),
+        (
+            "max_epochs",
+            2,
+            3,
+            ["--trainer.max_steps=-1", "--data.neighbours=0.5", "--data.validation_share=0"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_finished_run_goes_on_in_a_new_folder(
+    runs: Runs, limit: str, less: int, more: int, arguments: list[str]
+) -> None:
+    """With more to train, and to the very state of a run that had that from the start."""
+    run, finished = runs.start(PLAIN, more=[*arguments, f"--trainer.{limit}={less}"])
     assert run.wait() == [0], run.output
-    assert load(finished.parent / "more", "last")["global_step"] == STEPS + 3
+    result = (finished / "result.json").read_bytes()
+    going_on = ["fit", f"--config={finished / 'config.yaml'}", "--ckpt_path=last", "--name=more"]
+    run = lifted([*going_on, f"--trainer.{limit}={more}"], finished.parent)
+    assert run.wait() == [0], run.output
     assert (finished / "result.json").read_bytes() == result
+    run, unbroken = runs.start(PLAIN, more=[*arguments, f"--trainer.{limit}={more}"])
+    assert run.wait() == [0], run.output
+    ours, theirs = load(finished.parent / "more", "last"), load(unbroken, "last")
+    assert ours["global_step"] == (more if limit == "max_steps" else 8 * more)
+    for key in COMPARED:
+        assert_same(ours.get(key), theirs.get(key), key)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,13 @@ def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
 
 
+def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "best.ckpt"
+    assert runs.checkpoints_beside(missing) == runs.checkpoints_beside(tmp_path / "none" / "best.ckpt") == ""
+    (tmp_path / "last.ckpt").touch()
+    assert runs.checkpoints_beside(missing) == " (last.ckpt is there)"
+
+
 def test_folder_of_checkpoint(tmp_path: Path) -> None:
     assert runs.folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
     assert runs.folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None

@@ -107,7 +107,9 @@ class LastCheckpoint(Checkpoint):
             return
         if self._must_stop(trainer):
             self._stop(trainer)
-        if trainer.global_step % self.every_n_steps == 0:
+        # The last step too, here: once it has ended, Lightning counts the epoch as whole, and a run with more steps
+        # would go on with the next.
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -72,8 +72,7 @@ class ResultFile(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note_fit_time()
-        if not self._progress["history"]:
-            self._note_history(trainer)
+        self._fit_began = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -116,6 +115,8 @@ class ResultFile(Callback):
         folder = Path(trainer.default_root_dir)
         results = self.evaluation.results
         training = self._progress["training"]
+        if training and not self._progress["history"]:  # without validation
+            self._note_history(trainer)
         for logger in trainer.loggers:
             logger.save()
         content = {

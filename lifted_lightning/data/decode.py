@@ -180,5 +180,7 @@ def with_progress(steps: Steps, count: int, title: str) -> Iterator[Broken]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=count, rate=0.0)
         for done, broken in steps:
-            progress.update(task, advance=done, rate=progress.tasks[task].speed or 0.0)
+            progress.update(task, advance=done)
+            bar = progress.tasks[task]
+            progress.update(task, rate=bar.completed / bar.elapsed if bar.elapsed else 0.0)
             yield broken
