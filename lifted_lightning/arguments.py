@@ -72,7 +72,7 @@ def resolve_checkpoint(config: Namespace) -> Path:
     folders = [Path(str(path)).resolve().parent for path in reversed(config.get("config") or [])]
     if config["name"]:
         folders += sorted(Path(config["runs_dir"]).glob(f"{config['experiment'] or '*'}/{config['name']}"))
-    candidates = [folder / runs.CHECKPOINTS / f"{given}.ckpt" for folder in folders]
+    candidates = [f / runs.CHECKPOINTS / f"{given}.ckpt" for f in dict.fromkeys(map(Path.resolve, folders))]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
