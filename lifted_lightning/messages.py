@@ -125,13 +125,21 @@ def _import_failed(match: re.Match[str], options: list[str], arguments: list[str
     )
 
 
+def _callable_missing(match: re.Match[str], options: list[str], arguments: list[str]) -> str:
+    key, reason, name = match.groups()
+    close = nearest(name.rsplit(".", 1)[-1], classes_for(key))
+    hint = f"did you mean {close}?" if close else "give MODULE.CLASS, importable from here"
+    return f"--{key}={name}: cannot be imported ({reason}); {hint}"
+
+
 _RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] = [
     (r"unrecognized arguments: (\S+)", _unknown_option),
     (r"ambiguous option: (\S+) could match", _unknown_option),
     (r"does not accept option '([^']+)'", _unknown_option),
     (r"Option '([^']+)' is not accepted", _unknown_option),
     (
-        r"Errors: - (--[\w.]+=.*?) - Expected a <class 'NoneType'> Given value type: <class 'jsonargparse",
+        r"Errors: - ((?:no option )?--[\w.]+.*?) - Expected a <class 'NoneType'> Given value type: "
+        r"<class 'jsonargparse",
         lambda m, *_: m[1],  # of the arguments of a class, said already
     ),
     (
@@ -145,10 +153,16 @@ _RULES: list[tuple[str, Callable[[re.Match[str], list[str], list[str]], str]]] =
     ),
     (r'Parser key "([^"]+)": (Expected a typing\.Literal\[.*\])\. Got value: (.*)', _wrong_value),
     (
-        r"Parser key \"([^\"]+)\":.*Expected '([^']+)' to be a subclass of (?:Union\[)?(\w+)",
+        r"Parser key \"([^\"]+)\":.*Expected '([^']+)' to be a (?:subclass of|function that returns) "
+        r"(?:Union\[|<class ')?(\w+)",
         lambda m, *_: f"--{m[1]}={m[2]}: is no {m[3]}; give the path of such a class",
     ),
     (r'Parser key "([^"]+)":.*Expected a dot import path string: (\S+)', _unknown_class),
+    (
+        r'Parser key "([^"]+)":.* a callable class: (module .* has no attribute \S+|No module named \S+) - Expected .*'
+        r"Given value: (\S+)",
+        _callable_missing,
+    ),
     (
         r"Parser key \"([^\"]+)\":.*Problem with given class_path '([^']+)': (.*?)(?: - Expected .*)?$",
         _import_failed,
