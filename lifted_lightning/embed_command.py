@@ -22,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of `lifted embed`."""
     result = CommandParser(
         prog="lifted embed",
-        description="Embed images with a checkpoint, as its evaluation did, into a file that lifted search "
-        "and numpy.load read. Files that cannot be read are listed, and the others embedded.",
+        description="Embed images with a checkpoint, as its evaluation did but always in float32, into a file that "
+        "lifted search and numpy.load read. Files that cannot be read are listed, and the others embedded.",
     )
     result.add_argument(
         "images",
@@ -107,11 +107,12 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The image files that arguments of the command mean, each once, and the name of the folder it lies in.
+    """The image files that arguments of the command mean, each once, and its class by the folder it lies in.
 
     Files in a folder count if their ending is an image's, hidden ones do not. Paths in a text file are relative
-    to that file's folder, or absolute; empty lines are passed over. An image directly in a folder that was given
-    has no class: its folder's name is empty here.
+    to that file's folder, or absolute; empty lines are passed over. The class is the folder's path below the folder
+    that was given (``Latin/a`` and ``Greek/a`` are two), empty for an image directly in that; of a file that was given
+    or listed, the name of its folder.
 
     Raises:
         UserError: if an argument is not there, or has no images.
@@ -131,11 +132,18 @@ def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _images_of(argument: str) -> Iterator[tuple[str, str]]:
     path = Path(argument).expanduser()
     if path.is_dir():
+        walked = set()
         for base, folders, files in os.walk(path, followlinks=True):
+            place = os.stat(base)
+            if (place.st_dev, place.st_ino) in walked:  # a link back to where we have been
+                folders.clear()
+                continue
+            walked.add((place.st_dev, place.st_ino))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folder = "" if base == str(path) else Path(base).relative_to(path).as_posix()
             for name in sorted(files):
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                    yield os.path.join(base, name), "" if base == str(path) else os.path.basename(base)
+                    yield os.path.join(base, name), folder
         return
     if not path.exists():
         raise UserError(f"{argument}: no such file or folder")
@@ -160,7 +168,7 @@ def _lines(path: Path) -> list[str] | None:
 
 
 def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
-    """Names of classes (C,) and labels (N,) int64, -1 where the folder's name is empty or says nothing."""
+    """Names of classes (C,) and labels (N,) int64, -1 where the folder is empty or says nothing."""
     names = list(folders)
     none = {"": -1, "..": -1}
     class_names = sorted(set(names) - none.keys())

@@ -66,7 +66,9 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
 
 
 class TrainedModel:
-    """Embeds images as the evaluation of its training run did. Made by ``lifted_lightning.load``.
+    """Embeds images as the evaluation of its training run did, but in float32 whatever ``trainer.precision`` was.
+
+    Made by ``lifted_lightning.load``, which imports the classes that the checkpoint names.
 
     Attributes:
         module: uint8 images (B, C, H, W) to embeddings (B, D): evaluation's crop, normalisation and network.

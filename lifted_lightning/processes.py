@@ -16,7 +16,7 @@ from typing import Any
 
 from lifted_lightning.errors import RunError, UserError
 
-EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+INTERACTIVE = ("bash", "interactive")  # names of a SLURM job in which Lightning starts the ranks itself
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a rank that was told to stop
 PATIENCE = 3.0  # seconds that a rank gives another to say what went wrong
 LOST_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|TCPStore", re.IGNORECASE)
@@ -30,7 +30,8 @@ def rank_on_node() -> int:
 
 def launched_from_outside() -> bool:
     """Whether torchrun or SLURM started this rank and the others."""
-    return any(name in os.environ for name in EXTERNAL_LAUNCHERS)
+    by_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
+    return by_slurm or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def started_by_lightning() -> bool:

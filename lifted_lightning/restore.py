@@ -50,17 +50,31 @@ def build(config: dict[str, Any], path: Path) -> nn.Module:
                 parser.parse_object({key: settings[key] for key in ("network", "augment")})
             )
             return Evaluation(made["network"], made["augment"])
-        kind = pkgutil.resolve_name(config["model_class"])
+        kind = own_class(config["model_class"])
         unused = {"loss", "optimizer", "scheduler"}
         parser.add_class_arguments(kind, "model", skip=unused, instantiate=False)
         kept = {key: value for key, value in settings.items() if key not in unused}
         made = parser.instantiate(parser.parse_object({"model": kept}))
         return kind(**vars(made["model"]), loss=nn.Identity())
-    except (ArgumentError, ImportError, AttributeError) as error:
+    except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{path}: its network cannot be made here ({reason}); go to the folder that its run was started in"
         ) from error
+
+
+def own_class(path: str) -> type[nn.Module]:
+    """The class of a module that overrides this package's.
+
+    Raises:
+        ImportError, AttributeError, ValueError: if it cannot be imported.
+        TypeError: if it is none, so that a foreign checkpoint has nothing else called.
+    """
+    kind = pkgutil.resolve_name(path)
+    names = (f"{c.__module__}.{c.__qualname__}" for c in getattr(kind, "__mro__", ()))
+    if not (isinstance(kind, type) and "lifted_lightning.module.EmbeddingModule" in names):
+        raise TypeError(f"{path} is no subclass of lifted_lightning.module.EmbeddingModule")
+    return kind
 
 
 def without_weights(network: dict[str, Any]) -> dict[str, Any]:

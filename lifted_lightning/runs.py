@@ -18,6 +18,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 RESULT = "result.json"
 PLOTS = "plots"
+LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 
 
@@ -67,7 +68,7 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock(folder: Path) -> int:
+def lock(folder: Path, name: str = LOCK) -> int:
     """Hold the folder for this process until it ends, so that no two processes write one run.
 
     The lock is this process's alone: loader workers that outlive it by some seconds do not hold it.
@@ -75,7 +76,7 @@ def lock(folder: Path) -> int:
     Raises:
         UserError: if another process holds it.
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -122,7 +123,10 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        lines = file.readlines()
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [row for row in csv.DictReader(lines) if None not in row.values()]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

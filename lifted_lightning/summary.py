@@ -41,7 +41,10 @@ def metrics_table(result: dict[str, Any], stage: str) -> Table:
     shown = [name for prefix in ORDER for name in values if name.startswith(prefix)]
     for name in shown:
         baseline = result["baseline"].get(name)
-        cells = [name, f"{values[name]:.3f}"]
+        cells = [
+            name,
+            "–" if values[name] is None else f"{values[name]:.3f}",
+        ]  # None: no query has a positive
         if result["baseline"]:
             cells.append("" if baseline is None else f"{baseline:.3f}")
         table.add_row(*cells)

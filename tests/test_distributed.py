@@ -1,7 +1,12 @@
+import time
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from lifted_lightning.distributed import (
+    from_rank_zero,
     gather_rows,
     gather_with_gradient,
     own_share,
@@ -73,3 +78,19 @@ def _fails() -> None:
 def test_a_rank_that_raises_is_reported() -> None:
     with pytest.raises(RuntimeError, match=r"its own error|rank 0"):
         run_ranks(_fails, 2)
+
+
+def _computed(seconds: float) -> float:
+    if world_size() > 1:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1), dist.group.WORLD)
+
+    def compute() -> torch.Tensor:
+        time.sleep(seconds)
+        return torch.tensor([7.0])
+
+    return float(from_rank_zero(compute, torch.zeros(1)))
+
+
+def test_what_rank_zero_computes_may_take_longer_than_a_collective() -> None:
+    assert _computed(0) == 7  # here: one process
+    assert run_ranks(_computed, 3, 3.0) == [7, 7, 7]

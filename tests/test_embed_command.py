@@ -9,6 +9,7 @@ import pytest
 
 import lifted_lightning
 from lifted_lightning.cli import main
+from lifted_lightning.embed_command import find_images
 from tests.using import draw_images, save_checkpoint
 
 Lifted = Callable[..., tuple[int, str, str]]
@@ -81,6 +82,25 @@ def test_lists_and_files_each_once(lifted: Lifted) -> None:
     assert classes == ["class 0", "class 1", "", "", "", "", "", "class 3"], (
         "a folder that is given is no class"
     )
+
+
+def test_folders_of_one_name_in_different_places_are_different_classes(lifted: Lifted) -> None:
+    for folder, there in (("photos/class 0", "letters/Latin/a"), ("photos/class 1", "letters/Greek/a")):
+        Path(there).parent.mkdir(parents=True)
+        Path(folder).rename(there)
+    assert lifted("embed", "letters", "--ckpt", "best.ckpt")[0] == 0
+    with np.load("embeddings.npz", allow_pickle=False) as file:
+        assert file["class_names"].tolist() == ["Greek/a", "Latin/a"]
+        assert set(file["labels"].tolist()) == {0, 1}
+
+
+def test_links_back_are_not_followed_round_and_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop/a").mkdir(parents=True)
+    Path("loop/a/x.png").touch()
+    Path("loop/a/up").symlink_to("..")
+    Path("loop/a/again").symlink_to("../a")
+    assert list(find_images(["loop"])) == [("loop/a/x.png", "a")]
 
 
 def test_an_image_without_an_ending_is_an_image(lifted: Lifted) -> None:

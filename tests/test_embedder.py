@@ -158,6 +158,10 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         UserError, match=r"best\.ckpt: its network cannot be made here .*Nothing.* go to the folder"
     ):
         lifted_lightning.load(checkpoint, "cpu")
+    for foreign in ("os.system", "pathlib.Path", "torch.nn.Linear", "nope.Nope"):
+        changed(checkpoint, lifted_config=config + f"\nmodel_class: {foreign}\n")
+        with pytest.raises(UserError, match=rf"its network cannot be made here \(.*{foreign[:4]}"):
+            lifted_lightning.load(checkpoint, "cpu")
     changed(checkpoint, lifted_config=config.replace("width: 2", "width: 3"))
     with pytest.raises(UserError, match=r"best\.ckpt: its weights do not fit its network"):
         lifted_lightning.load(checkpoint, "cpu")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lifted_lightning.processes import launched_from_outside
 from tests.launch import DEADLINE, Run, lifted
 from tests.test_resume import BASE
 
@@ -134,3 +135,13 @@ def test_sigterm_to_the_launching_process(tmp_path: Path) -> None:
     assert sum("--ckpt_path last" in line for line in output.splitlines()) == 1
     assert "Traceback" not in output
     assert not said(output)
+
+
+def test_slurm_starts_the_ranks_but_not_in_an_interactive_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train.sh")
+    assert launched_from_outside()
+    for name in ("bash", "interactive"):  # those in which Lightning's SLURMEnvironment starts them itself
+        monkeypatch.setenv("SLURM_JOB_NAME", name)
+        assert not launched_from_outside()

@@ -95,6 +95,14 @@ def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
     assert runs.checkpoints_beside(missing) == " (last.ckpt is there)"
 
 
+def test_a_line_of_metrics_that_was_cut_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    assert runs.read_metrics(path) == []
+    for last, rows in (("9,0.25\n", 2), ("9,0.2", 1), ("9", 1), ("", 1)):
+        path.write_text(f"step,train/loss\n4,0.5\n{last}")
+        assert len(runs.read_metrics(path)) == rows
+
+
 def test_folder_of_checkpoint(tmp_path: Path) -> None:
     assert runs.folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
     assert runs.folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None

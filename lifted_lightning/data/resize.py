@@ -50,7 +50,11 @@ def flattened(image: Image.Image, channels: int) -> Image.Image:
         raise ValueError("floating point pixels: save the image with 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bits a pixel, which some versions of Pillow open as 32
         wide = np.asarray(image)
-        image = Image.fromarray((wide >> 8 if wide.max(initial=0) > 255 else wide).astype(np.uint8))
+        if wide.min(initial=0) < 0 or wide.max(initial=0) >= 1 << 16:
+            raise ValueError("pixels of more than 16 bits: save the image with 8 bits a channel")
+        image = Image.fromarray(
+            (wide >> 8).astype(np.uint8)
+        )  # of dark images too: one scale for all of a camera's
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")

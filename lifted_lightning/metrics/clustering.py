@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lifted_lightning.distributed import rank, sum_over_ranks
+from lifted_lightning.distributed import from_rank_zero, rank, sum_over_ranks
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics.points import Distance
 
@@ -61,8 +61,8 @@ def clustering_metrics(
         raise UserError(
             f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(labels)}: use k-means"
         )
-    scores = torch.zeros(3, dtype=torch.float64)
-    if rank() == 0:
+
+    def scores() -> Tensor:
         points = embeddings.detach().float()
         if distance == "cosine":
             points = torch.nn.functional.normalize(points)
@@ -72,8 +72,14 @@ def clustering_metrics(
             assigned = _k_means(points.cpu().numpy(), count, start, seed)
         else:
             assigned = _affinity_propagation(points.cpu().numpy(), count, seed)
-        scores = torch.tensor(compare(classes, assigned), dtype=torch.float64)
-    nmi, ami, f1 = sum_over_ranks(scores.to(embeddings.device)).tolist()
+        return torch.tensor(compare(classes, assigned), dtype=torch.float64)
+
+    empty = torch.zeros(3, dtype=torch.float64)
+    if method == "affinity propagation":  # takes up to an hour
+        found = from_rank_zero(scores, empty)
+    else:
+        found = sum_over_ranks((scores() if rank() == 0 else empty).to(embeddings.device))
+    nmi, ami, f1 = found.tolist()
     return {"nmi": nmi, "ami": ami, "f1": f1}
 
 

@@ -156,9 +156,10 @@ def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
             table.rules.add(len(table.rows))
             for first, second in _pairs([group for group in block if len(group.runs) > 1], most):
                 pairs = [(first.by_seed(q.path[-1]), second.by_seed(q.path[-1])) for q in quantities]
-                values = [paired_difference(*pair) for pair in pairs]
-                n = max((value.n for value in values if value), default=0)
-                if n < 2:
+                found = [paired_difference(*pair) for pair in pairs]
+                values = [value if value and value.n > 1 else None for value in found]
+                n = min((value.n for value in values if value), default=0)
+                if n == 0:
                     continue
                 what = " − ".join(show(group.settings.get(column)) for group in (first, second))
                 name = what if column == LOSS else f"{first.loss}: {words(column)} {what}"

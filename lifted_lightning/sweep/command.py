@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         Pool(options.address, options.cpus_per_trial, options.gpus_per_trial) as pool,
         interrupted_by_sigterm(),
     ):
-        search = Search(sweep, [trial.values for trial in trials] if sweep.method != "grid" else [])
+        search = Search(sweep, [trial.values for trial in trials])
         failed = Driver(sweep, search, pool, parent, options.retries, wanted).run()
     if not failed:
         print(f"next: lifted report {show(parent)}")

@@ -19,10 +19,11 @@ from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial
 PR_SET_PDEATHSIG = 1  # of prctl
 PASSED = ("LIFTED_", "WANDB_", "PYTHONPATH")  # variables of here that trials on other machines get, too
 LOCK_PATIENCE = 60.0  # seconds that a trial waits for the last process of a killed sweep to leave its folder
+HELD = ".trial.lock"  # of whoever runs the trial, from before its run starts until after it has ended
 POLL = 0.2
 STOP = ".stop"  # in a trial's folder: it should save a checkpoint and end, to go on another time
 STOP_PATIENCE = 30.0
-KEPT = (LOG, TRIAL, ".lock")  # of a folder whose run starts anew
+KEPT = (LOG, TRIAL, HELD, runs.LOCK)  # of a folder whose run starts anew
 LOST_WORKERS = 2  # times that a trial starts again elsewhere when its machine is lost
 
 
@@ -156,30 +157,53 @@ def _start(address: str | None) -> Any:
 
 
 def run_trial(folder: str, arguments: list[str], variables: Mapping[str, str], cwd: str) -> int:
-    """Run `lifted fit` to its end in its folder, from its last checkpoint if there is one; returns the exit code."""
+    """Run `lifted fit` to its end in its folder, from its last checkpoint if there is one; returns the exit code.
+
+    A folder in which another process is at work is left as it is; the log says so.
+    """
     path = Path(folder)
     os.chdir(cwd)
-    if (path / runs.RESULT).exists():  # ended already, on a machine that was lost before it could say so
-        return 0
-    _wait_for_lock(path)
-    (path / STOP).unlink(missing_ok=True)
-    own = [f"--runs_dir={path.parent.parent}", f"--experiment={path.parent.name}", f"--name={path.name}"]
-    if (path / runs.CHECKPOINTS / "last.ckpt").exists():
-        own.append("--ckpt_path=last")
-    else:
-        _start_anew(path)
-    command = [sys.executable, "-m", "lifted_lightning.cli", "fit", *arguments, *own]
-    with open(path / LOG, "ab") as log:
+    deadline = time.monotonic() + LOCK_PATIENCE
+    try:
+        held = _wait_for(path, HELD, deadline)
+    except UserError as error:
+        return _give_up(path, error)
+    try:
+        if (path / runs.RESULT).exists():  # ended already, on a machine that was lost before it could say so
+            return 0
+        lock = _wait_for(path, runs.LOCK, deadline)
+        (path / STOP).unlink(missing_ok=True)
+        goes_on = (path / runs.CHECKPOINTS / "last.ckpt").exists()
+        if not goes_on:
+            _start_anew(path)
+        os.close(lock)
+        own = [f"--runs_dir={path.parent.parent}", f"--experiment={path.parent.name}", f"--name={path.name}"]
+        return _fit(path, [*arguments, *own, *(["--ckpt_path=last"] if goes_on else [])], variables)
+    except UserError as error:
+        return _give_up(path, error)
+    finally:
+        os.close(held)
+
+
+def _fit(folder: Path, arguments: list[str], variables: Mapping[str, str]) -> int:
+    command = [sys.executable, "-m", "lifted_lightning.cli", "fit", *arguments]
+    with open(folder / LOG, "ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **variables},
             preexec_fn=_end_with_parent,
         )  # fmt: skip
         while process.poll() is None:
-            if (path / STOPPED).exists() or (path / STOP).exists():
+            if (folder / STOPPED).exists() or (folder / STOP).exists():
                 process.terminate()
                 process.wait()
             time.sleep(POLL)
     return process.returncode
+
+
+def _give_up(folder: Path, error: UserError) -> int:
+    with open(folder / LOG, "a", encoding="utf-8") as log:
+        log.write(f"lifted sweep: {error}\n")
+    return 2
 
 
 def _start_anew(folder: Path) -> None:
@@ -189,15 +213,18 @@ def _start_anew(folder: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def _wait_for_lock(folder: Path) -> None:
-    deadline = time.monotonic() + LOCK_PATIENCE
+def _wait_for(folder: Path, name: str, deadline: float) -> int:
+    """Hold a lock of the folder's as soon as nobody else does.
+
+    Raises:
+        UserError: if somebody else holds it still at the deadline.
+    """
     while True:
         try:
-            os.close(runs.lock(folder))
-            return
+            return runs.lock(folder, name)
         except UserError:
             if time.monotonic() > deadline:
-                return  # `lifted fit` says whose it is
+                raise
             time.sleep(POLL)
 
 

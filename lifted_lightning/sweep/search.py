@@ -15,7 +15,8 @@ class Search:
 
     Args:
         sweep: what to draw from.
-        earlier: the values of trials that have been drawn before; they come first.
+        earlier: the values of trials that have been drawn before; they come first. Of a grid, its trials, each
+            configuration once; all that it lists if none are given.
     """
 
     def __init__(self, sweep: Sweep, earlier: list[Values]) -> None:
@@ -29,7 +30,7 @@ class Search:
             pruner=self._pruner(),
         )
         self._earlier = list(earlier)
-        self._grid = sweep.grid() if sweep.method == "grid" else None
+        self._grid = (iter(earlier) if earlier else sweep.grid()) if sweep.method == "grid" else None
         self._drawn: list[Values] = []
         self._trials: dict[int, optuna.Trial] = {}
 

@@ -43,6 +43,18 @@ def test_16_bits(tmp_path: Path, ending: str) -> None:
     assert (found.mode, pixel(found)) == ("L", (200,))
 
 
+def test_16_bits_of_dark_images_are_on_the_same_scale(tmp_path: Path) -> None:
+    for value, expected in ((200, 0), (300, 1), (65535, 255)):
+        Image.fromarray(np.full((3, 3), value, dtype=np.uint16)).save(tmp_path / "a.png")
+        assert pixel(read_image(tmp_path / "a.png")) == (expected,)
+
+
+def test_more_than_16_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 3), 70_000, dtype=np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="more than 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1), 0)
     image.putpalette([*RED, 0, 0, 0])

@@ -1,6 +1,7 @@
 """What stands in the tables, and how."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_differences_are_those_of_scipy(tmp_path: Path) -> None:
     interval = (found.value.mean - found.value.half, found.value.mean + found.value.half)
     assert interval == pytest.approx(tuple(expected))
     assert found.bold == (expected.low > 0)
+
+
+def test_a_difference_of_one_common_seed_is_left_out(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"l{seed}", seed, "LiftedStructureLoss", 0.8 + 0.01 * seed)
+        run = make_run(tmp_path / f"t{seed}", seed, "TripletLoss", 0.7)
+    result = json.loads((run / "result.json").read_text())
+    del result["test"]["recall@1"]
+    (run / "result.json").write_text(json.dumps(result))
+    (row,) = csv.DictReader(as_csv(tables.paired(compared(tmp_path))).splitlines())
+    assert row["seeds"].startswith("2")
+    assert not row["R@1"].strip("–")
+    assert row["R@2"].strip("–")
 
 
 def test_differences_within_equal_columns_and_along_others(tmp_path: Path) -> None:

@@ -38,6 +38,13 @@ def test_a_grid_in_order_and_cut_at_run_cap() -> None:
     assert len(drawn(Search(sweep_of("grid", parameters, run_cap=3), []))) == 3
 
 
+def test_a_grid_s_trials_are_taken_as_they_are_given() -> None:
+    """The command has left out what is one configuration under two names."""
+    parameters = {"a": Parameter("values", (1, 2, 3))}
+    given = [{"a": 1}, {"a": 3}]
+    assert drawn(Search(sweep_of("grid", parameters, run_cap=2), given)) == given
+
+
 def test_random_draws_lie_in_their_ranges_and_never_twice() -> None:
     parameters = {"a": Parameter("values", ("x", "y")), "b": Parameter("int", low=1, high=2)}
     found = drawn(Search(sweep_of("random", parameters, run_cap=100), []))
