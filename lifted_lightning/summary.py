@@ -32,7 +32,8 @@ def print_summary(folder: Path, stage: str = "test") -> None:
 def metrics_table(result: dict[str, Any], stage: str) -> Table:
     """One row a metric: the embedding's value, and the same on the baseline."""
     classes = "unseen classes" if stage == "test" else "validation classes"
-    table = Table(title=f"{result['dataset']}, {result['loss']}, {result['embedding_size']}-d: {classes}")
+    name = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
+    table = Table(title=f"{result['dataset']}, {name}, {result['embedding_size']}-d: {classes}")
     table.add_column("metric")
     table.add_column("embedding", justify="right")
     if result["baseline"]:

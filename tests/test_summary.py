@@ -6,14 +6,20 @@ from rich.console import Console
 
 from lifted_lightning.summary import metrics_table
 
+RESULT = {
+    "dataset": "own", "steps": 10, "loss": "TripletLoss", "embedding_size": 8, "baseline_name": "raw pixels",
+    "test": {"recall@1": None, "map@r": 0.25}, "baseline": {"recall@1": None, "map@r": 0.125},
+}  # fmt: skip
+
+
+def test_an_untrained_network_is_called_so() -> None:
+    assert "own, TripletLoss, 8-d" in str(metrics_table(RESULT, "test").title)
+    assert "own, untrained" in str(metrics_table(RESULT | {"steps": 0}, "test").title)
+
 
 def test_a_metric_without_a_value_is_a_dash() -> None:
-    result = {
-        "dataset": "own", "loss": "TripletLoss", "embedding_size": 8, "baseline_name": "raw pixels",
-        "test": {"recall@1": None, "map@r": 0.25}, "baseline": {"recall@1": None, "map@r": 0.125},
-    }  # fmt: skip
     console = Console(file=io.StringIO(), width=80)
-    console.print(metrics_table(result, "test"))
+    console.print(metrics_table(RESULT, "test"))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert next(line.split() for line in lines if "recall@1" in line)[3] == "–"
     assert next(line.split() for line in lines if "map@r" in line)[3:6:2] == ["0.250", "0.125"]
