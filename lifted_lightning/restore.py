@@ -71,6 +71,7 @@ def own_class(path: str) -> type[nn.Module]:
         TypeError: if it is none, so that a foreign checkpoint has nothing else called.
     """
     kind = pkgutil.resolve_name(path)
+    # By name, for EmbeddingModule itself would bring Lightning with it.
     names = (f"{c.__module__}.{c.__qualname__}" for c in getattr(kind, "__mro__", ()))
     if not (isinstance(kind, type) and "lifted_lightning.module.EmbeddingModule" in names):
         raise TypeError(f"{path} is no subclass of lifted_lightning.module.EmbeddingModule")

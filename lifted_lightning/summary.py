@@ -32,8 +32,8 @@ def print_summary(folder: Path, stage: str = "test") -> None:
 def metrics_table(result: dict[str, Any], stage: str) -> Table:
     """One row a metric: the embedding's value, and the same on the baseline."""
     classes = "unseen classes" if stage == "test" else "validation classes"
-    name = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
-    table = Table(title=f"{result['dataset']}, {name}, {result['embedding_size']}-d: {classes}")
+    trained = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
+    table = Table(title=f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}")
     table.add_column("metric")
     table.add_column("embedding", justify="right")
     if result["baseline"]:
@@ -42,10 +42,8 @@ def metrics_table(result: dict[str, Any], stage: str) -> Table:
     shown = [name for prefix in ORDER for name in values if name.startswith(prefix)]
     for name in shown:
         baseline = result["baseline"].get(name)
-        cells = [
-            name,
-            "–" if values[name] is None else f"{values[name]:.3f}",
-        ]  # None: no query has a positive
+        value = values[name]  # None where no query has a positive
+        cells = [name, "–" if value is None else f"{value:.3f}"]
         if result["baseline"]:
             cells.append("" if baseline is None else f"{baseline:.3f}")
         table.add_row(*cells)

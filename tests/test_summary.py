@@ -18,8 +18,8 @@ def test_an_untrained_network_is_called_so() -> None:
 
 
 def test_a_metric_without_a_value_is_a_dash() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(metrics_table(RESULT, "test"))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(metrics_table(RESULT, "test"))
+    lines = printed.getvalue().splitlines()
     assert next(line.split() for line in lines if "recall@1" in line)[3] == "–"
     assert next(line.split() for line in lines if "map@r" in line)[3:6:2] == ["0.250", "0.125"]

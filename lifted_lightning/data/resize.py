@@ -52,9 +52,8 @@ def flattened(image: Image.Image, channels: int) -> Image.Image:
         wide = np.asarray(image)
         if wide.min(initial=0) < 0 or wide.max(initial=0) >= 1 << 16:
             raise ValueError("pixels of more than 16 bits: save the image with 8 bits a channel")
-        image = Image.fromarray(
-            (wide >> 8).astype(np.uint8)
-        )  # of dark images too: one scale for all of a camera's
+        # Of dark images too, for all of a camera's should be on one scale.
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
