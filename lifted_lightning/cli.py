@@ -16,15 +16,15 @@ TRAINER = {
     "predict": "write the embeddings of the test classes",
 }
 OWN = {  # and the module that runs it
-    "sweep": ("run an ablation's trials side by side, on this machine or a cluster", "sweep.command"),
+    "sweep": ("run an ablation's trials side by side, on this machine or a cluster", "commands.sweep"),
     "report": (
         "compare finished runs: tables with intervals over seeds, figures, one page",
-        "report.command",
+        "commands.report",
     ),
-    "dashboard": ("save a W&B workspace that compares a project's runs", "dashboard"),
-    "data": ("list, prepare and verify data sets", "data_command"),
-    "embed": ("embed images with a checkpoint, into a file to search", "embed_command"),
-    "search": ("find the images of such a file that are nearest to others", "search_command"),
+    "dashboard": ("save a W&B workspace that compares a project's runs", "commands.dashboard"),
+    "data": ("list, prepare and verify data sets", "commands.data"),
+    "embed": ("embed images with a checkpoint, into a file to search", "commands.embed"),
+    "search": ("find the images of such a file that are nearest to others", "commands.search"),
 }
 
 
@@ -74,7 +74,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from lifted_lightning import processes
 
         processes.end_with_parent()
-        from lifted_lightning.lightning_cli import run
+        from lifted_lightning.commands.fit import run
 
         return run(command, arguments)
     if command in OWN:

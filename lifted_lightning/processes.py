@@ -116,11 +116,7 @@ def _watch(launcher: Any, command: str) -> None:
         processes: list[subprocess.Popen[bytes]] = list(launcher.procs)
         for rank, code in enumerate((process.poll() for process in processes), start=1):
             if code and code not in STOPPED:
-                how = (
-                    f"was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with exit code {code}"
-                )
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 hint = "; was there memory enough?" if code == -signal.SIGKILL else ""
                 _say(f"lifted {command}: rank {rank} {how}{hint}")
                 _file("running").unlink(missing_ok=True)  # for this process will be killed too
@@ -168,11 +164,7 @@ def _one_line(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     """File and line where an error arose; of code that is no library's, if there is any."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if "site-packages" not in frame.filename and "/lib/python" not in frame.filename
-    ]
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
 

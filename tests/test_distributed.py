@@ -15,7 +15,7 @@ from lifted_lightning.distributed import (
     world_size,
 )
 from lifted_lightning.metrics.embedding_set import EmbeddingSet, gather_embedding_set
-from tests.distributed import run_ranks
+from tests.helpers.ranks import run_ranks
 
 DATA = torch.arange(24, dtype=torch.float64).reshape(6, 4).sin()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.processes import launched_from_outside
-from tests.launch import DEADLINE, Run, lifted
-from tests.test_resume import BASE
+from tests.helpers.launch import DEADLINE, Run, lifted
+from tests.training.test_resume import BASE
 
-FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.tiny_data.Fault"]
-NAN = "--model.network=tests.tiny_data.NaNFrom"
+FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.helpers.images.Fault"]
+NAN = "--model.network=tests.helpers.images.NaNFrom"
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -72,7 +72,7 @@ def test_an_exception_on_one_rank(tmp_path: Path, rank: int) -> None:
     assert codes == [1, 1], run.output
     (line,) = said(run.output)
     assert f"rank {rank}: ValueError: my own error" in line
-    assert "tiny_data.py:" in line
+    assert "images.py:" in line
     assert "Traceback" not in run.output
 
 
@@ -122,9 +122,7 @@ def test_sigterm_to_the_launching_process(tmp_path: Path) -> None:
     environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     longer = [a for a in arguments(tmp_path, "--trainer.devices=2") if "max_steps" not in a]
     command = [sys.executable, "-m", "lifted_lightning.cli", *longer, "--trainer.max_steps=1000000"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     last = tmp_path / "e" / "run" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 60
     while not last.exists() and time.monotonic() < deadline:

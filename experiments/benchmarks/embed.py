@@ -23,11 +23,10 @@ import yaml
 from PIL import Image
 
 import lifted_lightning
-from lifted_lightning.embedder import BATCH
-from lifted_lightning.restore import build
+from lifted_lightning.inference.model import BATCH, build
 
 SQUEEZENET = {
-    "class_path": "lifted_lightning.networks.EmbeddingNetwork",
+    "class_path": "lifted_lightning.training.networks.EmbeddingNetwork",
     "init_args": {"trunk": "squeezenet1_1", "pretrained": False, "embedding_size": 64},
 }
 
@@ -60,9 +59,7 @@ def save_checkpoint(path: Path, network: dict[str, Any]) -> None:
 
 def main() -> None:
     """Time both sides in turn; print times, ratios and rates."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--part", type=int, default=1024, help="images of a turn")
     parser.add_argument("--side", type=int, default=224, help="of the JPEG files, in pixels")
@@ -71,9 +68,7 @@ def main() -> None:
         folder = Path(temporary)
         paths = draw_photographs(folder / "photos", options.images, options.side)
         megabytes = sum(path.stat().st_size for path in paths) / 1e6
-        print(
-            f"{len(paths)} files, {megabytes / len(paths) * 1000:.0f} kB each; {torch.get_num_threads()} threads"
-        )
+        print(f"{len(paths)} files, {megabytes / len(paths) * 1000:.0f} kB each; {torch.get_num_threads()} threads")
         save_checkpoint(folder / "model.ckpt", SQUEEZENET)
         model = lifted_lightning.load(folder / "model.ckpt", "cpu")
         model.embed(paths[:BATCH])

@@ -52,9 +52,7 @@ def pytorch_metric_learning(x: Tensor, labels: Tensor, k: int | str) -> dict[str
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     class Calculator(AccuracyCalculator):
-        def calculate_recalls(
-            self, knn_labels: Tensor, query_labels: Tensor, **kwargs: object
-        ) -> dict[int, float]:
+        def calculate_recalls(self, knn_labels: Tensor, query_labels: Tensor, **kwargs: object) -> dict[int, float]:
             hits = knn_labels == query_labels[:, None]
             return {n: float(hits[:, :n].any(1).float().mean()) for n in KS if n <= hits.shape[1]}
 
@@ -124,9 +122,7 @@ def measure(name: str, items: int, classes: int, options: argparse.Namespace) ->
     if device.type == "cpu" and not options.alone:
         k = min(max(KS), items - 1)
         sides["pytorch-metric-learning, same metrics"] = lambda: pytorch_metric_learning(x, labels, k)
-        sides["pytorch-metric-learning, no Recall@1000"] = lambda: pytorch_metric_learning(
-            x, labels, "max_bin_count"
-        )
+        sides["pytorch-metric-learning, no Recall@1000"] = lambda: pytorch_metric_learning(x, labels, "max_bin_count")
         sides[f"faiss flat, k={k}"] = lambda: faiss_flat(x, k)
     bare_product(x[:5000])
     retrieval(x[:5000], labels[:5000])  # warm
@@ -146,19 +142,13 @@ def measure(name: str, items: int, classes: int, options: argparse.Namespace) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU, for every side"
-    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU, for every side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fraction", type=float, default=1.0, help="of items and classes, for a quick look")
-    parser.add_argument(
-        "--noise", type=float, default=2.0, help="scatter within a class; centres scatter by 1"
-    )
+    parser.add_argument("--noise", type=float, default=2.0, help="scatter within a class; centres scatter by 1")
     parser.add_argument("--alone", action="store_true", help="leave the other libraries out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -81,9 +81,7 @@ def steps_in(options: list[str]) -> int:
 
 def main() -> None:
     """Run a study and print its table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
@@ -100,9 +98,7 @@ def main() -> None:
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda job: validation(folder, *job[1:]), jobs))
-    print(
-        f"| {options.study} | validation Recall@1, each seed | mean MAP@R ± standard deviation |\n|---|---|---|"
-    )
+    print(f"| {options.study} | validation Recall@1, each seed | mean MAP@R ± standard deviation |\n|---|---|---|")
     for title in STUDIES[options.study]:
         mine = [result for job, result in zip(jobs, results, strict=True) if job[0] == title]
         scores = [result["map@r"] for result in mine]

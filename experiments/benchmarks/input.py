@@ -26,17 +26,16 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, CropMirror
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
 from lifted_lightning.data.datasets.base import data_root
 from lifted_lightning.data.datasets.cars196 import Cars196
 from lifted_lightning.data.datasets.glyphs import Glyphs
 from lifted_lightning.data.datasets.omniglot import Omniglot
+from lifted_lightning.data.loading import PixelRows, PrefetchLoader, as_batch
 from lifted_lightning.data.pixels import Pixels, open_pixels
-from lifted_lightning.data.prefetch import PrefetchLoader
-from lifted_lightning.data.rows import PixelRows, as_batch
-from lifted_lightning.data.samplers import PositivePairBatchSampler
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.losses import LiftedStructureLoss
-from lifted_lightning.networks import ConvNet, EmbeddingNetwork
+from lifted_lightning.training.networks import ConvNet, EmbeddingNetwork
 
 BATCH = 128
 # Data set, the folder that ImageFolder walks, working size, crop, channels.
@@ -65,9 +64,7 @@ def in_turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in figures.items()}
 
 
-def folder_loader(
-    root: Path, crop: int, workers: int, images: int, channels: int, floats: bool
-) -> DataLoader:
+def folder_loader(root: Path, crop: int, workers: int, images: int, channels: int, floats: bool) -> DataLoader:
     """What one writes with torchvision; ``floats`` adds conversion and normalisation, done by the workers."""
     steps: list[Callable] = [transforms.RandomCrop(crop), transforms.RandomHorizontalFlip()]
     if channels == 1:
@@ -79,9 +76,7 @@ def folder_loader(
         steps.append(transforms.PILToTensor())
     folder = ImageFolder(str(root), transforms.Compose(steps), allow_empty=True)
     chosen = Subset(folder, np.linspace(0, len(folder) - 1, images).astype(int).tolist())
-    return DataLoader(
-        chosen, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True
-    )
+    return DataLoader(chosen, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True)
 
 
 def cached(kind: type[DataLoader], rows: PixelRows, workers: int = 0) -> DataLoader:
@@ -159,9 +154,7 @@ def first_rows(table: ImageTable, count: int) -> ImageTable:
     labels, rows = table.labels[chosen], np.arange(count)
     train = np.isin(chosen, table.train)
     items = [table.items[row] for row in chosen]
-    return ImageTable(
-        table.name, labels, table.class_names, rows[train], rows[~train], items, table.reader, table.key
-    )
+    return ImageTable(table.name, labels, table.class_names, rows[train], rows[~train], items, table.reader, table.key)
 
 
 def own_megabytes(pid: int) -> float:
@@ -187,9 +180,7 @@ def memory(root: Path) -> None:
         print(f"| Cars-196 crops | {len(rows):,} | {megabytes:,.0f} | {used:.0f} |", flush=True)
 
 
-def training_rows(
-    pixels: Pixels, table: ImageTable, steps: int
-) -> tuple[PixelRows, PositivePairBatchSampler]:
+def training_rows(pixels: Pixels, table: ImageTable, steps: int) -> tuple[PixelRows, PositivePairBatchSampler]:
     sampler = PositivePairBatchSampler(table.labels[table.train], BATCH, 4, 0, batches_per_epoch=steps)
     return PixelRows(pixels, table.labels, table.train), sampler
 
@@ -242,18 +233,14 @@ def on_device(root: Path, steps: int, repeats: int) -> None:
         return steps * BATCH / (time.perf_counter() - start)
 
     fixed = {name: value.to(device) for name, value in next(iter(loader)).items()}
-    r = in_turns(
-        {"cached": lambda: run(islice(loader, steps)), "fixed": lambda: run([fixed] * steps)}, repeats
-    )
+    r = in_turns({"cached": lambda: run(islice(loader, steps)), "fixed": lambda: run([fixed] * steps)}, repeats)
     print(f"\nGoogLeNet, bf16, batch {BATCH}, {torch.cuda.get_device_name()}")
     print(f"cached: {r['cached']:,.0f} images/s; one batch on the device: {r['fixed']:,.0f} images/s")
     print(f"ratio: {r['cached'] / r['fixed']:.1%}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="processes, for both sides")
     parser.add_argument("--images", type=int, default=3840, help="images in a turn of torchvision's side")
     parser.add_argument("--steps", type=int, default=50, help="training steps in a turn")

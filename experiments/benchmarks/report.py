@@ -41,7 +41,7 @@ def result(number: int) -> dict[str, object]:
     steps = range(100, 2001, 100)
     trainer = {f"setting_{i}": None for i in range(40)} | {"max_steps": 2000, "devices": 1}
     network = {
-        "class_path": "lifted_lightning.networks.ConvNet",
+        "class_path": "lifted_lightning.training.networks.ConvNet",
         "init_args": {"embedding_size": SIZES[size]},
     }
     model = {
@@ -50,10 +50,7 @@ def result(number: int) -> dict[str, object]:
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001 * (loss + 1)}},
     }
     data = {"size": 28, "neighbours": NEIGHBOURS[share], "batch_size": 64 * (batch + 1)}
-    row = {
-        f"batch/{key}": 1.0
-        for key in ("norm_mean", "positive_distance", "negative_distance", "effective_rank")
-    }
+    row = {f"batch/{key}": 1.0 for key in ("norm_mean", "positive_distance", "negative_distance", "effective_rank")}
     history = [
         {"step": s, "seconds": s / 30, "validation/recall@1": score * (1 - math.exp(-s / 400)), **row}
         | {"validation/map@r": 0.5 * score * (1 - math.exp(-s / 400))}
@@ -70,9 +67,7 @@ def result(number: int) -> dict[str, object]:
 
 def main() -> None:
     """Make the folders, time the command, and print the median."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -90,9 +85,7 @@ def main() -> None:
             command = [lifted, "report", folder, "--out", f"{folder}/report"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - began)
-    print(
-        f"{options.runs} run folders, {size / 1e6:.1f} MB of result.json: median {statistics.median(times):.2f} s"
-    )
+    print(f"{options.runs} run folders, {size / 1e6:.1f} MB of result.json: median {statistics.median(times):.2f} s")
     print("of", ", ".join(f"{seconds:.2f}" for seconds in times))
 
 

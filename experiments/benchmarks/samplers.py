@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torchvision.models import resnet50
 
-from lifted_lightning.data.global_batches import GlobalBatchSampler
-from lifted_lightning.data.released import ReleasedPairBatchSampler
-from lifted_lightning.data.samplers import PositivePairBatchSampler
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.batches.base import GlobalBatchSampler
+from lifted_lightning.data.batches.released import ReleasedPairBatchSampler
 
 IMAGES, CLASSES, BATCH, SIZE = 59_551, 11_318, 128, 224
 
@@ -99,9 +99,7 @@ def step_time(device: torch.device, images: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dimension", type=int, default=512, help="embedding size")
     parser.add_argument("--neighbours", type=float, default=0.5)
@@ -110,9 +108,7 @@ def main() -> None:
     parser.add_argument("--step-images", type=int, default=None, help="images of the ResNet-50 step timed")
     args = parser.parse_args()
     device, labels = torch.device(args.device), product_like_labels()
-    print(
-        f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads; D = {args.dimension}\n"
-    )
+    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads; D = {args.dimension}\n")
     print("| sampler | start-up, s | global batches/s |\n|---|---|---|")
     for name, make in {
         "positive pairs": lambda: PositivePairBatchSampler(labels, BATCH),

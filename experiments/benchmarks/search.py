@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lifted_lightning.index_file import EmbeddingIndex, read_index
+from lifted_lightning.commands.search import rows_of
+from lifted_lightning.inference.index import EmbeddingIndex, read_index
 from lifted_lightning.metrics.neighbours import nearest
-from lifted_lightning.search_command import rows_of
 
 
 def make_index(items: int, size: int) -> EmbeddingIndex:
@@ -34,9 +34,7 @@ def make_index(items: int, size: int) -> EmbeddingIndex:
 
 def main() -> None:
     """Time writing, reading and searching, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--k", type=int, default=10)

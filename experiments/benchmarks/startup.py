@@ -20,7 +20,7 @@ import numpy
 mark("numpy")
 import torch
 mark("torch")
-import lifted_lightning.embedder
+import lifted_lightning.inference.model
 mark("the package")
 {extra}
 model = lifted_lightning.load({checkpoint!r}, "cpu")
@@ -45,7 +45,7 @@ def make_commands(lifted: str, folder: Path) -> dict[str, list[str]]:
 
     (image,) = draw_photographs(folder / "photos", 1, 224)
     networks = {
-        "ConvNet": {"class_path": "lifted_lightning.networks.ConvNet", "init_args": {"channels": 3}},
+        "ConvNet": {"class_path": "lifted_lightning.training.networks.ConvNet", "init_args": {"channels": 3}},
         "SqueezeNet": SQUEEZENET,
     }
     commands = {
@@ -75,9 +75,7 @@ def make_commands(lifted: str, folder: Path) -> dict[str, list[str]]:
 
 def main() -> None:
     """Time the commands in turn, and print medians and the ratio of the last two."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     lifted = shutil.which("lifted") or sys.exit("lifted is not installed in this environment")

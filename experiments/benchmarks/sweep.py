@@ -52,9 +52,7 @@ def overhead(rounds: int) -> None:
             subprocess.run([*LIFTED, "fit", *RUN, *own], check=True, capture_output=True)
             by_hand.append(time.perf_counter() - began)
             file.write_text(SWEEP.format(seeds=[2 * number, 2 * number + 1], arguments=", ".join(RUN)))
-            lines = events(
-                [*LIFTED, "sweep", str(file), "--runs_dir", f"{folder}/runs", "--cpus-per-trial", cores]
-            )
+            lines = events([*LIFTED, "sweep", str(file), "--runs_dir", f"{folder}/runs", "--cpus-per-trial", cores])
             done = [at for at, line in lines if line.startswith("done")]
             of_sweep.append(done[1] - done[0])
     hand, swept = statistics.median(by_hand), statistics.median(of_sweep)
@@ -67,9 +65,7 @@ def busy() -> None:
         command = [*LIFTED, "sweep", "experiments/sweeps/quick.yaml", "--runs_dir", folder]
         trials = int(re.findall(r"(\d+) missing", events([*command, "--dry-run"])[-1][1])[0])
         marks = []
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 if line.startswith("started"):
@@ -79,9 +75,7 @@ def busy() -> None:
     (first, before), (last, after) = marks[0], marks[-1]
     idle = (after.idle + after.iowait) - (before.idle + before.iowait)
     share = 1 - idle / ((last - first) * psutil.cpu_count())
-    print(
-        f"{trials} trials, {last - first:.0f} s from the first one's start to the last one's: {share:.1%} busy"
-    )
+    print(f"{trials} trials, {last - first:.0f} s from the first one's start to the last one's: {share:.1%} busy")
 
 
 if __name__ == "__main__":

@@ -32,16 +32,16 @@ from torchvision.datasets import ImageFolder
 
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
+from lifted_lightning.commands.fit import quiet
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD, CropMirror
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
 from lifted_lightning.data.datasets.cars196 import Cars196
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.lightning_cli import quiet
-from lifted_lightning.loggers import MetricsFile
 from lifted_lightning.losses import LiftedStructureLoss
-from lifted_lightning.module import EmbeddingModule
-from lifted_lightning.networks import EmbeddingNetwork
+from lifted_lightning.runs.loggers import MetricsFile
+from lifted_lightning.training.module import EmbeddingModule
+from lifted_lightning.training.networks import EmbeddingNetwork
 
 WARM_UP = 3  # steps that are not counted
 
@@ -127,9 +127,7 @@ def trainer(steps: int, *callbacks: Callback, **more: Any) -> Trainer:
 
 
 def ours(trunk: str, size: int, **more: Any) -> EmbeddingModule:
-    return EmbeddingModule(
-        EmbeddingNetwork(trunk, pretrained=False), LiftedStructureLoss(), CropMirror(size), **more
-    )
+    return EmbeddingModule(EmbeddingNetwork(trunk, pretrained=False), LiftedStructureLoss(), CropMirror(size), **more)
 
 
 def images(settings: Settings, batch: int, size: int, **more: Any) -> RetrievalDataModule:
@@ -259,9 +257,7 @@ def _rank(rank: int, world_size: int, settings: Settings, size: int, batch: int)
     torch.set_num_threads(2 // world_size)
     seed_everything(0)
     watch = Stopwatch()
-    fit = trainer(
-        settings.steps + WARM_UP, watch, devices=world_size, strategy="ddp" if world_size > 1 else "auto"
-    )
+    fit = trainer(settings.steps + WARM_UP, watch, devices=world_size, strategy="ddp" if world_size > 1 else "auto")
     fit.fit(ours("resnet18", size), datamodule=images(settings, batch, size + 16))
     return statistics.mean(watch.steps)
 
@@ -306,9 +302,7 @@ def micro_batch(settings: Settings) -> None:
     line("time an image", many[1] / one[1], "×", "≤ 1.5×", of)
 
 
-def _memory(
-    rank: int, world_size: int, settings: Settings, batch: int, piece: int, size: int
-) -> tuple[float, float]:
+def _memory(rank: int, world_size: int, settings: Settings, batch: int, piece: int, size: int) -> tuple[float, float]:
     """Peak resident megabytes of a process that trains so, and seconds an image."""
     seconds = 0.0
     module, data = ours("resnet18", size, micro_batch=piece), images(settings, batch or piece, size)
@@ -328,9 +322,7 @@ def device(settings: Settings) -> None:
         print("device: left out, for it needs a GPU and --device cuda", flush=True)
         return
     size, batch = (64, 16) if settings.small else (227, 128)
-    bare = EmbeddingNetwork("googlenet", pretrained=False).to(
-        settings.device, memory_format=torch.channels_last
-    )
+    bare = EmbeddingNetwork("googlenet", pretrained=False).to(settings.device, memory_format=torch.channels_last)
     bare.compile()
     pixels = torch.randn(batch, 3, size, size, device=settings.device).to(memory_format=torch.channels_last)
 
@@ -405,9 +397,7 @@ def apart(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any
     return [answers[rank] for rank in range(world_size)]
 
 
-def _apart(
-    queue: Any, function: Callable[..., Any], rank: int, world_size: int, port: int, *args: Any
-) -> None:
+def _apart(queue: Any, function: Callable[..., Any], rank: int, world_size: int, port: int, *args: Any) -> None:
     if world_size > 1:
         names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         values = (rank, rank, 0, world_size, world_size)
@@ -421,9 +411,7 @@ FIGURES = {f.__name__: f for f in (overhead, peers, ranks, checkpoint, micro_bat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=FIGURES, help="these figures; by default all but device")
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--repeats", type=int, default=3)

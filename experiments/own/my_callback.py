@@ -26,6 +26,4 @@ class ClassCentres(Callback):
             embeddings = embedding_set.embeddings.cpu().numpy()
             classes = np.unique(labels)
             centres = np.stack([embeddings[labels == c].mean(axis=0) for c in classes])
-            np.savez(
-                Path(trainer.default_root_dir) / f"centres_{stage}.npz", classes=classes, centres=centres
-            )
+            np.savez(Path(trainer.default_root_dir) / f"centres_{stage}.npz", classes=classes, centres=centres)

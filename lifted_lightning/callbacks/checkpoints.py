@@ -29,9 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     (Lightning writes to the system's temporary folder and moves: across file systems that is a copy.)
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Checksums, which torch.load does not look at, take as long as writing.
@@ -67,9 +65,7 @@ class BestCheckpoint(ModelCheckpoint):
         own = Path(self.dirpath or "") / "best.ckpt"
         if not own.exists():
             return
-        paths = {
-            key: str(own) if state_dict[key] else "" for key in ("best_model_path", "kth_best_model_path")
-        }
+        paths = {key: str(own) if state_dict[key] else "" for key in ("best_model_path", "kth_best_model_path")}
         models = {str(own): score for score in state_dict["best_k_models"].values()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
 

@@ -1,17 +1,22 @@
 """Retrieval metrics on validation at its own interval, and on test once, with clustering and a baseline."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn import functional
 
-from lifted_lightning.callbacks.baseline import embed_baseline
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics
-from lifted_lightning.module import EmbeddingModule
+from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics, nearest
+from lifted_lightning.metrics.points import Distance
+from lifted_lightning.pictures.gallery import ABSENT
+from lifted_lightning.training.module import Batch, EmbeddingModule
 
 
 @runtime_checkable
@@ -57,9 +62,7 @@ class RetrievalEvaluation(Callback):
         self._loaded_step = 0
         self._metric: RetrievalMetrics | None = None
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,14 +71,10 @@ class RetrievalEvaluation(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metric = self._new_metric(trainer, pl_module, "test")
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self._update(outputs)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self._update(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,9 +116,7 @@ class RetrievalEvaluation(Callback):
         values = self._metric.compute()
         embedding_set = self._metric.embedding_set
         assert embedding_set is not None
-        if (
-            stage == "test" and self.clustering != "none"
-        ):  # a collective: rank zero clusters, and tells the others
+        if stage == "test" and self.clustering != "none":  # a collective: rank zero clusters, and tells the others
             values |= clustering_metrics(
                 embedding_set.embeddings,
                 embedding_set.labels,
@@ -146,3 +143,78 @@ class RetrievalEvaluation(Callback):
 
 def as_tensor(rows: IntArray | None) -> Tensor | None:
     return None if rows is None else torch.from_numpy(rows)
+
+
+def evaluation_of(trainer: Trainer) -> RetrievalEvaluation:
+    """The callback that evaluated the embeddings."""
+    return next(c for c in trainer.callbacks if isinstance(c, RetrievalEvaluation))  # type: ignore[attr-defined]
+
+
+def gallery_rows(trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> IntArray:
+    """Rows of the embedding set that are searched: all, where the data set keeps no gallery apart."""
+    _, gallery = data_of(trainer).query_gallery(stage)
+    indices = embedding_set.indices.cpu().numpy()
+    return np.arange(len(indices)) if gallery is None else np.flatnonzero(np.isin(indices, gallery))
+
+
+def find_neighbours(
+    embedding_set: EmbeddingSet, queries: IntArray, gallery: IntArray, k: int, distance: Distance
+) -> tuple[IntArray, npt.NDArray[np.float64]]:
+    """The k nearest neighbours in the gallery of each query, itself left out.
+
+    Args:
+        embedding_set: N items.
+        queries: (n,) rows of it.
+        gallery: (g,) rows of it, ascending.
+        k: neighbours to find.
+        distance: what they are ranked by.
+
+    Returns:
+        (n, k) rows of the embedding set, nearest first, ABSENT where the gallery holds fewer; (n, k) or
+        fewer distances.
+    """
+    embeddings = embedding_set.embeddings
+    itself = np.where(np.isin(queries, gallery), np.searchsorted(gallery, queries), -1)
+    distances, columns = nearest(
+        embeddings[torch.from_numpy(queries)],
+        embeddings[torch.from_numpy(gallery)],
+        k,
+        exclude=torch.from_numpy(itself) if (itself >= 0).any() else None,
+        distance=distance,
+    )
+    found = np.full((len(queries), k), ABSENT, dtype=np.int64)
+    found[:, : columns.shape[1]] = gallery[columns.cpu().numpy()]
+    return found, distances.cpu().numpy()
+
+
+PIXEL_SIDE = 32  # raw pixels are compared at no more than this side, which keeps them thousands of numbers
+
+
+@torch.inference_mode()
+def embed_baseline(module: EmbeddingModule, batches: Iterable[Batch]) -> tuple[str, Tensor, Tensor, Tensor]:
+    """Features of this rank's images without training.
+
+    Returns:
+        What sees them (the untrained trunk, or raw pixels), indices (n,), features (n, F) float32, labels (n,).
+    """
+    name, features = _features(module)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in batches:
+        images = batch["images"].to(module.device)
+        rows.append((batch["indices"], features(images).float().cpu(), batch["labels"]))
+    indices, embeddings, labels = zip(*rows, strict=True)
+    return name, torch.cat(indices), torch.cat(embeddings), torch.cat(labels)
+
+
+def _features(module: EmbeddingModule) -> tuple[str, Callable[[Tensor], Tensor]]:
+    make = getattr(module.network, "initial_trunk", None)
+    trunk = make() if make else None
+    if trunk is None:
+        return "raw pixels", _raw_pixels
+    trunk = trunk.to(module.device, module.augment.mean.dtype)
+    return "untrained trunk", lambda images: trunk(module.augment(images, None))
+
+
+def _raw_pixels(images: Tensor) -> Tensor:
+    side = min(*images.shape[2:], PIXEL_SIDE)
+    return functional.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)

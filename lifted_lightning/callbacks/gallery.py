@@ -4,17 +4,14 @@ import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.evaluated import (
-    IntArray,
-    evaluation_of,
-    find_neighbours,
-    gallery_rows,
-)
+from lifted_lightning.callbacks.evaluation import evaluation_of, find_neighbours, gallery_rows
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
-from lifted_lightning.plots import ABSENT, RIGHT, WRONG, shrink
+from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
+from lifted_lightning.pictures.style import shrink
 
 
 class RetrievalGallery(BackgroundPicture):
@@ -96,9 +93,7 @@ def _cells(trainer: Trainer, embedding_set: EmbeddingSet, shown: IntArray, found
     }
 
 
-def confused_pairs(
-    own: IntArray, nearest: IntArray, distances: npt.NDArray[np.floating], count: int
-) -> IntArray:
+def confused_pairs(own: IntArray, nearest: IntArray, distances: npt.NDArray[np.floating], count: int) -> IntArray:
     """Find the pairs of classes that are most often nearest to one another, either way round.
 
     Args:
@@ -118,9 +113,7 @@ def confused_pairs(
     return wrong[first[np.argsort(-times, kind="stable")[:count]]]
 
 
-def choose_queries(
-    own: IntArray, rank: IntArray, confused: IntArray, rows: int
-) -> list[tuple[str, IntArray]]:
+def choose_queries(own: IntArray, rank: IntArray, confused: IntArray, rows: int) -> list[tuple[str, IntArray]]:
     """Choose what a gallery shows.
 
     Args:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lifted_lightning import runs
-from lifted_lightning.callbacks.evaluated import evaluation_of
+from lifted_lightning.callbacks.evaluation import evaluation_of
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.runs.folder import PLOTS
 
 Inputs = dict[str, npt.NDArray[Any]]
 
@@ -45,7 +45,7 @@ class _Job:
         command = [
             sys.executable,
             "-m",
-            "lifted_lightning.picture_worker",
+            "lifted_lightning.pictures.worker",
             str(self.inputs),
             str(self.picture),
         ]
@@ -99,7 +99,7 @@ class BackgroundPicture(Callback):
         self._waiting: _Job | None = None
 
     def inputs(self, trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> Inputs | None:
-        """What ``lifted_lightning.picture_worker`` needs to draw; None if there is nothing to draw."""
+        """What ``lifted_lightning.pictures.worker`` needs to draw; None if there is nothing to draw."""
         raise NotImplementedError
 
     def on_embedding_set(
@@ -117,9 +117,9 @@ class BackgroundPicture(Callback):
             return
         step = evaluation_of(trainer).step(trainer)
         suffix = step if stage == "validation" else stage
-        picture = Path(trainer.default_root_dir) / runs.PLOTS / f"{self.name}_{suffix}.png"
+        picture = Path(trainer.default_root_dir) / PLOTS / f"{self.name}_{suffix}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        job = _Job(picture, f"{runs.PLOTS}/{self.name}_{stage}", step)
+        job = _Job(picture, f"{PLOTS}/{self.name}_{stage}", step)
         self._discard_waiting()
         arrays: dict[str, Any] = {"kind": np.array(self.name), **inputs}
         np.savez(job.inputs, **arrays)

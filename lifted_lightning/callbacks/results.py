@@ -8,13 +8,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from lifted_lightning import __version__, runs
+from lifted_lightning import __version__
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.files import atomic
+from lifted_lightning.metrics.embedding_set import gather_embedding_set
+from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
+from lifted_lightning.runs.settings import relative_paths
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
+
+
 PROGRESS = "lifted_progress"  # the key in a checkpoint
 
 
@@ -27,9 +36,7 @@ class ResultFile(Callback):
         summary: loss, embedding size, data set and seed, as they stand at the top of the file.
     """
 
-    def __init__(
-        self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]
-    ) -> None:
+    def __init__(self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]) -> None:
         self.evaluation = evaluation
         self.config = config
         self.summary = summary
@@ -53,9 +60,7 @@ class ResultFile(Callback):
         self._fit_began = time.monotonic() - self._progress["fit"]
         self._step_began = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         now = time.monotonic()
         self._progress["training"] += now - self._step_began
         self._progress["images"] += len(outputs["labels"])
@@ -74,15 +79,11 @@ class ResultFile(Callback):
         self._note_fit_time()
         self._fit_began = None
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._note_fit_time()
         checkpoint[PROGRESS] = dict(self._progress)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(PROGRESS)
         if saved is None:
             return
@@ -121,16 +122,14 @@ class ResultFile(Callback):
             logger.save()
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
-            "config": runs.relative_paths(self.config, data_of(trainer).root, folder),
+            "config": relative_paths(self.config, data_of(trainer).root, folder),
             **self.summary,
             "stage": stage,
             "steps": trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
-            "history": with_training_means(
-                self._progress["history"], runs.read_metrics(folder / runs.METRICS)
-            ),
+            "history": with_training_means(self._progress["history"], read_metrics(folder / METRICS)),
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
             "seconds": {
@@ -142,7 +141,7 @@ class ResultFile(Callback):
             "versions": versions(),
             "git": self._git,
         }
-        runs.write_json(folder / runs.RESULT, content)
+        write_json(folder / RESULT, content)
 
 
 def with_training_means(history: list[dict[str, Any]], metrics: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -185,3 +184,33 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+class PredictionFile(Callback):
+    """Writes ``embeddings.npz`` into the run's folder: indices, embeddings, labels, items and class names.
+
+    ``numpy.load(path)`` reads it back, without pickle.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self._rows.append((outputs["indices"], outputs["embeddings"], outputs["labels"]))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        embedding_set = gather_embedding_set(*(torch.cat(parts) for parts in zip(*self._rows, strict=True)))
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "embeddings.npz"
+        indices = embedding_set.indices.cpu().numpy()
+        with atomic(path) as file:
+            np.savez(
+                file,
+                indices=indices,
+                embeddings=embedding_set.embeddings.cpu().numpy(),
+                labels=embedding_set.labels.cpu().numpy(),
+                items=np.array(data_of(trainer).names(indices.tolist())),
+                class_names=np.array(data_of(trainer).class_names),
+            )
+        print(f"{len(indices)} embeddings: {path}")

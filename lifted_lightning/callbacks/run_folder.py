@@ -9,12 +9,12 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
-from lifted_lightning import runs
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
-from lifted_lightning.loggers import MetricsFile, wandb_logger
-from lifted_lightning.wandb_session import wandb_mode
+from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
+from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
+from lifted_lightning.runs.settings import flatten, slug
 
 PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
@@ -87,19 +87,15 @@ class RunFolder(Callback):
             trainer.loggers = [*self._loggers(mode, trainer.state.fn), *trainer.loggers]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
-                callback.dirpath = str(self.folder / runs.CHECKPOINTS)
+                callback.dirpath = str(self.folder / CHECKPOINTS)
             if isinstance(callback, LastCheckpoint):
-                callback.folder = self.folder / runs.CHECKPOINTS
+                callback.folder = self.folder / CHECKPOINTS
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["lifted_config"] = yaml.safe_dump(self.config, sort_keys=False)
         checkpoint[PENDING_ROW] = pending_row(trainer)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
         for logger in trainer.loggers:  # here, for Lightning starts no training where none is left to do
@@ -110,30 +106,26 @@ class RunFolder(Callback):
         """Put the best validation so far into W&B's summary, as ``best/map@r`` and so on."""
         best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))  # type: ignore[attr-defined]
         score, before = trainer.callback_metrics.get(best.monitor or ""), best.best_model_score
-        if score is None or (
-            before is not None and not (score > before if best.mode == "max" else score < before)
-        ):
+        if score is None or (before is not None and not (score > before if best.mode == "max" else score < before)):
             return
         prefix = "validation/"
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(
-                    {f"best/{k.removeprefix(prefix)}": values[k] for k in values}
-                )
+                logger.experiment.summary.update({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
 
     def _choose(self) -> Path:
         if self.existing is None:
             try:
-                folder, self._lock = runs.claim_folder(self.parent, self.name)
+                folder, self._lock = claim_folder(self.parent, self.name)
             except OSError as error:
                 raise UserError(
                     f"--runs_dir: {self.parent} cannot be made or written ({error.strerror}); give another"
                 ) from error
         else:
-            folder, self._lock = self.existing, runs.lock(self.existing)
-        runs.remove_unfinished(folder)
-        with atomic(folder / runs.CONFIG, "w") as file:  # after resuming too: options may have changed
+            folder, self._lock = self.existing, lock(self.existing)
+        remove_unfinished(folder)
+        with atomic(folder / CONFIG, "w") as file:  # after resuming too: options may have changed
             file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return folder
 
@@ -151,7 +143,7 @@ class RunFolder(Callback):
                 group=group_name(experiment, self.config, summary),
                 job_type=str(getattr(job, "value", job)),
                 tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
-                config=runs.flatten(self.config) | summary,
+                config=flatten(self.config) | summary,
             )
             loggers.append(logger)
         return loggers
@@ -163,8 +155,8 @@ def group_name(experiment: str, config: dict[str, Any], summary: dict[str, Any])
     Returns:
         ``experiment/loss-size-hash``; the hash is of all that makes the group.
     """
-    settings = {key: value for key, value in runs.flatten(config).items() if key not in NOT_GROUPED}
+    settings = {key: value for key, value in flatten(config).items() if key not in NOT_GROUPED}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    loss = runs.slug(summary["loss"].removesuffix("Loss"))
+    loss = slug(summary["loss"].removesuffix("Loss"))
     tail = f"/{loss}-{summary['embedding_size']}d-{digest}"
     return experiment[: LONGEST_NAME - len(tail)] + tail

@@ -6,10 +6,10 @@ from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.embedding_map import stratified_sample
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet
-from lifted_lightning.plots import PALETTE, shrink
+from lifted_lightning.pictures.style import PALETTE, shrink
+from lifted_lightning.pictures.tsne_map import stratified_sample
 
 
 class TSNEPlot(BackgroundPicture):

@@ -10,13 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lifted_lightning.data.transforms import crop_box, jittered, resampled
 from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
 STREAM = 1  # batches are drawn from (seed, epoch, step) too, and must not be the same numbers
+
+
 NUM_DRAWS = 8  # columns: 0 mirror, 1-4 geometry, 5-7 brightness, contrast, saturation
 
 
@@ -30,9 +36,7 @@ def draw(key: tuple[int, ...], global_batch: int) -> Tensor:
     Returns:
         (global_batch, 8) float32 in [0, 1), on the CPU. Row i depends on key and i alone.
     """
-    return torch.from_numpy(
-        np.random.default_rng((*key, STREAM)).random((global_batch, NUM_DRAWS), dtype=np.float32)
-    )
+    return torch.from_numpy(np.random.default_rng((*key, STREAM)).random((global_batch, NUM_DRAWS), dtype=np.float32))
 
 
 class Augmentation(nn.Module):
@@ -79,9 +83,7 @@ class Augmentation(nn.Module):
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalise with these statistics from now on: one value a channel, of pixel values in [0, 1]."""
         if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(
-                f"augmentation mean={list(mean)}, std={list(std)}: one of each a channel, std > 0"
-            )
+            raise UserError(f"augmentation mean={list(mean)}, std={list(std)}: one of each a channel, std > 0")
         self.mean = torch.tensor(mean, dtype=self.mean.dtype, device=self.mean.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=self.std.dtype, device=self.std.device).view(1, -1, 1, 1)
 
@@ -138,9 +140,7 @@ class Augmentation(nn.Module):
         """How much higher and wider than the output the images are."""
         (h, w), (height, width) = self.output_size(images), images.shape[2:]
         if h > height or w > width:
-            raise UserError(
-                f"augmentation size={self.size}: images of {height}x{width} are smaller; lower it"
-            )
+            raise UserError(f"augmentation size={self.size}: images of {height}x{width} are smaller; lower it")
         return height - h, width - w
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -148,9 +148,7 @@ class Augmentation(nn.Module):
         if images.shape[1] == 1 and not self.given_statistics:
             mean, std = mean.new_full((), 0.5), std.new_full((), 0.5)
         elif mean.shape[1] != images.shape[1]:
-            raise UserError(
-                f"augmentation mean and std: {mean.shape[1]} values for {images.shape[1]} channels"
-            )
+            raise UserError(f"augmentation mean and std: {mean.shape[1]} values for {images.shape[1]} channels")
         b, c, h, w = images.shape
         # Rows of all pixels and channels give long inner loops, a broadcast over 3 channels short ones.
         scale = (1 / (255 * std)).reshape(-1).expand(c).repeat(w)
@@ -204,9 +202,7 @@ class ResizedCrop(Augmentation):
     ) -> None:
         super().__init__(size, mirror, colour_jitter, mean, std)
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
-            raise UserError(
-                f"ResizedCrop scale={scale}, ratio={ratio}: want 0 < low <= high, scale at most 1"
-            )
+            raise UserError(f"ResizedCrop scale={scale}, ratio={ratio}: want 0 < low <= high, scale at most 1")
         self.scale = scale
         self.ratio = ratio
 
@@ -265,3 +261,49 @@ class Affine(Augmentation):
         rows = [flip * cos * w / width, -sin * h / width, 2 * self.shift * signed[:, 0]]
         rows += [flip * sin * w / height, cos * h / height, 2 * self.shift * signed[:, 1]]
         return resampled(images, torch.stack(rows, dim=1).view(-1, 2, 3), (h, w))
+
+
+def crop_box(
+    draws: Tensor, aspect: float, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random crops of images whose width is ``aspect`` times their height.
+
+    Args:
+        draws: (b, 8) in [0, 1).
+        aspect: the images' width/height.
+        scale: least and greatest area, as a share of the image.
+        ratio: least and greatest width/height of the crop, drawn log-uniformly.
+
+    Returns:
+        width and height (b,) in units of the image's, and the centre's x and y (b,), where the image spans -1
+        to 1. A crop that would not fit is cut to the image's side.
+    """
+    area = scale[0] + draws[:, 1] * (scale[1] - scale[0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    stretch = torch.exp((low + draws[:, 2] * (high - low)) / 2)
+    width = (area / aspect).sqrt().mul(stretch).clamp(max=1)
+    height = (area * aspect).sqrt().div(stretch).clamp(max=1)
+    return width, height, (2 * draws[:, 3] - 1) * (1 - width), (2 * draws[:, 4] - 1) * (1 - height)
+
+
+def resampled(images: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear samples of (b, C, H, W) uint8 images on the affine grids ``theta`` (b, 2, 3), as float32."""
+    grid = functional.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
+    pixels = images.to(grid.dtype, memory_format=torch.channels_last)
+    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def jittered(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale brightness, contrast and saturation of (b, C, H, W) images in [0, 255] by ``factors`` (b, 3)."""
+    brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
+    pixels = (images.to(factors.dtype) * brightness).clamp(0, 255)
+    pixels = torch.lerp(grey(pixels).mean(dim=(1, 2, 3), keepdim=True), pixels, contrast).clamp(0, 255)
+    return torch.lerp(grey(pixels), pixels, saturation).clamp(0, 255)
+
+
+def grey(images: Tensor) -> Tensor:
+    """(b, 1, H, W) luminance of (b, C, H, W) images with 1 or 3 channels."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -12,14 +12,20 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.batches.base import GlobalBatchSampler
+from lifted_lightning.data.batches.released import ReleasedPairBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.global_batches import GlobalBatchSampler
-from lifted_lightning.data.loaders import batches_are_limited, build_sampler, make_loader, share_of_rank
+from lifted_lightning.data.images import ResizeMode
+from lifted_lightning.data.loading import (
+    CropDraws,
+    FileRows,
+    PixelRows,
+    make_loader,
+    share_of_rank,
+)
 from lifted_lightning.data.pixels import Pixels, open_pixels
-from lifted_lightning.data.resize import ResizeMode
-from lifted_lightning.data.rows import CropDraws, FileRows, PixelRows
-from lifted_lightning.data.split import split_training_rows
-from lifted_lightning.data.table import ImageTable, IntArray
+from lifted_lightning.data.table import ImageTable, IntArray, split_training_rows
 from lifted_lightning.errors import UserError
 
 
@@ -86,9 +92,7 @@ class RetrievalDataModule(LightningDataModule):
             if value < least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise UserError(
-                f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1"
-            )
+            raise UserError(f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1")
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size
@@ -178,9 +182,7 @@ class RetrievalDataModule(LightningDataModule):
                 skip_broken=self.skip_broken,
             )
         if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
-            raise UserError(
-                "trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead"
-            )
+            raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
         if stage == "fit" and self.sampler is None:
             self.sampler = self._build_sampler()
 
@@ -221,9 +223,7 @@ class RetrievalDataModule(LightningDataModule):
 
     def _evaluation_loader(self, rows: IntArray) -> DataLoader:
         share = share_of_rank(self._usable(rows), *self._rank())
-        return make_loader(
-            self._rows(self.table.labels, share), self.workers, batch_size=self.eval_batch_size
-        )
+        return make_loader(self._rows(self.table.labels, share), self.workers, batch_size=self.eval_batch_size)
 
     def _rows(self, labels: IntArray, rows: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
@@ -252,3 +252,46 @@ class RetrievalDataModule(LightningDataModule):
 def data_of(trainer: Trainer) -> RetrievalDataModule:
     """The data module of a trainer."""
     return cast(RetrievalDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def build_sampler(data: "RetrievalDataModule", labels: IntArray, rank: int, ranks: int) -> GlobalBatchSampler:
+    """The sampler of global batches that a data module's settings ask for.
+
+    Args:
+        data: the data module.
+        labels: (n,) labels of the rows that train.
+        rank: of this process, of which the sampler gives the slices.
+        ranks: how many there are.
+    """
+    if data.sampling == "released":
+        return ReleasedPairBatchSampler(
+            labels,
+            data.batch_size,
+            data.seed,
+            batches_per_epoch=data.batches_per_epoch,
+            rank=rank,
+            world_size=ranks,
+        )
+    sampler = PositivePairBatchSampler(
+        labels,
+        data.batch_size,
+        data.samples_per_class,
+        data.seed,
+        batches_per_epoch=data.batches_per_epoch,
+        neighbours=data.neighbours,
+        refresh_interval=data.refresh_interval,
+        class_weights=data.class_weights,
+        class_names=[data.class_names[c] for c in np.unique(data.table.labels[data.train_rows])],
+        rank=rank,
+        world_size=ranks,
+        device=data.trainer.strategy.root_device if data.trainer else "cpu",
+    )
+    sampler.check_drawn_ahead(data.workers)
+    return sampler
+
+
+def batches_are_limited(trainer: Trainer) -> bool:
+    """Whether a trainer would end epochs before the sampler does."""
+    limit: int | float = trainer.limit_train_batches
+    quick = getattr(trainer, "fast_dev_run", False)
+    return not quick and (isinstance(limit, int) or limit != 1.0 or getattr(trainer, "overfit_batches", 0) != 0)

@@ -103,17 +103,13 @@ def contrastive_loss(
     return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared))
 
 
-def contrastive_loss_of_given(
-    embeddings: Tensor, labels: Tensor, margin: float = 1.0, squared: bool = True
-) -> Tensor:
+def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float = 1.0, squared: bool = True) -> Tensor:
     """The contrastive loss of the pairs (rows 2i and 2i+1); see :class:`ContrastiveLoss`."""
     squares, positive = _given(embeddings, labels)
     apart = squares > 0
     distances = torch.where(apart, torch.where(apart, squares, 1).sqrt(), squares)  # no infinite slope at 0
     hinge = (margin - distances).relu()
-    terms = (
-        torch.where(positive, squares, hinge.square()) if squared else torch.where(positive, distances, hinge)
-    )
+    terms = torch.where(positive, squares, hinge.square()) if squared else torch.where(positive, distances, hinge)
     value = terms.sum() / (2 * max(len(terms), 1)) + 0 * embeddings.sum(dtype=terms.dtype)
     return value.to(torch.promote_types(embeddings.dtype, torch.float32))
 

@@ -56,9 +56,7 @@ class LiftedStructureLoss(nn.Module):
         return {"active_share": share}
 
 
-def lifted_structure_loss(
-    embeddings: Tensor, labels: Tensor, margin: float = 1.0, smooth: bool = True
-) -> Tensor:
+def lifted_structure_loss(embeddings: Tensor, labels: Tensor, margin: float = 1.0, smooth: bool = True) -> Tensor:
     """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
     return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, smooth))
 

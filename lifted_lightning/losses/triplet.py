@@ -64,9 +64,7 @@ class TripletLoss(nn.Module):
         self.average: Average = average
 
     def extra_repr(self) -> str:
-        return (
-            f"margin={self.margin}, squared={self.squared}, mining={self.mining!r}, average={self.average!r}"
-        )
+        return f"margin={self.margin}, squared={self.squared}, mining={self.mining!r}, average={self.average!r}"
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
@@ -154,9 +152,7 @@ def _sum_all(
     return total, (pairs.positives * pairs.negatives).sum(), active
 
 
-def _count_above(
-    pairs: PairBlocks, anchors: slice, thresholds: Tensor, measure: Tensor, histogram: Tensor
-) -> Tensor:
+def _count_above(pairs: PairBlocks, anchors: slice, thresholds: Tensor, measure: Tensor, histogram: Tensor) -> Tensor:
     """How many of its anchor's thresholds lie above each distance, (anchors, n); adds to the histogram."""
     below = torch.searchsorted(thresholds[anchors], measure, right=True)
     histogram[anchors].scatter_add_(1, below, histogram.new_ones(()).expand(below.shape))

@@ -109,9 +109,9 @@ def _k_means(points: FloatArray, clusters: int, start: Start, seed: int) -> IntA
     with warnings.catch_warnings():
         # Fewer distinct points than clusters: embeddings collapsed, which the scores tell.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(
-            min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed
-        ).fit_predict(points)
+        return KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed).fit_predict(
+            points
+        )
 
 
 def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntArray:

@@ -73,9 +73,7 @@ def _one_by_one(
     return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
 
 
-def _search(
-    points: Points, columns: Columns, rows: Tensor, k: int, exclude: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _search(points: Points, columns: Columns, rows: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
     """Squared distances (b, k) and columns (b, k) of the nearest of a block of queries."""
     queries = points.queries(rows)
     best = Best(k + _SPARE)

@@ -131,8 +131,7 @@ def prepare(embeddings: Tensor, distance: Distance) -> Points:
     infinite = int((~torch.isfinite(exact).all(1)).sum()) if _may_be_infinite(exact) else 0
     if infinite:
         raise UserError(
-            f"{infinite} of {len(exact)} embeddings are not finite: training has diverged; "
-            "lower the learning rate"
+            f"{infinite} of {len(exact)} embeddings are not finite: training has diverged; lower the learning rate"
         )
     if distance == "cosine":
         exact = normalised(exact)
@@ -188,9 +187,7 @@ def _first_identical(rows: Tensor) -> Tensor:
     hashes = torch.empty_like(own)
     for start in range(0, count, _ROWS):
         # + 0.0 turns -0.0 into 0.0, which is as far from everything.
-        bits = (rows[start : start + _ROWS] + 0.0).view(
-            torch.int32 if rows.dtype == torch.float32 else torch.int64
-        )
+        bits = (rows[start : start + _ROWS] + 0.0).view(torch.int32 if rows.dtype == torch.float32 else torch.int64)
         hashes[start : start + _ROWS] = (bits * factors).sum(1)
     ordered, order = hashes.sort(stable=True)
     starts = torch.ones_like(ordered, dtype=torch.bool)

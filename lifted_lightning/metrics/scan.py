@@ -83,9 +83,7 @@ class Tile:
 
     def __init__(self, start: int, scores: Tensor, k: int) -> None:
         count, width = scores.shape
-        group = min(
-            (4, 8, _ALIGN), key=lambda size: width / size + k * size
-        )  # the fewest values for ``topk``
+        group = min((4, 8, _ALIGN), key=lambda size: width / size + k * size)  # the fewest values for ``topk``
         self.start = start
         self.scores = scores
         self.grouped = scores.view(count, group, width // group)

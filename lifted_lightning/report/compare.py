@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lifted_lightning.report.alike import differences
-from lifted_lightning.report.names import LOSS, resolve, short, show, words
+from lifted_lightning.errors import UserError, did_you_mean
 from lifted_lightning.report.read import Found, Run, identity, listed, numbers
-from lifted_lightning.report.statistics import Estimate, estimate
+from lifted_lightning.report.table import Estimate, estimate
 
 CLASS, ARGUMENTS = "model.loss.class_path", "model.loss.init_args."
+
+
 UNTRAINED = "untrained network"
+
+
 _FIRST = ("dataset", "embedding_size")
+
+
 PAPER_LOSSES = ("Contrastive", "Triplet", "LiftedStructure")  # in the order of its tables
 
 
@@ -118,8 +123,7 @@ def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison
     sets = [tuple(sorted(runs, key=lambda run: _sortable(run.seed))) for runs in members.values()]
     labels = _loss_labels([runs[0].settings for runs in sets], asked)
     groups = [
-        Group(runs, {**runs[0].settings, LOSS: label}, found.stage)
-        for runs, label in zip(sets, labels, strict=True)
+        Group(runs, {**runs[0].settings, LOSS: label}, found.stage) for runs, label in zip(sets, labels, strict=True)
     ]
     columns = [LOSS, *(key for key in asked if key != LOSS)]
     keys = dict.fromkeys([*_FIRST, *(key for group in groups for key in group.settings if key != CLASS)])
@@ -127,14 +131,10 @@ def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison
     columns += added
     groups.sort(key=lambda g: (*(_sortable(g.settings.get(c)) for c in columns[1:]), _rank(g.loss)))
     names = {name for run in found.runs for name in run.result[found.stage]}
-    metrics = [
-        m for start in order for m in sorted((n for n in names if n.startswith(start)), key=_metric_rank)
-    ]
+    metrics = [m for start in order for m in sorted((n for n in names if n.startswith(start)), key=_metric_rank)]
     warnings = [*found.warnings, *_missing(groups, metrics), *differences(found.runs, asked)]
     if by and added:
-        line = (
-            f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart"
-        )
+        line = f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart"
         warnings.append(line)
     return Comparison(groups, columns, found.stage, metrics, warnings)
 
@@ -151,9 +151,7 @@ def brought_along(comparison: Comparison) -> list[tuple[str, str]]:
     for loss in comparison.losses:
         groups = [group for group in trained if group.loss == loss]
         texts = [
-            ", ".join(
-                f"{words(key)} {show(g.settings[key])}" for key in keys if g.settings.get(key) is not None
-            )
+            ", ".join(f"{words(key)} {show(g.settings[key])}" for key in keys if g.settings.get(key) is not None)
             for g in groups
         ]
         if len(set(texts)) == 1:
@@ -180,11 +178,7 @@ def _loss_labels(rows: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> lis
     for row, path in zip(rows, paths, strict=True):
         name = path.rsplit(".", 1)[-1].removesuffix("Loss")
         homonym = any(p != path and p.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1] for p in paths)
-        told = (
-            [path.split(".")[0].replace("_", "-")]
-            if homonym and not path.startswith("lifted_lightning.")
-            else []
-        )
+        told = [path.split(".")[0].replace("_", "-")] if homonym and not path.startswith("lifted_lightning.") else []
         told += [f"{short(key)}={show(row.get(key))}" for key in arguments[path]]
         labels.append((f"{name} ({', '.join(told)})" if told else name) if path else UNTRAINED)
     return labels
@@ -243,3 +237,83 @@ def _missing(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
         if lacking:
             lines.append(f"without {metric}, so that its mean is of the others: {listed(lacking)}")
     return lines
+
+
+LOSS = "loss"
+
+
+def short(key: str) -> str:
+    """A setting's own name: ``lr`` for ``model.optimizer.init_args.lr``, ``optimizer`` for its class."""
+    return key.removesuffix(".class_path").rsplit(".", 1)[-1]
+
+
+def words(key: str) -> str:
+    """A setting's own name as words."""
+    return short(key).replace("_", " ")
+
+
+def show(value: Any) -> str:
+    """A setting's value: a class by its name, numbers in four digits."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and "." in value and " " not in value:
+        last = value.rsplit(".", 1)[1]
+        return last if last.isidentifier() else value
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def resolve(key: str, runs: Sequence[Run]) -> str:
+    """The setting that a key given to ``--by`` means: in full, or its end where only one has it."""
+    keys = list(dict.fromkeys(name for run in runs for name in run.settings))
+    if key == LOSS or key in keys:
+        return key
+    found = [name for name in keys if name.endswith(f".{key}") or name.endswith(f".{key}.class_path")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"--by {key}: may be {listed(found)}; give more of the name")
+    otherwise = "give loss, embedding_size, dataset, or a setting of config.yaml"
+    hint = did_you_mean(key, [LOSS, *map(short, keys), *keys], otherwise)
+    raise UserError(f"--by {key}: no run has such a setting; {hint}")
+
+
+# Runs that are compared should agree in these, unless they are what is asked for.
+_ALIKE = ("dataset", "data.size", "data.validation_share", "data.split_seed")
+
+
+_CHANGED = " with uncommitted changes"
+
+
+def differences(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
+    """Lines on what differs among runs that should be alike in it."""
+    facts: dict[str, Callable[[Run], Any]] = {}
+    if "trainer.max_steps" not in asked:
+        facts["steps"] = lambda run: None if run.untrained else run.result.get("steps")
+    for key in _ALIKE:
+        if key not in asked:
+            facts[key] = lambda run, key=key: run.settings.get(key)  # type: ignore[misc]
+    for library in sorted({name for run in runs for name in run.result.get("versions") or {}}):
+        facts[library] = lambda run, name=library: (run.result.get("versions") or {}).get(name)  # type: ignore[misc]
+    facts["git commit"] = _commit
+    return [line for name, fact in facts.items() if (line := _difference(name, fact, runs))]
+
+
+def _difference(name: str, fact: Callable[[Run], Any], runs: Sequence[Run]) -> str | None:
+    having: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        value = fact(run)
+        if value is not None:
+            having[show(value) if not isinstance(value, str) else value].append(run.name)
+    if len(having) < 2:
+        return next((f"git commit {v} in all runs" for v in having if v.endswith(_CHANGED)), None)
+    (common, most), *others = sorted(having.items(), key=lambda item: (-len(item[1]), item[0]))
+    parts = [f"{common} in {len(most)} runs", *(f"{value} in {listed(names)}" for value, names in others)]
+    return f"runs differ in {name}: {'; '.join(parts)}"
+
+
+def _commit(run: Run) -> str | None:
+    git = run.result.get("git") or {}
+    commit = str(git.get("commit") or "")[:7]
+    return commit + (_CHANGED if git.get("changed") else "") if commit else None

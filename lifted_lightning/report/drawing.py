@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifted_lightning import plots
-from lifted_lightning.report.statistics import Estimate
+from lifted_lightning.pictures.style import FAINT, INK, PALETTE, paper_style, save
+from lifted_lightning.report.table import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +19,11 @@ _MARKERS = "osD^vPX<>"
 _SIZES = {1: (3.0, 2.0), 2: (2.6, 1.8), 3: (1.85, 1.5)}
 _LEFT, _EDGE, _ABOVE, _BELOW = 0.5, 0.15, 0.26, 0.42
 _STYLE = {
-    "font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left", "axes.titlecolor": plots.INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": plots.FAINT, "axes.linewidth": 0.6,
+    "font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.linewidth": 0.6,
     "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.5, "axes.axisbelow": True,
-    "xtick.color": plots.FAINT, "ytick.color": plots.FAINT, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.labelcolor": plots.INK, "axes.labelsize": 8,
+    "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.labelcolor": INK, "axes.labelsize": 8,
     "lines.markersize": 3.6, "lines.linewidth": 1.2, "legend.fontsize": 7, "legend.frameon": False,
     "legend.title_fontsize": 7, "svg.hashsalt": "lifted-lightning",
 }  # fmt: skip
@@ -51,7 +51,7 @@ def axes_for(titles: Sequence[str], columns: int, path: Path, alike: bool) -> It
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with plots.paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure()
         axes = [figure.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(titles))]
         for ax in axes[1:] if alike else ():
@@ -61,7 +61,7 @@ def axes_for(titles: Sequence[str], columns: int, path: Path, alike: bool) -> It
             ax.margins(0.06, 0.07)
         yield axes
         _lay_out(figure, columns)
-        plots.save(figure, path.with_suffix(".png"))
+        save(figure, path.with_suffix(".png"))
         FigureCanvasSVG(figure)
         figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
 
@@ -94,8 +94,8 @@ def _lay_out(figure: "Figure", columns: int) -> None:
 
 def style(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of a figure's line of this number."""
-    colour = plots.PALETTE[index % len(plots.PALETTE)]
-    dashes = "-" if index < len(plots.PALETTE) else ":"
+    colour = PALETTE[index % len(PALETTE)]
+    dashes = "-" if index < len(PALETTE) else ":"
     return {"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "linestyle": dashes}
 
 

@@ -7,41 +7,77 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison
-from lifted_lightning.report.drawing import (
-    Curve,
-    add_legend,
-    axes_for,
-    draw_line,
-    draw_published,
-    number_axis,
-    style,
-)
-from lifted_lightning.report.names import short, words
-from lifted_lightning.report.panels import (
-    LINES,
-    PANELS,
-    Panel,
-    best,
-    dataset_of,
-    left_out,
-    lines_of,
-    panels_of,
-)
-from lifted_lightning.report.published import (
-    NOT_COMPARABLE,
-    PAPER,
-    PUBLISHED,
-    Published,
-    follows_the_paper,
-    nearest,
-)
+from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison, Group, short, words
+from lifted_lightning.report.drawing import Curve, add_legend, axes_for, draw_line, draw_published, number_axis, style
+from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, Published, follows_the_paper, nearest
 from lifted_lightning.report.read import numbers
-from lifted_lightning.report.statistics import estimate
+from lifted_lightning.report.table import estimate
 from lifted_lightning.report.tables import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+LINES, PANELS = 9, 4  # at most; of more, the best
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one pair of axes shows: its title, and the groups that make each line, by the line's name."""
+
+    title: str
+    lines: dict[str, list[Group]]
+
+    @property
+    def dataset(self) -> str:
+        return dataset_of(self.groups[0])
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for groups in self.lines.values() for group in groups]
+
+
+def panels_of(comparison: Comparison) -> tuple[list[Panel], str]:
+    """A panel for each block of rows, lines for its losses; and a note if the best alone are shown."""
+    keys = comparison.context
+    if all(len(block) == 1 for block in comparison.blocks()):
+        keys = [key for key in keys if key == "dataset"]
+    others = [key for key in comparison.context if key not in keys]
+    panels = [
+        Panel(comparison.title(block[0], keys) or dataset_of(block[0]), lines_of(comparison, block, others))
+        for block in best(comparison.blocks(keys), PANELS)
+    ]
+    return panels, left_out(comparison, panels)
+
+
+def lines_of(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
+    """The groups of each line: those with the same loss and the same of the other columns; the best lines."""
+    lines: dict[str, list[Group]] = {}
+    for group in sorted(block, key=lambda group: comparison.losses.index(group.loss)):
+        rest = comparison.title(group, others)
+        name = rest if rest and len(comparison.losses) == 1 else ", ".join(filter(None, [group.loss, rest]))
+        lines.setdefault(name, []).append(group)
+    kept = best(list(lines.values()), LINES)
+    return {name: groups for name, groups in lines.items() if groups in kept}
+
+
+def best(blocks: Sequence[list[Group]], most: int) -> list[list[Group]]:
+    """The blocks with the best groups, in their order."""
+    scores = [max(group.score for group in block) for block in blocks]
+    kept = sorted(range(len(blocks)), key=lambda i: -scores[i])[:most]
+    return [blocks[i] for i in sorted(kept)]
+
+
+def left_out(comparison: Comparison, panels: Sequence[Panel]) -> str:
+    """A note where the panels show the best rows alone."""
+    shown = sum(len(panel.groups) for panel in panels)
+    return f"the best {shown} of {len(comparison.groups)} rows" if shown < len(comparison.groups) else ""
+
+
+def dataset_of(group: Group) -> str:
+    """The name of the data set that a group's runs are of."""
+    return str(group.settings.get("dataset"))
+
 
 CURVES = {
     "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
@@ -71,9 +107,7 @@ def draw(comparison: Comparison, out: Path) -> list[Drawn]:
 
 def _recall(comparison: Comparison, out: Path) -> Drawn | None:
     """Recall@K against K."""
-    ks = {
-        name: int(name.removeprefix("recall@")) for name in comparison.metrics if name.startswith("recall@")
-    }
+    ks = {name: int(name.removeprefix("recall@")) for name in comparison.metrics if name.startswith("recall@")}
     if len(ks) < 2:
         return None
     panels, note = panels_of(comparison)
@@ -84,9 +118,7 @@ def _recall(comparison: Comparison, out: Path) -> Drawn | None:
             for name, (group,) in panel.lines.items():
                 points = [(k, e) for metric, k in ks.items() if (e := group.metric(metric))]
                 draw_line(ax, _curve(points), looks[name])
-            rows = [
-                p for p in PUBLISHED.get(panel.dataset, ()) if p.source == PAPER and "recall@1" in p.values
-            ]
+            rows = [p for p in PUBLISHED.get(panel.dataset, ()) if p.source == PAPER and "recall@1" in p.values]
             for row in rows:
                 places = [(ks[metric], value) for metric, value in row.values.items() if metric in ks]
                 draw_published(ax, *_unzip(places), _published_look(row, looks), row.read_off)
@@ -118,9 +150,7 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
                 points = [(g.settings[column], e) for g in groups if (e := g.metric(metric))]
                 draw_line(ax, _curve(points), looks[name], bars=True)
             if column == "embedding_size":
-                rows = [
-                    p for p in PUBLISHED.get(panel.dataset, ()) if p.embedding_size and metric in p.values
-                ]
+                rows = [p for p in PUBLISHED.get(panel.dataset, ()) if p.embedding_size and metric in p.values]
                 for _, same in groupby(rows, key=lambda row: (row.loss, row.source)):
                     line = list(same)
                     places = [(row.embedding_size or 0, row.values[metric]) for row in line]
@@ -185,9 +215,7 @@ def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[st
     """Each line's look: a loss has the same in every figure, and the paper's three in every report of few."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     losses = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
-    losses = (
-        list(dict.fromkeys([*PAPER_LOSSES, *losses])) if len(losses) < LINES - len(PAPER_LOSSES) else losses
-    )
+    losses = list(dict.fromkeys([*PAPER_LOSSES, *losses])) if len(losses) < LINES - len(PAPER_LOSSES) else losses
     order = losses if set(names) <= set(losses) else names
     return {name: style(order.index(name)) | {"label": name} for name in names}
 

@@ -38,15 +38,10 @@ class Report:
         """What was compared, and what all runs share."""
         groups = self.comparison.groups
         results = [run.result for group in groups for run in group.runs]
-        parts = [
-            f"{len(results)} run{'s' * (len(results) > 1)} in {len(groups)} row{'s' * (len(groups) > 1)}"
-        ]
+        parts = [f"{len(results)} run{'s' * (len(results) > 1)} in {len(groups)} row{'s' * (len(groups) > 1)}"]
         for name, values in {
             "steps": [r.get("steps") for r in results if r.get("steps")],
-            **{
-                name: [(r.get("versions") or {}).get(name) for r in results]
-                for name in ("lifted-lightning", "torch")
-            },
+            **{name: [(r.get("versions") or {}).get(name) for r in results] for name in ("lifted-lightning", "torch")},
         }.items():
             if len(set(values)) == 1 and values[0]:
                 parts.append(f"{values[0]:,} steps" if name == "steps" else f"{name} {values[0]}")
@@ -66,9 +61,7 @@ def markdown_page(report: Report) -> str:
     parts += [f"![{figure.caption}]({figure.stem}.png)\n\n{figure.caption}." for figure in report.figures]
     parts += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in report.others]
     if report.settings:
-        parts.append(
-            "## Settings that come with the rows\n\n" + "\n".join(f"- {a}: {b}" for a, b in report.settings)
-        )
+        parts.append("## Settings that come with the rows\n\n" + "\n".join(f"- {a}: {b}" for a, b in report.settings))
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,9 +96,7 @@ def _shown(source: str, text: str, kind: str = "") -> str:
 
 def _pictures(comparison: Comparison) -> Iterator[str]:
     """A section for each kind of picture: the best run's of each of the best groups, side by side."""
-    ranked = sorted(
-        comparison.groups, key=lambda group: -max(group.by_seed("recall@1").values(), default=0.0)
-    )
+    ranked = sorted(comparison.groups, key=lambda group: -max(group.by_seed("recall@1").values(), default=0.0))
     for name, title in PICTURES.items():
         cards: list[str] = []
         for group in ranked:

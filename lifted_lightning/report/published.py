@@ -107,9 +107,7 @@ _PROTOCOL = {
 def nearest(row: Published, labels: Iterable[str]) -> str | None:
     """Our label of that loss: one in the row's words, else in the paper's form, else another; None without any."""
     own = [label for label in labels if label.split(" ")[0] == row.loss.split(" ")[0]]
-    return min(
-        own, key=lambda label: (label != row.loss, any(form in label for form in ANOTHER_FORM)), default=None
-    )
+    return min(own, key=lambda label: (label != row.loss, any(form in label for form in ANOTHER_FORM)), default=None)
 
 
 def follows_the_paper(settings: Mapping[str, Any]) -> bool:

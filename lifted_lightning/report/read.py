@@ -1,32 +1,23 @@
 """Finds run folders and reads each one's ``result.json``; what cannot be counted is named."""
 
+import inspect
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lifted_lightning import runs
 from lifted_lightning.errors import UserError
-from lifted_lightning.report.defaults import complete
+from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
+from lifted_lightning.runs.settings import _counts, _number, flatten
 
 STAGES = ("test", "validation")
 
-# What a run is called, where it lies, the machine it used and the pictures it drew do not make it another run.
-_ASIDE = (
-    "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-)  # fmt: skip
-_ASIDE_GROUPS = ("tsne", "gallery", "last_checkpoint")
-_ASIDE_DATA = ("root", "workers", "cache", "cache_dir", "eval_batch_size")
-_ASIDE_TRAINER = (
-    "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
-    "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "enable_autolog_hparams",
-    "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps",
-)  # fmt: skip
-# These stand in the settings under shorter names.
-_RENAMED = ("model.network.init_args.embedding_size", "data.dataset.class_path")
+
 # What the loss and the optimiser are does not matter to a network that has taken no step.
 _OF_TRAINING = ("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor")
 
@@ -93,9 +84,7 @@ def read(paths: Sequence[str]) -> Found:
             else:
                 unfinished.add(name)
         if not seen and before == len(finished) + len(unfinished):
-            raise UserError(
-                f"{path}: no run below it (no {runs.RESULT}); give run folders, or one above them"
-            )
+            raise UserError(f"{path}: no run below it (no {RESULT}); give run folders, or one above them")
     warnings, found = [], []
     for folder, name in sorted(finished.items(), key=lambda item: (item[1], item[0])):
         run = _load(folder, name)
@@ -105,7 +94,7 @@ def read(paths: Sequence[str]) -> Found:
             warnings.append(run)
     if unfinished:
         warnings.append(
-            f"{listed(sorted(unfinished))}: no {runs.RESULT}, failed or unfinished, not counted; look at log.txt "
+            f"{listed(sorted(unfinished))}: no {RESULT}, failed or unfinished, not counted; look at log.txt "
             "there, and give the sweep again, or `lifted fit --config RUN/config.yaml --ckpt_path=last`"
         )
     complete(run.settings for run in found)
@@ -124,7 +113,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def _folder(path: str) -> Path:
     folder = Path(path)
-    if folder.name == runs.RESULT:
+    if folder.name == RESULT:
         folder = folder.parent
     if not folder.is_dir():
         raise UserError(f"{path}: no such folder; give run folders, or a folder above them")
@@ -134,47 +123,29 @@ def _folder(path: str) -> Path:
 def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
     """Run folders at or below this one, and whether each has its result; nothing within a run is looked at."""
     for folder, below, files in os.walk(top):
-        if runs.RESULT in files or runs.CONFIG in files:
+        if RESULT in files or CONFIG in files:
             below.clear()
-            yield Path(folder), runs.RESULT in files
+            yield Path(folder), RESULT in files
 
 
 def _load(folder: Path, name: str) -> Run | str:
     """The run, or a line that says what is wrong with its file."""
     try:
-        result = json.loads((folder / runs.RESULT).read_bytes())
+        result = json.loads((folder / RESULT).read_bytes())
     except (OSError, ValueError) as error:
-        return (
-            f"{name}/{runs.RESULT}: cannot be read ({str(error)[:80]}), not counted; remove it and run again"
-        )
+        return f"{name}/{RESULT}: cannot be read ({str(error)[:80]}), not counted; remove it and run again"
     try:
-        settings = runs.flatten(result["config"])
+        settings = flatten(result["config"])
         if not any(result[stage] for stage in STAGES):
-            return f"{name}/{runs.RESULT}: has no metrics, not counted; run again"
+            return f"{name}/{RESULT}: has no metrics, not counted; run again"
         own = {"dataset": result["dataset"], "embedding_size": result["embedding_size"]}
     except (KeyError, TypeError, AttributeError) as error:
-        return (
-            f"{name}/{runs.RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
-        )
+        return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
     run = Run(name, folder, own | {k: _number(v) for k, v in settings.items() if _counts(k)}, result)
     if run.untrained:
         for key in [key for key in run.settings if key.startswith(_OF_TRAINING)]:
             del run.settings[key]
     return run
-
-
-def _number(value: Any) -> Any:
-    """1 for 1.0: which of them a configuration says is chance."""
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _counts(key: str) -> bool:
-    top, _, rest = key.partition(".")
-    if top in _ASIDE_GROUPS or key in _ASIDE or key in _RENAMED:
-        return False
-    return not ((top == "data" and rest in _ASIDE_DATA) or (top == "trainer" and rest in _ASIDE_TRAINER))
 
 
 def _one_stage(found: list[Run]) -> tuple[list[Run], str, list[str]]:
@@ -183,9 +154,7 @@ def _one_stage(found: list[Run]) -> tuple[list[Run], str, list[str]]:
     if not tested:
         return found, "validation", ["no run has test metrics: these are of the validation classes"]
     others = [run.name for run in found if not run.result["test"]]
-    line = (
-        f"{listed(others)}: evaluated on the validation classes only, not counted; run `lifted test` on them"
-    )
+    line = f"{listed(others)}: evaluated on the validation classes only, not counted; run `lifted test` on them"
     return tested, "test", [line] if others else []
 
 
@@ -212,7 +181,48 @@ def numbers(values: Iterable[Any]) -> list[float]:
 
 
 def _logged(folder: Path) -> Iterator[dict[str, float]]:
-    for row in runs.read_metrics(folder / runs.METRICS):
+    for row in read_metrics(folder / METRICS):
         if row.get("validation/map@r"):
             values = {key: float(v) for key, v in row.items() if key.startswith("validation/") and v}
             yield {"step": int(row["step"]) + 1, **values}
+
+
+OWN = "lifted_lightning."
+
+
+PLACES = ("model.loss", "model.network", "model.augment")
+
+
+def complete(runs: Iterable[dict[str, Any]]) -> None:
+    """Give each run's settings the options that other runs of the same class have and it does not.
+
+    A new option keeps, by default, what was there before it; so a run from before is not another for want of it.
+    Classes of others are left alone. Nothing is imported where no run lacks an option.
+
+    Args:
+        runs: flattened settings, changed in place.
+    """
+    classes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for settings in runs:
+        for place in PLACES:
+            path = settings.get(f"{place}.class_path")
+            if isinstance(path, str) and path.startswith(OWN):
+                classes[place, path].append(settings)
+    for (place, path), having in classes.items():
+        start = f"{place}.init_args."
+        names = {key.removeprefix(start) for settings in having for key in settings if key.startswith(start)}
+        lacking = [settings for settings in having if any(start + name not in settings for name in names)]
+        defaults = _defaults(path) if lacking else {}
+        for settings in lacking:
+            for name in names & defaults.keys():
+                settings.setdefault(start + name, defaults[name])
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """What a class's arguments are by default; nothing where this version has no such class."""
+    module, _, name = path.rpartition(".")
+    try:
+        arguments = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError):
+        return {}
+    return {a.name: a.default for a in arguments if isinstance(a.default, bool | int | float | str)}

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from lifted_lightning.report.compare import Comparison, Group
-from lifted_lightning.report.names import LOSS, show, words
+from lifted_lightning.report.compare import LOSS, Comparison, Group, show, words
 from lifted_lightning.report.published import NOT_COMPARABLE, PUBLISHED, follows_the_paper
 from lifted_lightning.report.read import Run
-from lifted_lightning.report.statistics import ENOUGH, Estimate, paired_difference
-from lifted_lightning.report.table import NONE, Cell, Kind, Table
+from lifted_lightning.report.table import ENOUGH, NONE, Cell, Estimate, Kind, Table, paired_difference
 
 NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 LATER = ("r_precision", "ami")  # metrics that the second table shows
@@ -46,9 +44,7 @@ def results(comparison: Comparison) -> Table:
     note = "mean ± 95 % t-interval over seeds, in percent; the best of each block in bold"
     classes = "unseen test classes" if comparison.stage == "test" else "validation classes"
     data = sorted({str(group.settings.get("dataset")) for group in comparison.groups})
-    return _of_groups(
-        comparison, f"{', '.join(data)}: {classes}", _metrics(comparison, main=True), note, main=True
-    )
+    return _of_groups(comparison, f"{', '.join(data)}: {classes}", _metrics(comparison, main=True), note, main=True)
 
 
 def further(comparison: Comparison) -> Table:
@@ -93,14 +89,10 @@ def _of_groups(
     comparison: Comparison, title: str, quantities: Sequence[Quantity], note: str, main: bool = False
 ) -> Table:
     """A row a group with these numbers, less those that none has; the main one has baselines and bold numbers."""
-    estimates = {
-        id(group): [group.over(quantity.of) for quantity in quantities] for group in comparison.groups
-    }
+    estimates = {id(group): [group.over(quantity.of) for quantity in quantities] for group in comparison.groups}
     kept = [i for i in range(len(quantities)) if any(row[i] for row in estimates.values())]
     columns: list[tuple[str, Kind]] = [(words(column), "text") for column in comparison.columns]
-    table = Table(
-        title, [*columns, ("seeds", "text"), *((quantities[i].name, quantities[i].kind) for i in kept)]
-    )
+    table = Table(title, [*columns, ("seeds", "text"), *((quantities[i].name, quantities[i].kind) for i in kept)])
     for name, group in _baselines(comparison) if main else ():
         texts = [show(group.settings.get(c)) if c == "dataset" else None for c in comparison.columns[1:]]
         values = [_baseline(group, quantities[i]) for i in kept]
@@ -133,9 +125,7 @@ def _baselines(comparison: Comparison) -> list[tuple[str, Group]]:
 
 
 def _baseline(group: Group, quantity: Quantity) -> Estimate | None:
-    value = (
-        group.runs[0].result["baseline"].get(quantity.path[-1]) if quantity.path[0] == group.stage else None
-    )
+    value = group.runs[0].result["baseline"].get(quantity.path[-1]) if quantity.path[0] == group.stage else None
     return None if value is None else Estimate(value, None, 1)
 
 

@@ -1,16 +1,23 @@
 """The loop of a sweep: hands out trials, follows them, and tells how they end."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-from lifted_lightning import runs
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lifted_lightning.runs.folder import write_json
 from lifted_lightning.sweep.plan import Sweep
 from lifted_lightning.sweep.pool import Pool
-from lifted_lightning.sweep.progress import Progress
 from lifted_lightning.sweep.search import Search
 from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial, make_trial
 
 WAIT = 1.0  # seconds between looks at the trials that run
+
+
 LAST_LINES = 5  # of a failed trial's log
 
 
@@ -26,9 +33,7 @@ class Driver:
         total: how many trials there will be.
     """
 
-    def __init__(
-        self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, total: int
-    ) -> None:
+    def __init__(self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, total: int) -> None:
         self.sweep = sweep
         self.search = search
         self.pool = pool
@@ -80,7 +85,7 @@ class Driver:
 
     def _start(self, trial: Trial) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(trial.folder / TRIAL, {"values": trial.values, "arguments": trial.arguments})
+        write_json(trial.folder / TRIAL, {"values": trial.values, "arguments": trial.arguments})
         self.pool.start(trial)
         self.progress.started(trial)
 
@@ -108,7 +113,7 @@ class Driver:
             behind = self.search.report(self._numbers[trial.digest], iteration, scores[iteration - 1])
             if behind and trial.state == "begun":
                 told = {"validations": iteration, "metric": self.sweep.metric, "score": scores[iteration - 1]}
-                runs.write_json(trial.folder / STOPPED, told)
+                write_json(trial.folder / STOPPED, told)
                 return
 
     def _tell(self, trial: Trial) -> None:
@@ -124,3 +129,106 @@ class Driver:
 
 def _reason(code: int | None) -> str:
     return "its machine was lost" if code is None else f"it ended with code {code} and without a result"
+
+
+class Progress:
+    """Counts and times the trials of a sweep, and shows them.
+
+    Args:
+        sweep: the sweep.
+        total: how many trials there will be.
+    """
+
+    def __init__(self, sweep: Sweep, total: int) -> None:
+        self.sweep = sweep
+        self.total = total
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._began: dict[str, float] = {}
+        self._durations: list[float] = []
+        self._done = 0
+        self._stopped = 0
+        self._failed = 0
+        self._best: tuple[float, Trial] | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+        self.note(self._counts())
+
+    def started(self, trial: Trial) -> None:
+        """A trial was handed over."""
+        self._began[trial.digest] = time.monotonic()
+        if not self._console.is_terminal:
+            self.note(f"started {trial.folder.name}")
+
+    def done(self, trial: Trial, score: float | None) -> None:
+        """A trial has its result, was stopped early, or had ended before."""
+        if trial.state == "stopped":
+            self._stopped += 1
+        else:
+            self._done += 1
+        if trial.digest in self._began:
+            self._durations.append(time.monotonic() - self._began.pop(trial.digest))
+            if not self._console.is_terminal:
+                value = "" if score is None else f"  {self.sweep.metric} {score:.4f}"
+                self.note(f"{trial.state} {trial.folder.name}{value}")
+        if score is not None and (self._best is None or self._better(score, self._best[0])):
+            self._best = score, trial
+
+    def failed(self, trial: Trial, reason: str) -> None:
+        """A trial failed for the last time."""
+        self._failed += 1
+        self._began.pop(trial.digest, None)
+        self.note(f"failed {trial.folder.name}: {reason}")
+
+    def note(self, text: str) -> None:
+        """Print above the table."""
+        self._console.print(text, markup=False)
+
+    def show(self, running: list[Trial], slots: int) -> None:
+        """Draw the table anew."""
+        if not self._console.is_terminal:
+            return
+        table = Table(box=None, pad_edge=False, title=self._counts(self._left(slots)), title_justify="left")
+        table.add_column("running", overflow="fold")
+        table.add_column("for", justify="right")
+        if self.sweep.metric:
+            table.add_column(self.sweep.metric, justify="right")
+        for trial in running:
+            began = self._began.get(trial.digest)
+            cells = [trial.folder.name, _clock(time.monotonic() - began) if began else ""]
+            if self.sweep.metric:
+                scores = trial.scores(self.sweep.metric)
+                cells.append(f"{scores[-1]:.4f}" if scores else "")
+            table.add_row(*cells)
+        self._live.update(table, refresh=True)
+
+    def _counts(self, left: str = "") -> str:
+        parts = [f"{self.sweep.name}: {self._done} of {self.total} done"]
+        parts += [f"{self._stopped} stopped early"] if self._stopped else []
+        parts += [f"{self._failed} failed"] if self._failed else []
+        parts += [left] if left else []
+        if self._best:
+            parts.append(f"best {self.sweep.metric} {self._best[0]:.4f} ({self._best[1].folder.name})")
+        return ", ".join(parts)
+
+    def _left(self, slots: int) -> str:
+        rest = self.total - self._done - self._stopped - self._failed
+        if not self._durations or not rest:
+            return ""
+        each = sum(self._durations) / len(self._durations)
+        return f"about {_clock(rest * each / max(1, slots))} left"
+
+    def _better(self, score: float, than: float) -> bool:
+        return score > than if self.sweep.maximize else score < than
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

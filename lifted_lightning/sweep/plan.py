@@ -127,9 +127,7 @@ def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
     for name in [*parameters, *(a.lstrip("-").split("=")[0] for a in fixed if a.startswith("-"))]:
         if name in OWN:
             raise UserError(f"{name}: is set by the sweep itself; leave it out")
-    return Sweep(
-        path, content.get("name") or path.stem, method, metric, maximize, parameters, fixed, run_cap, halving
-    )
+    return Sweep(path, content.get("name") or path.stem, method, metric, maximize, parameters, fixed, run_cap, halving)
 
 
 def _known(name: str, names: tuple[str, ...], what: str) -> None:

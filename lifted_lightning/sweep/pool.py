@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lifted_lightning import runs
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs.folder import CHECKPOINTS, LOCK, RESULT, lock
 from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial
 
 PR_SET_PDEATHSIG = 1  # of prctl
@@ -23,7 +23,7 @@ HELD = ".trial.lock"  # of whoever runs the trial, from before its run starts un
 POLL = 0.2
 STOP = ".stop"  # in a trial's folder: it should save a checkpoint and end, to go on another time
 STOP_PATIENCE = 30.0
-KEPT = (LOG, TRIAL, HELD, runs.LOCK)  # of a folder whose run starts anew
+KEPT = (LOG, TRIAL, HELD, LOCK)  # of a folder whose run starts anew
 LOST_WORKERS = 2  # times that a trial starts again elsewhere when its machine is lost
 
 
@@ -57,9 +57,7 @@ class Pool:
         ray = self._ray = _start(address)
         self.resources = Resources(cpus, self._default_gpus() if gpus is None else gpus)
         self._live: dict[Any, Trial] = {}
-        self._task = ray.remote(num_cpus=cpus, num_gpus=self.resources.gpus, max_retries=LOST_WORKERS)(
-            run_trial
-        )
+        self._task = ray.remote(num_cpus=cpus, num_gpus=self.resources.gpus, max_retries=LOST_WORKERS)(run_trial)
         if self.slots() < 1:
             there = ray.cluster_resources()
             raise UserError(
@@ -169,11 +167,11 @@ def run_trial(folder: str, arguments: list[str], variables: Mapping[str, str], c
     except UserError as error:
         return _give_up(path, error)
     try:
-        if (path / runs.RESULT).exists():  # ended already, on a machine that was lost before it could say so
+        if (path / RESULT).exists():  # ended already, on a machine that was lost before it could say so
             return 0
-        lock = _wait_for(path, runs.LOCK, deadline)
+        lock = _wait_for(path, LOCK, deadline)
         (path / STOP).unlink(missing_ok=True)
-        goes_on = (path / runs.CHECKPOINTS / "last.ckpt").exists()
+        goes_on = (path / CHECKPOINTS / "last.ckpt").exists()
         if not goes_on:
             _start_anew(path)
         os.close(lock)
@@ -221,7 +219,7 @@ def _wait_for(folder: Path, name: str, deadline: float) -> int:
     """
     while True:
         try:
-            return runs.lock(folder, name)
+            return lock(folder, name)
         except UserError:
             if time.monotonic() > deadline:
                 raise

@@ -108,9 +108,7 @@ def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistributio
         return distributions.CategoricalDistribution(range(len(parameter.values)))
     if parameter.kind == "int":
         return distributions.IntDistribution(int(parameter.low), int(parameter.high))
-    return distributions.FloatDistribution(
-        parameter.low, parameter.high, log=parameter.log, step=parameter.step
-    )
+    return distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
 def _positions(sweep: Sweep, values: Values) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import yaml
 
-from lifted_lightning import runs
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
+from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.plan import Sweep, Values
 
 TRIAL = "trial.json"  # the values of a trial, for the searcher of a sweep that goes on
@@ -36,24 +37,22 @@ class Trial:
     @property
     def state(self) -> State:
         """What its folder says."""
-        if (self.folder / runs.RESULT).exists():
+        if (self.folder / RESULT).exists():
             return "done"
         if (self.folder / STOPPED).exists():
             return "stopped"
-        return "begun" if (self.folder / runs.CONFIG).exists() else "missing"
+        return "begun" if (self.folder / CONFIG).exists() else "missing"
 
     def scores(self, metric: str) -> list[float]:
         """The metric at each validation so far."""
-        return [
-            float(row[metric]) for row in runs.read_metrics(self.folder / runs.METRICS) if row.get(metric)
-        ]
+        return [float(row[metric]) for row in read_metrics(self.folder / METRICS) if row.get(metric)]
 
     def score(self, metric: str) -> float | None:
         """The metric in the trial's result; None without one, or where it is not finite."""
         if self.state != "done":
             return None
         stage, _, name = metric.partition("/")
-        value = read_json(self.folder / runs.RESULT).get(stage, {}).get(name)
+        value = read_json(self.folder / RESULT).get(stage, {}).get(name)
         return None if value is None else float(value)
 
 
@@ -84,7 +83,7 @@ def label(values: Values, sweep: Sweep) -> str:
             parts.append(Path(value).stem if key == "config" else value.rsplit(".", 1)[-1])
         else:
             parts.append(f"{word}{value:.3g}" if isinstance(value, float) else f"{word}{value}")
-    return runs.slug("-".join(parts) or "trial")[:60].strip("-.")
+    return slug("-".join(parts) or "trial")[:60].strip("-.")
 
 
 def digest_of(arguments: Iterable[str]) -> str:
@@ -104,9 +103,7 @@ def _canonical_file(path: str) -> str:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"--config {path}: cannot be read ({error.strerror}); the path is relative to here"
-        ) from error
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}); the path is relative to here") from error
     except yaml.YAMLError as error:
         raise UserError(f"--config {path}: is no YAML ({' '.join(str(error).split())})") from error
     return json.dumps(content, sort_keys=True, default=str)
@@ -147,9 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); remove its folder to run the trial again"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error}); remove its folder to run the trial again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no JSON object; remove its folder to run the trial again")
     return content

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lifted_lightning.callbacks import diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
-from lifted_lightning.data.samplers import PositivePairBatchSampler
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
 from lifted_lightning.losses import LiftedStructureLoss
 
 
@@ -72,9 +72,7 @@ LABELS = torch.arange(12).repeat_interleave(6)
 class Data(LightningDataModule):
     def __init__(self):
         super().__init__()
-        self.sampler = PositivePairBatchSampler(
-            LABELS, 16, neighbours=0.5, refresh_interval=2, batches_per_epoch=5
-        )
+        self.sampler = PositivePairBatchSampler(LABELS, 16, neighbours=0.5, refresh_interval=2, batches_per_epoch=5)
 
     def train_dataloader(self):
         return DataLoader(range(len(LABELS)), batch_sampler=self.sampler)
@@ -120,9 +118,7 @@ def test_one_row_a_logging_step_goes_to_every_logger(loss):
     assert [step for step, row in rows] == [2, 5, 8]
     assert loggers[1].rows == loggers[0].rows
     names = {"classes", "positives_per_anchor", "neighbour_share", "norm_mean", "effective_rank"}
-    names |= {"positive_distance", "negative_distance"} | (
-        {"active_share"} if hasattr(loss, "diagnostics") else set()
-    )
+    names |= {"positive_distance", "negative_distance"} | ({"active_share"} if hasattr(loss, "diagnostics") else set())
     for _, row in rows:
         assert set(row) == {f"batch/{name}" for name in names}
         assert (row["batch/classes"], row["batch/positives_per_anchor"]) == (4, 3)

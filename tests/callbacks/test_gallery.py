@@ -13,23 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lifted_lightning import plots
 from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries, confused_pairs
-from lifted_lightning.callbacks.per_class import COLUMNS, PerClassTable
+from lifted_lightning.callbacks.tables import COLUMNS, PerClassTable
 from lifted_lightning.metrics import EmbeddingSet
-from lifted_lightning.plots import (
+from lifted_lightning.pictures.gallery import (
+    _CELL,
+    _FRAME,
+    _GAP,
+    _HEADING,
+    _LINE,
+    _TITLE,
     ABSENT,
-    DPI,
     FRAMES,
-    INK,
     RIGHT,
     UNKNOWN,
     WRONG,
+    cell_left,
     draw_gallery,
-    fit_name,
-    shrink,
 )
-from tests.callbacks.tiny import Data, Model, clusters, evaluated, fit
+from lifted_lightning.pictures.style import DPI, INK, fit_name, shrink
+from tests.helpers.evaluations import Data, Model, clusters, evaluated, fit
 
 NAMES = tuple(f"class {c}" for c in range(12))
 
@@ -49,9 +52,7 @@ def apart(n: int) -> tuple[np.ndarray, np.ndarray]:
     return rows[::3], np.delete(rows, np.s_[::3])
 
 
-def brute_force(
-    embedding_set: EmbeddingSet, data: Data
-) -> tuple[list[int], dict[int, list[int]], dict[int, int]]:
+def brute_force(embedding_set: EmbeddingSet, data: Data) -> tuple[list[int], dict[int, list[int]], dict[int, int]]:
     """The queries that have an answer; for each the gallery in order of distance; and its answer's rank."""
     points, labels = embedding_set.embeddings.double().numpy(), embedding_set.labels.tolist()
     rows = embedding_set.indices.tolist()
@@ -87,13 +88,9 @@ class TestAgainstBruteForce:
             cells = [q, *order[q][:5]]
             assert (inputs["images"][row, :, 0, 0, 0] == 10 + 2 * np.array(cells)).all()
             assert inputs["names"][row].tolist() == [NAMES[labels[c]] for c in cells]
-            assert inputs["status"][row].tolist() == [
-                RIGHT if labels[c] == labels[q] else WRONG for c in cells[1:]
-            ]
+            assert inputs["status"][row].tolist() == [RIGHT if labels[c] == labels[q] else WRONG for c in cells[1:]]
         groups = {
-            kind: [
-                q for q, heading in zip(shown, inputs["headings"], strict=True) if heading.startswith(kind)
-            ]
+            kind: [q for q, heading in zip(shown, inputs["headings"], strict=True) if heading.startswith(kind)]
             for kind in ("Random", "Worst", "Most confused")
         }
         assert [len(group) for group in groups.values()] == [4, 4, 4]
@@ -102,9 +99,7 @@ class TestAgainstBruteForce:
         assert str(inputs["title"]).startswith("Clusters · test · step 0 · Recall@1 0.")
 
     @staticmethod
-    def check_worst(
-        groups: dict[str, list[int]], heading: str, labels: np.ndarray, rank: dict[int, int]
-    ) -> None:
+    def check_worst(groups: dict[str, list[int]], heading: str, labels: np.ndarray, rank: dict[int, int]) -> None:
         elsewhere = {*groups["Random"], *groups["Most confused"]}
         by_class: dict[int, int] = {}
         for q, r in rank.items():
@@ -200,9 +195,7 @@ class TestPicture:
         assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_6.png"]
 
     def test_right_is_green_and_wrong_is_red(self) -> None:
-        (red, green, _), (red_wrong, green_wrong, _) = (
-            bytes.fromhex(FRAMES[kind][1:]) for kind in (RIGHT, WRONG)
-        )
+        (red, green, _), (red_wrong, green_wrong, _) = (bytes.fromhex(FRAMES[kind][1:]) for kind in (RIGHT, WRONG))
         assert green > 2 * red
         assert red_wrong > 2 * green_wrong
 
@@ -213,16 +206,11 @@ class TestPicture:
         names = [["one line"] * 4] * 3
         draw_gallery(tmp_path / "g.png", images, names, status, ["a", "a", "b"], "title")
         picture = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"))
-        tops = [
-            plots._TITLE
-            + plots._HEADING * (1 + (row == 2))
-            + row * (plots._CELL + plots._LINE + 0.07 + plots._GAP)
-            for row in range(3)
-        ]
+        tops = [_TITLE + _HEADING * (1 + (row == 2)) + row * (_CELL + _LINE + 0.07 + _GAP) for row in range(3)]
         for row, top in enumerate(tops):
             for column in range(4):
-                left = plots.cell_left(column)
-                centre = picture[self.at(top + plots._CELL / 2), self.at(left + plots._CELL / 2)]
+                left = cell_left(column)
+                centre = picture[self.at(top + _CELL / 2), self.at(left + _CELL / 2)]
                 edges = [
                     picture[self.at(top + dy), self.at(left + dx)]
                     for dy, dx in self.frame_points()
@@ -241,8 +229,8 @@ class TestPicture:
     @staticmethod
     def frame_points() -> list[tuple[float, float]]:
         """The middle of each side of a frame, from a cell's upper left corner, in inches."""
-        middle, thin = plots._CELL / 2, plots._FRAME / 2
-        return [(thin, middle), (plots._CELL - thin, middle), (middle, thin), (middle, plots._CELL - thin)]
+        middle, thin = _CELL / 2, _FRAME / 2
+        return [(thin, middle), (_CELL - thin, middle), (middle, thin), (middle, _CELL - thin)]
 
     def test_names_in_many_scripts(self, tmp_path: Path) -> None:
         """No character of these is missing from the fonts that matplotlib brings."""
@@ -261,9 +249,7 @@ class TestNames:
         broken = fit_name(name, columns, lines).split("\n")
         assert 1 <= len(broken) <= lines
         for line in broken:
-            wide = sum(
-                0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in line
-            )
+            wide = sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in line)
             assert wide <= columns
         joined = re.sub(r"\s", "", "".join(broken))
         whole = re.sub(r"\s", "", name) or "(noname)"

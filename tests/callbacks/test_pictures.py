@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
 from lifted_lightning.callbacks.pictures import Inputs
-from tests.callbacks.tiny import Data, Model, Recorder, clusters
+from tests.helpers.evaluations import Data, Model, Recorder, clusters
 
 
 def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,8 +31,6 @@ def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch
     training = trainer()
     training.fit(Model(clusters()), datamodule=Data())
     training.save_checkpoint(tmp_path / "five.ckpt")
-    trainer(RetrievalGallery()).validate(
-        Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt"
-    )
+    trainer(RetrievalGallery()).validate(Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt")
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_5.png"]
     assert "· step 5 ·" in str(drawn[0]["title"])

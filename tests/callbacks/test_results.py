@@ -30,8 +30,5 @@ def test_result_json_tells_how_the_run_went(tmp_path: Path):
     assert not result["test"]
     assert [row["step"] for row in result["history"]] == [3, 6]
     assert result["history"][0]["seconds"] < result["history"][1]["seconds"] <= result["seconds"]["fit"]
-    assert (
-        result["history"][-1]["validation/map@r"] == result["validation"]["map@r"]
-        or result["selected_step"] == 3
-    )
+    assert result["history"][-1]["validation/map@r"] == result["validation"]["map@r"] or result["selected_step"] == 3
     assert all(row["train/loss"] > 0 and row["batch/positive_distance"] > 0 for row in result["history"])

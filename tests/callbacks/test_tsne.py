@@ -18,16 +18,10 @@ from pytorch_lightning import Callback, Trainer
 
 from lifted_lightning.callbacks import pictures
 from lifted_lightning.callbacks.tsne import TSNEPlot
-from lifted_lightning.embedding_map import (
-    class_centres,
-    draw_map,
-    place_without_overlap,
-    stratified_sample,
-    tsne,
-)
 from lifted_lightning.errors import UserError
-from lifted_lightning.plots import PALETTE, far_apart_colours
-from tests.callbacks.tiny import CLASSES, Model, N, clusters, evaluated, fit
+from lifted_lightning.pictures.style import PALETTE, far_apart_colours
+from lifted_lightning.pictures.tsne_map import class_centres, draw_map, place_without_overlap, stratified_sample, tsne
+from tests.helpers.evaluations import CLASSES, Model, N, clusters, evaluated, fit
 
 
 def sleeper(job: Any) -> None:
@@ -63,9 +57,7 @@ class TestBackground:
         assert recorder.images == []
 
     def test_a_raising_worker_is_a_warning_with_its_last_line(self, tmp_path: Path) -> None:
-        with pytest.warns(
-            UserWarning, match=r"tsne_6\.png was not drawn: ValueError: .* of 3 points .*needs 4"
-        ):
+        with pytest.warns(UserWarning, match=r"tsne_6\.png was not drawn: ValueError: .* of 3 points .*needs 4"):
             model, recorder = fit(tmp_path, TSNEPlot(every_n=3), embedding_set=clusters(3))
         assert model.steps == 6
         assert recorder.images == []
@@ -110,23 +102,17 @@ class TestBackground:
         started: list[str] = []
         monkeypatch.setattr(pictures._Job, "start", lambda job: started.append(job.picture.name))
         plot = TSNEPlot(every_n=2)
-        plot.on_embedding_set(
-            evaluated(tmp_path, clusters(), step=10), Model(clusters()), "validation", clusters()
-        )
+        plot.on_embedding_set(evaluated(tmp_path, clusters(), step=10), Model(clusters()), "validation", clusters())
         resumed = TSNEPlot(every_n=2)
         resumed.load_state_dict(plot.state_dict())
-        resumed.on_embedding_set(
-            evaluated(tmp_path, clusters(), step=20), Model(clusters()), "validation", clusters()
-        )
+        resumed.on_embedding_set(evaluated(tmp_path, clusters(), step=20), Model(clusters()), "validation", clusters())
         tested = TSNEPlot(every_n=2)
-        tested.on_embedding_set(
-            evaluated(tmp_path, clusters(), step=20), Model(clusters()), "test", clusters()
-        )
+        tested.on_embedding_set(evaluated(tmp_path, clusters(), step=20), Model(clusters()), "test", clusters())
         assert started == ["tsne_20.png", "tsne_test.png"]
 
     def test_the_worker_needs_no_torch(self) -> None:
         check = (
-            "import sys, lifted_lightning.picture_worker, sklearn.manifold, matplotlib.figure;"
+            "import sys, lifted_lightning.pictures.worker, sklearn.manifold, matplotlib.figure;"
             "sys.exit('torch' in sys.modules)"
         )
         assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
@@ -228,9 +214,7 @@ class TestMap:
         assert centres.tolist() == [[6, 6], [1, 0]]
 
     @pytest.mark.parametrize("classes", [3, 40])
-    def test_shows_the_pictures_it_says_and_colours_points_by_class(
-        self, tmp_path: Path, classes: int
-    ) -> None:
+    def test_shows_the_pictures_it_says_and_colours_points_by_class(self, tmp_path: Path, classes: int) -> None:
         rng = np.random.default_rng(0)
         labels = np.arange(80) % classes
         pictured = rng.permutation(80)[:30]

@@ -17,9 +17,10 @@ from lifted_lightning.data.augment import (
     Augmentation,
     CropMirror,
     ResizedCrop,
+    crop_box,
     draw,
+    jittered,
 )
-from lifted_lightning.data.transforms import crop_box, jittered
 from lifted_lightning.errors import UserError
 
 RAW = {"mean": [0.0, 0.0, 0.0], "std": [1 / 255, 1 / 255, 1 / 255]}  # leaves pixel values as they are
@@ -226,9 +227,7 @@ def test_statistics_can_be_those_of_the_trunk():
     assert not augment.given_statistics
     augment.set_statistics((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     images = random_images(2, 3, 4, 4)
-    torch.testing.assert_close(
-        augment(images), tv.normalize(images.float() / 255, [0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
-    )
+    torch.testing.assert_close(augment(images), tv.normalize(images.float() / 255, [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]))
     assert CropMirror(**RAW).given_statistics
     assert not augment.state_dict()
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lifted_lightning.data import decode
+from lifted_lightning.data import pixels as decode
+from lifted_lightning.data.images import to_pixels
+from lifted_lightning.data.loading import PixelRows, as_batch
 from lifted_lightning.data.pixels import HEADER, Pixels, open_pixels
-from lifted_lightning.data.resize import to_pixels
-from lifted_lightning.data.rows import PixelRows, as_batch
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 
@@ -277,9 +277,7 @@ def test_workers_give_the_same_batches(folder, start):
     table = make_table(folder)
     rows = PixelRows(opened(folder, table), table.labels, table.test)
     expected = list(DataLoader(rows, batch_size=64, collate_fn=as_batch))
-    loader = DataLoader(
-        rows, batch_size=64, collate_fn=as_batch, num_workers=2, multiprocessing_context=start
-    )
+    loader = DataLoader(rows, batch_size=64, collate_fn=as_batch, num_workers=2, multiprocessing_context=start)
     for batch, wanted in zip(loader, expected, strict=True):
         assert batch.keys() == wanted.keys()
         assert all(torch.equal(batch[name], wanted[name]) for name in wanted)

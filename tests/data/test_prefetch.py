@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lifted_lightning.data.prefetch import AHEAD, PrefetchLoader
+from lifted_lightning.data.batches.base import AHEAD
+from lifted_lightning.data.loading import PrefetchLoader
 
 
 class Numbers(Dataset):
@@ -42,9 +43,7 @@ def test_the_same_batches_from_another_thread():
     numbers = Numbers()
     loader = PrefetchLoader(numbers, batch_sampler=Pairs())
     for _ in range(2):
-        assert [b.tolist() for b in loader] == [
-            b.tolist() for b in DataLoader(Numbers(), batch_sampler=Pairs())
-        ]
+        assert [b.tolist() for b in loader] == [b.tolist() for b in DataLoader(Numbers(), batch_sampler=Pairs())]
     assert len(loader) == 10
     assert threading.current_thread().name not in numbers.threads
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lifted_lightning.data.reading import FileReader, read_image
+from lifted_lightning.data.images import FileReader, read_image
 from lifted_lightning.errors import UserError
 
 RED = (200, 30, 20)
@@ -92,9 +92,7 @@ def broken_file(path: Path, kind: str) -> None:
         path.unlink()
         path.mkdir()
     elif kind != "missing":
-        path.write_bytes(
-            {"empty": b"", "text": b"no image at all", "truncated": content[: len(content) // 2]}[kind]
-        )
+        path.write_bytes({"empty": b"", "text": b"no image at all", "truncated": content[: len(content) // 2]}[kind])
     else:
         path.unlink()
 

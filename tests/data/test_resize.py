@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lifted_lightning.data.resize import RESIZE_MODES, to_pixels
+from lifted_lightning.data.images import RESIZE_MODES, to_pixels
 
 SIZE = 24
 
@@ -69,12 +69,8 @@ def test_file_kinds(tmp_path):
     close(stored(colours().convert("CMYK"), tmp_path / "cmyk.jpg", quality=95), 6)
     close(stored(colours().quantize(256), tmp_path / "palette.png"), 8)
     close(stored(grey, tmp_path / "grey.png"), channels=1)
-    close(
-        stored(Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 7), tmp_path / "16.png"), channels=1
-    )
-    close(
-        stored(Image.fromarray(np.asarray(grey).astype(np.int32) * 256 + 7), tmp_path / "32.tif"), channels=1
-    )
+    close(stored(Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 7), tmp_path / "16.png"), channels=1)
+    close(stored(Image.fromarray(np.asarray(grey).astype(np.int32) * 256 + 7), tmp_path / "32.tif"), channels=1)
     assert np.ptp(to_pixels(stored(grey, tmp_path / "grey2.png"), SIZE, "squash", 3), axis=2).max() == 0
     bits = to_pixels(stored(grey.convert("1"), tmp_path / "bits.png"), SIZE, "squash", 1)
     assert bits[:, :8].mean() < bits[:, -8:].mean()

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 
 from lifted_lightning.losses import LiftedStructureLoss, pairs
-from tests.losses.cases import CASES, batches
-from tests.reference import loops
+from tests.helpers.losses import CASES, batches
+from tests.helpers.reference import loops
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -41,9 +41,7 @@ def test_value_is_the_papers(way: str, name: str, batch: Batch) -> None:
 @given(batch=batches(24))
 def test_gradient_is_that_of_the_dense_form(way: str, name: str, batch: Batch) -> None:
     x, labels = torch.from_numpy(np.unique(batch[0], axis=0)), torch.from_numpy(batch[1])
-    labels = labels[
-        : len(x)
-    ]  # without copies: where hinges tie, autograd and we may take different subgradients
+    labels = labels[: len(x)]  # without copies: where hinges tie, autograd and we may take different subgradients
     ours, truth = x.clone().requires_grad_(), x.clone().requires_grad_()
     CASES[name].loss(ours, labels).backward()
     if len(x):

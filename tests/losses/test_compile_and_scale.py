@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.losses.cases import CASES
+from tests.helpers.losses import CASES
 
 LABELS = torch.tensor([5, 5, 5, 9, 9, 2, 2, 2, 2, 7, -1, -1])
 
@@ -59,7 +59,7 @@ def test_large_batch_needs_no_matrix_of_all_pairs(name: str) -> None:
     """At B = 12,288 such a matrix has 576 MB in float32; the loss must do with a fraction of one."""
     code = f"""
 import resource, torch
-from tests.losses.cases import CASES
+from tests.helpers.losses import CASES
 x, labels = torch.randn(12288, 16), torch.arange(12288) // 4
 CASES[{name!r}].loss(x[:512].requires_grad_(), labels[:512]).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
-from tests.losses.cases import CASES
+from tests.helpers.losses import CASES
 
 
 def points(size: int, scale: float = 1.0) -> Tensor:
@@ -161,15 +161,11 @@ def test_second_derivative_is_refused_or_right(name: str) -> None:
 
 def test_diagnostics_count_the_active_terms() -> None:
     x, labels = torch.tensor([[0.0], [1.0], [3.0], [3.5]]), torch.tensor([0, 0, 1, 1])
-    assert (
-        ContrastiveLoss(2.5).diagnostics(x, labels)["active_share"] == 1 / 4
-    )  # |1 − 3| = 2; 2.5 is not active
+    assert ContrastiveLoss(2.5).diagnostics(x, labels)["active_share"] == 1 / 4  # |1 − 3| = 2; 2.5 is not active
     assert TripletLoss(1.1).diagnostics(x, labels)["active_share"] == 1 / 8  # 1 − 2 + 1.1
     assert TripletLoss(1.1, mining="hard").diagnostics(x, labels)["active_share"] == 1 / 4
     assert LiftedStructureLoss(0.6).diagnostics(x, labels)["active_share"] == 1 / 2
-    given = ContrastiveLoss(2.5, pairs="consecutive").diagnostics(
-        x[[0, 1, 1, 2, 0, 3]], labels[[0, 1, 1, 2, 0, 3]]
-    )
+    given = ContrastiveLoss(2.5, pairs="consecutive").diagnostics(x[[0, 1, 1, 2, 0, 3]], labels[[0, 1, 1, 2, 0, 3]])
     assert given["active_share"] == 1 / 2
     for case in CASES.values():
         share = case.loss.diagnostics(x.requires_grad_(), labels)["active_share"]

@@ -13,9 +13,7 @@ def both(ours, theirs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Value and gradient of two losses on the same float64 batch."""
     found = []
     for loss in (ours, theirs):
-        x = torch.randn(
-            16, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
-        ).requires_grad_()
+        x = torch.randn(16, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
         value = loss(x, LABELS)
         found.append((value.detach(), *torch.autograd.grad(value, x)))
     return found[0], found[1]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss
-from tests.losses.cases import CASES
+from tests.helpers.losses import CASES
 
 LABELS = torch.arange(8).repeat_interleave(3)
 CASES_WITH_TRUTH = [name for name in CASES if CASES[name].dense]

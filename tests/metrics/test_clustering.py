@@ -43,9 +43,7 @@ def test_f1_and_nmi_by_their_definitions(items: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("method", ["k-means", "affinity propagation"])
 def test_clear_heaps_are_found(method: str) -> None:
-    assert clustering_metrics(heaps(0.1), GROUPS, method=method) == pytest.approx(
-        {"nmi": 1.0, "ami": 1.0, "f1": 1.0}
-    )  # type: ignore[arg-type]
+    assert clustering_metrics(heaps(0.1), GROUPS, method=method) == pytest.approx({"nmi": 1.0, "ami": 1.0, "f1": 1.0})  # type: ignore[arg-type]
 
 
 def test_a_start_is_reproducible_and_can_be_chosen() -> None:

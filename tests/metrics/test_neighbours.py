@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifted_lightning.metrics import nearest, neighbours
-from tests.metrics.samples import KINDS, make, tiles
+from tests.helpers.embeddings import KINDS, make, tiles
 
 
 @contextmanager

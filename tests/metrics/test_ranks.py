@@ -8,7 +8,7 @@ import torch
 from lifted_lightning.distributed import rank, world_size
 from lifted_lightning.metrics import ClusteringMetrics, RetrievalMetrics
 from lifted_lightning.metrics.ranking import Ranker
-from tests.distributed import run_ranks
+from tests.helpers.ranks import run_ranks
 
 N = 401
 LABELS = torch.arange(N) // 3 % 40

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import retrieval, retrieval_metrics
-from tests.metrics.samples import KINDS, make, tiles
-from tests.reference.retrieval import retrieval_metrics as brute_force
+from tests.helpers.embeddings import KINDS, make, tiles
+from tests.helpers.reference.retrieval import retrieval_metrics as brute_force
 
 KS = (1, 2, 4, 8)
 
@@ -19,9 +19,7 @@ def check(result: dict[str, float], expected: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
 @settings(max_examples=60)
-@given(
-    st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**31)
-)
+@given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**31))
 def test_equals_brute_force(many: bool, kind: str, n: int, d: int, classes: int, seed: int) -> None:
     x, labels = make(kind, n, d, classes, seed)
     with tiles(many):

@@ -9,8 +9,8 @@ import pytest
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
 from lifted_lightning.report.read import read
-from lifted_lightning.summary import ORDER
-from tests.report.made_up import make_run, make_sweep
+from lifted_lightning.runs.settings import ORDER
+from tests.helpers.runs import make_run, make_sweep
 
 
 def compared(folder: Path, *by: str) -> Comparison:

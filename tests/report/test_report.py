@@ -14,7 +14,7 @@ from PIL import Image
 
 from lifted_lightning.cli import main
 from lifted_lightning.report import figures
-from tests.report.made_up import make_run, make_sweep
+from tests.helpers.runs import make_run, make_sweep
 from tests.report.test_compare import compared
 
 EXPECTED = {
@@ -159,5 +159,5 @@ def test_one_clear_line(
 
 
 def test_starts_without_torch() -> None:
-    code = "import sys, lifted_lightning.report.command; sys.exit('torch' in sys.modules)"
+    code = "import sys, lifted_lightning.commands.report; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

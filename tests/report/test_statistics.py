@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lifted_lightning.report.statistics import estimate, paired_difference
+from lifted_lightning.report.table import estimate, paired_difference
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])

@@ -9,9 +9,8 @@ from scipy import stats
 
 from lifted_lightning.report import tables
 from lifted_lightning.report.read import read
-from lifted_lightning.report.statistics import Estimate
-from lifted_lightning.report.table import Cell, Table, as_csv, as_html, latex, markdown, plain
-from tests.report.made_up import SCORES, make_run, make_sweep
+from lifted_lightning.report.table import Cell, Estimate, Table, as_csv, as_html, latex, markdown, plain
+from tests.helpers.runs import SCORES, make_run, make_sweep
 from tests.report.test_compare import compared
 
 
@@ -106,10 +105,7 @@ def test_diagnostics_and_costs(tmp_path: Path) -> None:
     assert "| loss | seeds | active share | norm mean |" in text
     assert "| Triplet | 5 | 0.500 | 4.00 ± 1.96 |" in text
     text = markdown(tables.further(comparison))
-    assert (
-        "| R-precision | AMI | validation R@1 | validation MAP@R | steps | selected step | training, s |"
-        in text
-    )
+    assert "| R-precision | AMI | validation R@1 | validation MAP@R | steps | selected step | training, s |" in text
     assert text.splitlines()[2].endswith("| 100 | 100 | 12.0 ± 2.0 |")
 
 
@@ -117,9 +113,7 @@ def test_published_numbers_stand_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "a", dataset="sop")
     text = markdown(tables.published(compared(tmp_path)))
     assert "| sop | LiftedStructure | not told | Oh Song et al., CVPR 2016 | 62.1 |" in text
-    assert (
-        "| sop | Triplet | 512 | Oh Song et al., CVPR 2016; read off a figure | – | – | 84.7 | 14.1 |" in text
-    )
+    assert "| sop | Triplet | 512 | Oh Song et al., CVPR 2016; read off a figure | – | – | 84.7 | 14.1 |" in text
     assert "not comparable" in text
     make_run(tmp_path / "b" / "c")
     assert not tables.published(compared(tmp_path / "b")).rows

@@ -49,9 +49,7 @@ def succeed(trial: Trial, attempt: int) -> int:
     return 0
 
 
-def drive(
-    folder: Path, outcome: Outcome, retries: int = 1, **changes: Any
-) -> tuple[MadeUpPool, list[Trial], Driver]:
+def drive(folder: Path, outcome: Outcome, retries: int = 1, **changes: Any) -> tuple[MadeUpPool, list[Trial], Driver]:
     settings: dict[str, Any] = {"method": "grid", "run_cap": None, "halving": None} | changes
     sweep = Sweep(
         path=folder / "s.yaml",
@@ -67,9 +65,7 @@ def drive(
     return pool, driver.run(), driver
 
 
-def test_every_trial_once_two_at_a_time_and_the_best_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_trial_once_two_at_a_time_and_the_best_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool, failed, _ = drive(tmp_path, succeed)
     assert failed == []
     assert [name.split("-")[0] for name in pool.started] == ["x1", "x2", "x3"]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lifted_lightning import runs
+from lifted_lightning.runs.folder import LOCK, lock
 from lifted_lightning.sweep import pool
 
 CONTEXT = multiprocessing.get_context("spawn")
 
 
 def hold(folder: str, name: str, held: Event, let_go: Event) -> None:
-    runs.lock(Path(folder), name)
+    lock(Path(folder), name)
     held.set()
     let_go.wait(60)
 
@@ -44,7 +44,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return started
 
 
-@pytest.mark.parametrize("name", [pool.HELD, runs.LOCK], ids=["another sweep's", "of a killed sweep"])
+@pytest.mark.parametrize("name", [pool.HELD, LOCK], ids=["another sweep's", "of a killed sweep"])
 def test_a_live_trial_is_left_alone(
     begun: Path, name: str, fits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,15 +60,13 @@ def test_a_live_trial_is_left_alone(
         assert "another process is writing this run" in (begun / "log.txt").read_text()
         monkeypatch.setattr(pool, "LOCK_PATIENCE", 60.0)
         let_go.set()
-        assert pool.run_trial(str(begun), [], {}, os.getcwd()) == 7, (
-            "once the other has ended, it is taken over"
-        )
+        assert pool.run_trial(str(begun), [], {}, os.getcwd()) == 7, "once the other has ended, it is taken over"
     finally:
         let_go.set()
         other.join()
     assert len(fits) == 1
     assert "--ckpt_path=last" not in fits[0]
-    assert {p.name for p in begun.iterdir()} == {"log.txt", pool.HELD, runs.LOCK}, "it starts anew"
+    assert {p.name for p in begun.iterdir()} == {"log.txt", pool.HELD, LOCK}, "it starts anew"
 
 
 def test_a_trial_goes_on_from_its_checkpoint(begun: Path, fits: list[list[str]]) -> None:

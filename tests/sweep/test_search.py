@@ -49,9 +49,7 @@ def test_random_draws_lie_in_their_ranges_and_never_twice() -> None:
     parameters = {"a": Parameter("values", ("x", "y")), "b": Parameter("int", low=1, high=2)}
     found = drawn(Search(sweep_of("random", parameters, run_cap=100), []))
     assert sorted((v["a"], v["b"]) for v in found) == [("x", 1), ("x", 2), ("y", 1), ("y", 2)]
-    found = drawn(
-        Search(sweep_of("random", {"c": Parameter("float", low=1e-4, high=1, log=True)}, run_cap=200), [])
-    )
+    found = drawn(Search(sweep_of("random", {"c": Parameter("float", low=1e-4, high=1, log=True)}, run_cap=200), []))
     assert all(1e-4 <= v["c"] <= 1 for v in found)
     assert 60 < sum(v["c"] < 1e-2 for v in found) < 140  # half of them, in the logarithm
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from lifted_lightning.runs import read_metrics
+from lifted_lightning.runs.folder import read_metrics
 
 TINY = {
     "model": {
@@ -212,9 +212,7 @@ def test_more_than_there_is_is_one_line(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-def test_what_no_trial_would_take_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
+def test_what_no_trial_would_take_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     from lifted_lightning.cli import main
 
     monkeypatch.chdir(folder)

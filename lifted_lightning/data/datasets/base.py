@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lifted_lightning.data.reading import FileReader
+from lifted_lightning.data.datasets.download import Archive
+from lifted_lightning.data.images import FileReader
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 
@@ -18,23 +19,6 @@ from lifted_lightning.errors import UserError
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder that holds data sets: as given, else the environment's LIFTED_DATA_DIR, else ``data``."""
     return Path(root or os.environ.get("LIFTED_DATA_DIR") or "data").expanduser()
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file that a data set is published as.
-
-    Attributes:
-        name: of the file, below the data root: where it is looked for, and where a download goes.
-        md5: of the file, checked before anything is made of it.
-        target: path below the data root that is there once the archive is unpacked.
-        url: where it may be had from; None if no lawful address is known.
-    """
-
-    name: str
-    md5: str
-    target: str
-    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,7 @@ class RetrievalDataset(ABC):
             return
         if not self.archives:
             raise UserError(f"{self.title} is not below {root}: {self.remedy}")
-        from lifted_lightning.data.download import fetch_and_unpack
+        from lifted_lightning.data.datasets.download import fetch_and_unpack
 
         for archive in self.archives:
             if not (root / archive.target).exists():
@@ -231,3 +215,56 @@ def content_digest(title: str, base: Path, items: Sequence[str]) -> str:
             f"{base / missing[0]}; unpack the files again"
         )
     return digest.hexdigest()[:24]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, whatever its line ends.
+
+    Raises:
+        UserError: if the file is missing or is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; it belongs to the data set") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def read_columns(path: Path, count: int) -> list[list[str]]:
+    """The lines of a text file as columns between white space; the last one may hold spaces.
+
+    Raises:
+        UserError: naming a line with fewer columns.
+    """
+    lines = [line.split(maxsplit=count - 1) for line in read_lines(path)]
+    for number, line in enumerate(lines, start=1):
+        if len(line) < count:
+            raise UserError(f"{path}: line {number} of its text has {len(line)} columns instead of {count}")
+    return [[column.rstrip() for column in line] for line in lines]
+
+
+def read_table(path: Path, header: str) -> list[list[str]]:
+    """The columns below a header line.
+
+    Raises:
+        UserError: if the header is another one.
+    """
+    names = header.split()
+    lines = read_columns(path, len(names))
+    if not lines or lines[0] != names:
+        raise UserError(f"{path}: its header line is not {header!r}; is it the original file?")
+    return lines[1:]
+
+
+def whole_number(text: str, path: Path) -> int:
+    """A number of a metadata file.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {text[:40]!r} is no number; is it the original file?") from error

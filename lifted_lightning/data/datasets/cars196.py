@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset
+from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 

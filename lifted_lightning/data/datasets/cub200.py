@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset
-from lifted_lightning.data.datasets.metadata import read_columns, whole_number
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_columns, whole_number
+from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 
@@ -39,9 +39,7 @@ class CUB200(RetrievalDataset):
         unknown = next((path for number, path in images if classes.get(number) not in names), None)
         if unknown:
             raise UserError(f"{folder / 'images.txt'}: {unknown} has no class in image_class_labels.txt")
-        listed = sorted(
-            (whole_number(classes[number], folder / "classes.txt"), path) for number, path in images
-        )
+        listed = sorted((whole_number(classes[number], folder / "classes.txt"), path) for number, path in images)
         return self.files(
             root,
             items=[f"{FOLDER}/images/{path}" for _, path in listed],

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Counts, RetrievalDataset
-from lifted_lightning.data.datasets.metadata import read_lines, whole_number
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_lines, whole_number
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset, visible
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, visible
+from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 
 FOLDER = "omniglot-py"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Archive, Counts, RetrievalDataset
-from lifted_lightning.data.datasets.metadata import read_table
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_table
+from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 
 FOLDER = "Stanford_Online_Products"
@@ -15,9 +15,7 @@ class StanfordOnlineProducts(RetrievalDataset):
 
     name = "sop"
     title = "Stanford Online Products"
-    archives = (
-        Archive(name="Stanford_Online_Products.zip", md5="7f73d41a2f44250d4779881525aea32e", target=FOLDER),
-    )
+    archives = (Archive(name="Stanford_Online_Products.zip", md5="7f73d41a2f44250d4779881525aea32e", target=FOLDER),)
     expected = Counts(train_images=59_551, train_classes=11_318, test_images=60_502, test_classes=11_316)
     remedy = (
         "get Stanford_Online_Products.zip at https://cvgl.stanford.edu/projects/lifted_struct/, put it into "

@@ -1,0 +1,33 @@
+"""The public names of the package, each once: ``lifted_lightning.NAME`` is looked up here when it is first used."""
+
+# Use a model: a checkpoint of `lifted fit` as a TrainedModel, which embeds paths or images.
+from .inference.model import TrainedModel as TrainedModel
+from .inference.model import load as load
+
+# Train, by class path from outside the package: network, loss and optimiser; a data set as batches and evaluation sets.
+from .training.module import EmbeddingModule as EmbeddingModule
+from .data.datamodule import RetrievalDataModule as RetrievalDataModule
+
+# What one's own classes derive from: a data set and what it becomes, a batch sampler, an augmentation, a network.
+from .data.datasets.base import RetrievalDataset as RetrievalDataset
+from .data.table import ImageTable as ImageTable
+from .data.augment import Augmentation as Augmentation
+from .training.networks import Embedder as Embedder
+
+# Networks, losses (of embeddings (B, D) and labels (B,); any nn.Module of that kind will do), a schedule.
+from .training.networks import ConvNet as ConvNet
+from .training.networks import EmbeddingNetwork as EmbeddingNetwork
+from .losses import ContrastiveLoss as ContrastiveLoss
+from .losses import LiftedStructureLoss as LiftedStructureLoss
+from .losses import TripletLoss as TripletLoss
+from .training.schedules import WarmupCosine as WarmupCosine
+
+# Evaluation: retrieval metrics, metrics of a clustering, exact nearest neighbours.
+from .metrics import clustering_metrics as clustering_metrics
+from .metrics import nearest as nearest
+from .metrics import retrieval_metrics as retrieval_metrics
+
+# Raised for a mistake in what the user gave, with one line that says what to do.
+from .errors import UserError as UserError
+
+__version__: str

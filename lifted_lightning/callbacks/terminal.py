@@ -1,0 +1,73 @@
+"""The progress bar: epochs counted to the last, and nothing on it that says nothing."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+from rich.table import Table
+
+from lifted_lightning.runs.folder import PLOTS, RESULT
+from lifted_lightning.runs.settings import ORDER
+
+
+class RunProgressBar(RichProgressBar):
+    """Lightning's bar, which knows the number of epochs also where ``max_steps`` sets the end."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5, leave=False)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self._epochs(self.trainer)
+        return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs else "")
+
+    @staticmethod
+    def _epochs(trainer: Trainer) -> int | None:
+        if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+            return math.ceil(trainer.max_steps / max(1, int(trainer.num_training_batches)))
+        return trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        items = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in items.items() if name != "v_num"}
+
+
+def print_summary(folder: Path, stage: str = "test") -> None:
+    """Print the metrics of a run beside its baseline's, its folder, and what to do next."""
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    folder = Path(os.path.relpath(folder))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(metrics_table(result, stage))
+    console.print(f"run folder: {folder}")
+    if any((folder / PLOTS).glob("*.png")):
+        console.print(f"pictures:   {folder / PLOTS}")
+    if any(folder.glob("wandb/offline-run-*")):
+        records = folder / "wandb" / "offline-run-*"
+        console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {records})")
+    if stage == "test":
+        console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything 1")
+
+
+def metrics_table(result: dict[str, Any], stage: str) -> Table:
+    """One row a metric: the embedding's value, and the same on the baseline."""
+    classes = "unseen classes" if stage == "test" else "validation classes"
+    trained = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
+    table = Table(title=f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}")
+    table.add_column("metric")
+    table.add_column("embedding", justify="right")
+    if result["baseline"]:
+        table.add_column(result["baseline_name"], justify="right")
+    values = result[stage]
+    shown = [name for prefix in ORDER for name in values if name.startswith(prefix)]
+    for name in shown:
+        baseline = result["baseline"].get(name)
+        value = values[name]  # None where no query has a positive
+        cells = [name, "–" if value is None else f"{value:.3f}"]
+        if result["baseline"]:
+            cells.append("" if baseline is None else f"{baseline:.3f}")
+        table.add_row(*cells)
+    return table

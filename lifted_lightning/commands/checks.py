@@ -1,0 +1,119 @@
+"""Checks of what only fits together at run time, made before a run's folder is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jsonargparse import Namespace
+
+from lifted_lightning.errors import UserError, did_you_mean
+from lifted_lightning.runs.checkpoint import load_checkpoint
+from lifted_lightning.runs.folder import CHECKPOINTS, checkpoints_beside
+from lifted_lightning.training.module import EmbeddingModule
+
+if TYPE_CHECKING:
+    from lifted_lightning.data.datamodule import RetrievalDataModule
+    from lifted_lightning.training.module import EmbeddingModule
+
+
+@torch.inference_mode()
+def check_images_fit(module: "EmbeddingModule", data: "RetrievalDataModule") -> None:
+    """Embed one black image, so that channels and sizes that do not fit are said at once.
+
+    Raises:
+        UserError: if the data's images do not pass augmentation and network.
+    """
+    shape = (1, data.channels, data.size, data.size)
+    training = module.training
+    module.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            module(torch.zeros(shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"images of {data.channels}x{data.size}x{data.size} do not pass the network ({reason}): make "
+            "data.channels, data.size, model.augment and model.network agree"
+        ) from error
+    finally:
+        module.train(training)
+
+
+def check_optimizer(module: "EmbeddingModule") -> None:
+    """Make the optimiser and the schedule once, so that values which they do not take are said at once.
+
+    Raises:
+        UserError: if they do not take their settings.
+    """
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"model.optimizer, model.scheduler: {error}; give other settings") from error
+
+
+def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
+    """Raise UserError unless ``names`` has the metric that selects checkpoints."""
+    if monitor is None or monitor in names:
+        return
+    hint = did_you_mean(monitor, names, f"give one of {', '.join(names)}", cutoff=0.7)
+    raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
+
+
+def check_checkpoint(module: "EmbeddingModule", path: Path) -> None:
+    """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's."""
+    saved = load_checkpoint(path)["state_dict"]
+    own = module.state_dict()
+    for name in sorted(own.keys() | saved.keys()):
+        if name not in own or name not in saved:
+            where = "configuration" if name in own else "checkpoint"
+            reason = f"{name} is only in the {where}"
+        elif own[name].shape != saved[name].shape:
+            reason = f"{name} is {tuple(saved[name].shape)} there and {tuple(own[name].shape)} here"
+        else:
+            continue
+        raise UserError(
+            f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml"
+        )
+
+
+def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | None) -> None:
+    """Raise UserError if the checkpoint has all the steps or epochs that the trainer is to make (-1: no limit)."""
+    checkpoint = load_checkpoint(path)
+    for setting, most, made in (
+        ("max_steps", max_steps, checkpoint.get("global_step", 0)),
+        ("max_epochs", max_epochs, checkpoint.get("epoch", 0)),
+    ):
+        if most is not None and 0 <= most <= made:
+            raise UserError(
+                f"{path}: has {made} of trainer.{setting} {most}, so nothing is left to train; raise "
+                f"trainer.{setting} to train on in a new folder, or evaluate it with lifted test"
+            )
+
+
+def resolve_checkpoint(config: Namespace) -> Path:
+    """The checkpoint file that ``--ckpt_path`` means; ``last`` and ``best`` are looked for in the run's folder.
+
+    That folder is the one of the ``config.yaml`` given, or the one that ``--experiment`` and ``--name`` give.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    given = config["ckpt_path"]
+    if given not in ("last", "best"):
+        if not Path(given).is_file():
+            raise UserError(
+                f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
+            )
+        return Path(given)
+    folders = [Path(str(path)).resolve().parent for path in reversed(config.get("config") or [])]
+    if config["name"]:
+        folders += sorted(Path(config["runs_dir"]).glob(f"{config['experiment'] or '*'}/{config['name']}"))
+    candidates = [f / CHECKPOINTS / f"{given}.ckpt" for f in dict.fromkeys(map(Path.resolve, folders))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = ", ".join(f"{c}{checkpoints_beside(c)}" for c in candidates) or "nowhere"
+    raise UserError(
+        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
+    )

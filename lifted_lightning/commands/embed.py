@@ -1,0 +1,174 @@
+"""`lifted embed`: the embeddings of image files, in one file that can be searched."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.data.images import EXTENSIONS
+from lifted_lightning.errors import UserError
+from lifted_lightning.inference.index import EmbeddingIndex
+
+BAR_FROM = 65  # images, more than a batch, from which there is progress to show
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `lifted embed`."""
+    result = CommandParser(
+        prog="lifted embed",
+        description="Embed images with a checkpoint, as its evaluation did but always in float32, into a file that "
+        "lifted search and numpy.load read. Files that cannot be read are listed, and the others embedded.",
+    )
+    result.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="folders (searched to any depth), image files, or text files with one path a line",
+    )
+    result.add_argument("--ckpt", required=True, type=Path, help="a checkpoint of lifted fit")
+    result.add_argument("--out", type=Path, default=Path("embeddings.npz"), help="the file to write")
+    add_device(result)
+    return result
+
+
+def add_device(result: argparse.ArgumentParser) -> None:
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; by default auto")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command itself; returns its exit code."""
+    options = parser().parse_args(arguments)
+    check_writable(options.out, "--out")
+    images = list(find_images(options.images))
+
+    from lifted_lightning.inference.model import load
+
+    sys.path.insert(0, os.getcwd())  # a network of the user's own
+    model = load(options.ckpt, options.device)
+    paths = [path for path, _ in images]
+    embeddings = np.empty((len(paths), model.embedding_size), dtype=np.float32)
+    steps = model.steps(paths, embeddings)
+    unreadable: dict[int, str] = {}
+    if len(paths) < BAR_FROM:
+        for _, broken in steps:
+            unreadable.update(broken)
+    else:
+        from lifted_lightning.data.pixels import with_progress
+
+        for broken in with_progress(steps, len(paths), "embedding"):
+            unreadable.update(broken)
+    for reason in unreadable.values():
+        print(f"warning: {reason}", file=sys.stderr)
+    if len(unreadable) == len(paths):
+        raise UserError(f"none of {len(paths)} images can be read, for example {unreadable[0]}")
+    read = np.array([row for row in range(len(paths)) if row not in unreadable])
+    class_names, labels = as_labels(images[row][1] for row in read)
+    EmbeddingIndex(
+        embeddings=embeddings[read],
+        paths=np.array([paths[row] for row in read]),
+        labels=labels,
+        class_names=class_names,
+        folder=os.getcwd(),
+        checkpoint=str(options.ckpt),
+        checkpoint_sha256=model.sha256,
+        size=model.size,
+        resize=model.resize,
+        channels=model.channels,
+        distance=model.distance,
+    ).save(options.out)
+    print(f"{len(read)} embeddings: {options.out}")
+    if unreadable:
+        print(f"warning: {len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+    return 0
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Say now, not after hours of work, that a file cannot be written.
+
+    Raises:
+        UserError: if its folder is not there or may not be written, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written there ({error.strerror}); give another") from error
+
+
+def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The image files that arguments of the command mean, each once, and its class by the folder it lies in.
+
+    Files in a folder count if their ending is an image's, hidden ones do not. Paths in a text file are relative
+    to that file's folder, or absolute; empty lines are passed over. The class is the folder's path below the folder
+    that was given (``Latin/a`` and ``Greek/a`` are two), empty for an image directly in that; of a file that was given
+    or listed, the name of its folder.
+
+    Raises:
+        UserError: if an argument is not there, or has no images.
+    """
+    seen: set[str] = set()
+    for argument in arguments:
+        found = 0
+        for path, folder in _images_of(argument):
+            found += 1
+            if path not in seen:
+                seen.add(path)
+                yield path, folder
+        if not found:
+            raise UserError(f"{argument}: holds no images (files that end in .jpg, .png and the like)")
+
+
+def _images_of(argument: str) -> Iterator[tuple[str, str]]:
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        walked = set()
+        for base, folders, files in os.walk(path, followlinks=True):
+            place = os.stat(base)
+            if (place.st_dev, place.st_ino) in walked:  # a link back to where we have been
+                folders.clear()
+                continue
+            walked.add((place.st_dev, place.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folder = "" if base == str(path) else Path(base).relative_to(path).as_posix()
+            for name in sorted(files):
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                    yield os.path.join(base, name), folder
+        return
+    if not path.exists():
+        raise UserError(f"{argument}: no such file or folder")
+    lines = None if path.suffix.lower() in EXTENSIONS else _lines(path)
+    if lines is None:
+        yield str(path), path.parent.name
+        return
+    for line in lines:
+        listed = path.parent / line
+        yield str(listed), Path(line).parent.name
+
+
+def _lines(path: Path) -> list[str] | None:
+    """The lines of a text file that are not empty, or None of a file that is no text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return None if "\0" in text else [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """Names of classes (C,) and labels (N,) int64, -1 where the folder is empty or says nothing."""
+    names = list(folders)
+    none = {"": -1, "..": -1}
+    class_names = sorted(set(names) - none.keys())
+    number = {name: label for label, name in enumerate(class_names)} | none
+    return np.array(class_names, dtype=np.str_), np.array([number[name] for name in names], dtype=np.int64)

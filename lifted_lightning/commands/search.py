@@ -1,0 +1,189 @@
+"""`lifted search`: the nearest images of an index, as a table and as a picture."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lifted_lightning.commands.embed import add_device, check_writable
+from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.errors import UserError
+from lifted_lightning.inference.index import EmbeddingIndex, read_index
+
+if TYPE_CHECKING:
+    from lifted_lightning.data.images import ResizeMode, UInt8Array
+    from lifted_lightning.inference.model import TrainedModel
+
+
+IntArray = npt.NDArray[np.int64]
+
+
+ROWS, COLUMNS = 50, 20  # queries and neighbours that a picture has room for
+
+
+SIDE = 128  # pixels of an image there
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `lifted search`."""
+    result = CommandParser(
+        prog="lifted search",
+        description="Find the images of an index that are nearest to queries, exactly. A query that is in the "
+        "index itself is left out of its own answer.",
+    )
+    result.add_argument("queries", nargs="+", metavar="QUERY", help="image files")
+    result.add_argument("--index", required=True, type=Path, help="a file that lifted embed wrote")
+    result.add_argument("--k", type=int, help="how many neighbours of each query; by default 10, or all of fewer")
+    result.add_argument("--gallery", type=Path, help="draw queries and neighbours into this PNG")
+    result.add_argument("--ckpt", type=Path, help="where the index's checkpoint is now, if it was moved")
+    add_device(result)
+    return result
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command itself; returns its exit code."""
+    options = parser().parse_args(arguments)
+    if options.gallery is not None:
+        check_writable(options.gallery, "--gallery")
+    queries = options.queries
+    for query in queries:
+        if not os.path.isfile(query):
+            state = "is no file" if os.path.exists(query) else "no such file"
+            raise UserError(f"{query}: {state}; a query is an image file")
+    index = read_index(options.index)
+    itself = rows_of(index, queries)
+    others = len(index) - bool((itself >= 0).any())
+    k = min(10, others) if options.k is None else options.k
+    if not 1 <= k <= others:
+        raise UserError(f"--k {k}: {options.index} has {others} images to find; give a number from 1 to {others}")
+    model = model_of(index, options.index, options.ckpt, options.device)
+    answers = Answers(queries, itself, *search(index, model, queries, k, itself))
+    print_table(index, answers)
+    if options.gallery is not None:
+        draw(options.gallery, options.index.name, index, answers, model.resize)
+        print(f"gallery: {options.gallery}")
+    return 0
+
+
+def rows_of(index: EmbeddingIndex, queries: Sequence[str]) -> IntArray:
+    """(Q,) int64: the row of the index that is the query's own file, -1 if there is none."""
+    return np.array([_row_of(index, os.path.realpath(query)) for query in queries], dtype=np.int64)
+
+
+def _row_of(index: EmbeddingIndex, query: str) -> int:
+    # The file system is asked only where the name alone could be right: an index may have a million.
+    named_alike = np.flatnonzero(np.strings.endswith(index.paths, os.path.basename(query)))
+    return next((row for row in named_alike.tolist() if os.path.realpath(index.file(row)) == query), -1)
+
+
+def model_of(index: EmbeddingIndex, path: Path, checkpoint: Path | None, device: str) -> "TrainedModel":
+    """The model that an index was made with.
+
+    Raises:
+        UserError: if its checkpoint is not where it was, or is another one now.
+    """
+    from lifted_lightning.inference.model import load
+
+    sys.path.insert(0, os.getcwd())  # a network of the user's own
+    where = checkpoint or Path(index.folder, index.checkpoint)
+    if not where.is_file():
+        raise UserError(f"{where}: no such checkpoint, with which {path} was made; say where it is now with --ckpt")
+    model = load(where, device)
+    if model.sha256 != index.checkpoint_sha256 or model.embedding_size != index.embeddings.shape[1]:
+        raise UserError(
+            f"{where}: is not the checkpoint that {path} was made with (its content differs); give that one with "
+            "--ckpt, or embed the images again"
+        )
+    return model
+
+
+def search(
+    index: EmbeddingIndex, model: "TrainedModel", queries: Sequence[str], k: int, itself: IntArray
+) -> tuple[npt.NDArray[np.float64], IntArray]:
+    """Distances (Q, k) and rows (Q, k) of the nearest images, nearest first, leaving out rows ``itself`` (Q,)."""
+    import torch
+
+    from lifted_lightning.metrics.neighbours import nearest
+
+    embedded = torch.from_numpy(model.embed(queries)).to(model.device)
+    gallery = torch.from_numpy(index.embeddings).to(model.device)
+    exclude = torch.from_numpy(itself) if (itself >= 0).any() else None
+    distance: Any = index.distance
+    distances, rows = nearest(embedded, gallery, k, exclude, distance)
+    return distances.cpu().numpy(), rows.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a search found.
+
+    Attributes:
+        queries: Q paths.
+        itself: (Q,) the row of the index that is the query's own file, -1 if there is none.
+        distances: (Q, k) ascending.
+        rows: (Q, k) of the index.
+    """
+
+    queries: Sequence[str]
+    itself: IntArray
+    distances: npt.NDArray[np.float64]
+    rows: IntArray
+
+
+def print_table(index: EmbeddingIndex, answers: Answers) -> None:
+    """One line a neighbour; paths come last and are never cut, so that other programs can read them."""
+    width = max(len("query"), *map(len, answers.queries))
+    print(f"{'query':<{width}}  rank   distance  path")
+    for query, near, found in zip(answers.queries, answers.distances, answers.rows, strict=True):
+        for rank, (value, row) in enumerate(zip(near, found, strict=True), start=1):
+            print(f"{query:<{width}}  {rank:>4}  {value:>9.4g}  {index.paths[row]}")
+    for query, row in zip(answers.queries, answers.itself, strict=True):
+        if row >= 0:
+            print(f"{query} is in the index itself: left out of its own answer", file=sys.stderr)
+
+
+def draw(path: Path, title: str, index: EmbeddingIndex, answers: Answers, resize: "ResizeMode") -> None:
+    """Draw the first queries with their first neighbours.
+
+    A neighbour's frame is green or red if the query is in the index, for then both classes are known; else grey.
+    """
+    from lifted_lightning.pictures.gallery import RIGHT, UNKNOWN, WRONG, draw_gallery
+
+    rows, itself = answers.rows[:ROWS, :COLUMNS], answers.itself[:ROWS, None]
+    labels, own = index.labels[rows], np.where(itself >= 0, index.labels[itself], -1)
+    compared = np.where(labels == own, RIGHT, WRONG)
+    files = [[query, *map(index.file, found)] for query, found in zip(answers.queries[:ROWS], rows, strict=True)]
+    names = [
+        [short_name(query)] + [f"{short_name(file)} {d:.3g}" for file, d in zip(found, near, strict=False)]
+        for (query, *found), near in zip(files, answers.distances, strict=False)
+    ]
+    draw_gallery(
+        path,
+        np.array([[picture(file, resize) for file in line] for line in files]),
+        names,
+        np.where((labels >= 0) & (own >= 0), compared, UNKNOWN),
+        [f"nearest of {len(index):,} images"] * len(files),
+        title,
+    )
+
+
+def short_name(path: str) -> str:
+    """The last folder and the file's name without ending."""
+    return str(Path(*Path(path).with_suffix("").parts[-2:]))
+
+
+def picture(path: str, resize: "ResizeMode") -> "UInt8Array":
+    """(128, 128, 3) pixels of a file in the way that its model resizes; white if it is gone."""
+    from lifted_lightning.data.images import read_image, to_pixels
+
+    try:
+        return to_pixels(read_image(path), SIDE, resize, 3)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)

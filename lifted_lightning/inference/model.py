@@ -1,0 +1,280 @@
+"""A trained model for use: a checkpoint's network without a trainer, embedding image files or images."""
+
+import hashlib
+import os
+import pkgutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from lifted_lightning.data.augment import Augmentation
+from lifted_lightning.data.images import ResizeMode, UInt8Array, read_image, to_pixels
+from lifted_lightning.data.pixels import Steps
+from lifted_lightning.errors import UserError
+from lifted_lightning.runs.checkpoint import load_checkpoint
+from lifted_lightning.runs.folder import checkpoints_beside
+from lifted_lightning.training.networks import EmbeddingNetwork
+
+AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+BATCH = 64  # images that pass the network at a time
+
+
+AHEAD = 1  # batches that are decoded while another passes the network
+
+
+def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedModel":
+    """Load a checkpoint of ``lifted fit``, which says itself what network it is of and how images are read.
+
+    Nothing in it is unpickled. A network of one's own must be importable, as it was in training.
+
+    Args:
+        checkpoint: the file, ``runs/.../checkpoints/best.ckpt`` for example.
+        device: ``auto`` (CUDA if there is any, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Raises:
+        UserError: if it is no such file, its network cannot be imported, or there is no such device.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        there = checkpoints_beside(path)
+        raise UserError(f"{path}: no such checkpoint{there}; give a file such as runs/.../checkpoints/best.ckpt")
+    where = find_device(device)
+    saved = load_checkpoint(path)
+    if not isinstance(saved.get("lifted_config"), str):
+        raise UserError(f"{path}: is not a checkpoint of lifted fit: it does not say what network it is of")
+    config = yaml.safe_load(saved["lifted_config"])
+    module = build(config, path)
+    weights = {name: value for name, value in saved["state_dict"].items() if not name.startswith("loss.")}
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its weights do not fit its network, which has changed ({reason})") from error
+    return TrainedModel(module.eval().to(where), config, path, where)
+
+
+class TrainedModel:
+    """Embeds images as the evaluation of its training run did, but in float32 whatever ``trainer.precision`` was.
+
+    Made by ``lifted_lightning.load``, which imports the classes that the checkpoint names.
+
+    Attributes:
+        module: uint8 images (B, C, H, W) to embeddings (B, D): evaluation's crop, normalisation and network.
+        path: of the checkpoint.
+        sha256: of the checkpoint file.
+        device: where it computes.
+        size: side in pixels that an image is brought to.
+        resize: how it becomes square, see ``data.resize.to_pixels``.
+        channels: 1 for grey, 3 for colour.
+        distance: by which its embeddings were evaluated, ``euclidean`` or ``cosine``.
+        embedding_size: D.
+    """
+
+    def __init__(self, module: nn.Module, config: dict[str, Any], path: Path, device: torch.device) -> None:
+        self.module = module
+        self.path = path
+        self.sha256 = file_sha256(path)
+        self.device = device
+        self.size: int = config["data"]["size"]
+        self.resize: ResizeMode = config["data"]["resize"]
+        self.channels: int = config["data"]["channels"]
+        self.distance: str = config["evaluation"]["distance"]
+        black = np.zeros((1, self.size, self.size, self.channels), dtype=np.uint8)
+        self.embedding_size: int = self._embed_pixels(black).shape[1]
+
+    def embed(self, images: AnyImage | Sequence[AnyImage]) -> FloatArray:
+        """Embed images.
+
+        Args:
+            images: N paths, PIL images or uint8 arrays (H, W), (H, W, 1) or (H, W, 3); or a single one. They
+                may differ in size.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            UserError: naming a file that cannot be read.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4:
+            images = [images]  # type: ignore[list-item]
+        embeddings = np.empty((len(images), self.embedding_size), dtype=np.float32)
+        for _, broken in self.steps(images, embeddings):  # type: ignore[arg-type]
+            if broken:
+                raise UserError(broken[0][1])
+        return embeddings
+
+    def steps(self, images: Sequence[AnyImage], into: FloatArray) -> Steps:
+        """Embed images batch by batch, while threads decode the next ones.
+
+        Args:
+            images: N, as for ``embed``.
+            into: (N, D), where embeddings are written; rows of images that cannot be read are left as they are.
+
+        Yields:
+            after each batch how many images it had, and which rows cannot be read, and why.
+        """
+        pool = ThreadPoolExecutor()
+        try:
+            for start, pixels in self._decoded(images, pool):
+                read, broken = [], []
+                for row, image in enumerate(pixels, start):
+                    if isinstance(image, UserError):
+                        broken.append((row, str(image)))
+                    else:
+                        read.append(row)
+                if read:
+                    batch = np.stack([image for image in pixels if not isinstance(image, UserError)])
+                    into[read] = self._embed_pixels(batch).numpy()
+                yield len(pixels), broken
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decoded(
+        self, images: Sequence[AnyImage], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, list[UInt8Array | UserError]]]:
+        """For each batch its first row, and pixels (size, size, C) or an error for each of its images."""
+        waiting: deque[tuple[int, list[Future[UInt8Array | UserError]]]] = deque()
+        for start in range(0, len(images), BATCH):
+            batch = [images[row] for row in range(start, min(start + BATCH, len(images)))]
+            waiting.append((start, [pool.submit(self.pixels, image) for image in batch]))
+            if len(waiting) > AHEAD:
+                first, futures = waiting.popleft()
+                yield first, [future.result() for future in futures]
+        for first, futures in waiting:
+            yield first, [future.result() for future in futures]
+
+    def pixels(self, image: AnyImage) -> UInt8Array | UserError:
+        """An image as (size, size, C) uint8, as the pixel cache has it; an error if it cannot be read."""
+        name = "an image"
+        try:
+            if isinstance(image, str | os.PathLike):
+                name = os.fspath(image)
+                image = read_image(image)
+            elif not isinstance(image, Image.Image):
+                image = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
+            return to_pixels(image, self.size, self.resize, self.channels)
+        except UserError as error:
+            return error
+        except (OSError, ValueError, SyntaxError) as error:
+            return UserError(f"{name}: cannot be decoded ({' '.join(str(error).split())[:150]})")
+
+    @torch.inference_mode()
+    def _embed_pixels(self, pixels: UInt8Array) -> Tensor:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
+        return self.module(images).float().cpu()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name, or CUDA if there is any and else the CPU for ``auto``.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"device {name}: cannot be used here ({reason}); use auto or cpu") from error
+    return device
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+WITHOUT = {"pretrained": False, "weights_file": None}  # settings of a network that gets its weights elsewhere
+
+
+class Evaluation(nn.Module):
+    """What ``EmbeddingModule`` does with images in evaluation, without importing Lightning.
+
+    Args:
+        network: float images (B, C, H, W) to embeddings (B, D).
+        augment: called without random numbers: crops the centre and normalises.
+    """
+
+    def __init__(self, network: nn.Module, augment: Augmentation) -> None:
+        super().__init__()
+        augment.match(network)
+        self.network = network
+        self.augment = augment
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (B, C, H, W). Returns (B, D)."""
+        return self.network(self.augment(images, None))
+
+
+def build(config: dict[str, Any], path: Path) -> nn.Module:
+    """The module that a run's configuration describes, without its loss, and without downloading weights.
+
+    Raises:
+        UserError: if a class that it names cannot be imported or made; ``path`` is the checkpoint, for the message.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    settings = {**config["model"], "network": without_weights(config["model"]["network"])}
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        if config.get("model_class") is None:
+            parser.add_argument("--network", type=nn.Module)
+            parser.add_argument("--augment", type=Augmentation)
+            made = parser.instantiate(parser.parse_object({key: settings[key] for key in ("network", "augment")}))
+            return Evaluation(made["network"], made["augment"])
+        kind = own_class(config["model_class"])
+        unused = {"loss", "optimizer", "scheduler"}
+        parser.add_class_arguments(kind, "model", skip=unused, instantiate=False)
+        kept = {key: value for key, value in settings.items() if key not in unused}
+        made = parser.instantiate(parser.parse_object({"model": kept}))
+        return kind(**vars(made["model"]), loss=nn.Identity())
+    except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{path}: its network cannot be made here ({reason}); go to the folder that its run was started in"
+        ) from error
+
+
+def own_class(path: str) -> type[nn.Module]:
+    """The class of a module that overrides this package's.
+
+    Raises:
+        ImportError, AttributeError, ValueError: if it cannot be imported.
+        TypeError: if it is none, so that a foreign checkpoint has nothing else called.
+    """
+    kind = pkgutil.resolve_name(path)
+    # By name, for EmbeddingModule itself would bring Lightning with it.
+    names = (f"{c.__module__}.{c.__qualname__}" for c in getattr(kind, "__mro__", ()))
+    if not (isinstance(kind, type) and "lifted_lightning.training.module.EmbeddingModule" in names):
+        raise TypeError(f"{path} is no subclass of lifted_lightning.training.module.EmbeddingModule")
+    return kind
+
+
+def without_weights(network: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a network that is about to get a checkpoint's weights: it needs no others."""
+    try:
+        kind = pkgutil.resolve_name(network["class_path"])
+    except (ImportError, AttributeError, ValueError):
+        return network  # the parser says what is wrong with it
+    if not (isinstance(kind, type) and issubclass(kind, EmbeddingNetwork)):
+        return network
+    settings = {**network.get("init_args", {})}
+    settings.update({key: value for key, value in WITHOUT.items() if key in settings})
+    return {**network, "init_args": settings}

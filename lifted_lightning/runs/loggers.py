@@ -1,0 +1,196 @@
+"""The loggers of every run: a CSV file that survives resuming, and W&B, offline unless the user is logged in."""
+
+import contextlib
+import csv
+import os
+import threading
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.files import atomic
+from lifted_lightning.runs.folder import METRICS, read_metrics
+
+ENVIRONMENT = {
+    "project": "WANDB_PROJECT",
+    "id": "WANDB_RUN_ID",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "tags": "WANDB_TAGS",
+}
+
+
+class MetricsFile(Logger):
+    """``metrics.csv`` in the run's folder, one row a logging step; a resumed run continues it.
+
+    (Lightning's CSVLogger deletes the earlier file.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / METRICS
+        self._columns: list[str] | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration lies in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
+        if self._rows and self._rows[-1]["step"] == step:
+            self._rows[-1].update(values)
+        else:
+            self._rows.append({"step": step, **values})
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._rows:
+            return
+        known = self._columns or [key for row in read_metrics(self.path)[:1] for key in row]
+        columns = list(dict.fromkeys(["step", *known, *(key for row in self._rows for key in row)]))
+        if columns == self._columns:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, columns).writerows(self._rows)
+        else:
+            self._replace(columns, [*read_metrics(self.path), *self._rows])
+        self._columns, self._rows = columns, []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def resume(self, step: int, pending: Mapping[str, Any] | None = None) -> None:
+        """Keep the rows logged before ``step``, so that a resumed run repeats none and misses none.
+
+        Args:
+            step: optimiser steps that the checkpoint has seen.
+            pending: the row that was still to be logged when the checkpoint was saved; it may be there or not.
+        """
+        rows: list[dict[str, Any]] = [row for row in read_metrics(self.path) if int(row["step"]) < step]
+        if pending and all(int(row["step"]) != pending["step"] for row in rows):
+            rows.append(dict(pending))
+        if not rows:
+            self.path.unlink(missing_ok=True)
+        else:
+            self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+    def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        with atomic(self.path, "w") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._columns = columns
+
+
+def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
+    """The W&B logger of a run, on rank zero. If the server does not answer, the run is recorded offline.
+
+    What the environment sets (``WANDB_PROJECT``, ``WANDB_NAME`` and so on) wins over ``settings``. So a run that
+    a sweep agent of W&B starts is the run that the agent announced.
+
+    Args:
+        folder: the run's folder; the record lies below its ``wandb/``, with the run's id, which a resumed run
+            continues. A ``wandb/`` beside the folder has links to the records of all runs there.
+        mode: ``online`` or ``offline``.
+        **settings: passed to ``wandb.init`` (project, group, name, tags, config).
+    """
+    import wandb
+
+    identity = folder / "wandb" / "id.txt"
+    if identity.exists():
+        settings["id"] = identity.read_text().strip()
+    taken = [key for key, variable in ENVIRONMENT.items() if os.environ.get(variable)]
+    if os.environ.get("WANDB_SWEEP_ID"):  # the agent's run has its project and id
+        taken += ["project", "id"]
+    settings = {key: value for key, value in settings.items() if key not in taken}
+    settings |= {"dir": str(folder), "resume": "allow"}
+    if mode != "offline":
+        try:
+            run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
+        except wandb.errors.Error as error:
+            mode = offline_instead(error)
+    if mode == "offline":
+        run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
+    identity.parent.mkdir(exist_ok=True)
+    identity.write_text(run.id)
+    _list_beside_others(Path(run.dir).parent, folder.parent / "wandb")
+    # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
+    # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run, save_dir=str(folder))
+
+
+def _list_beside_others(record: Path, shared: Path) -> None:
+    """Link a record into a folder that `wandb leet` shows, and `wandb sync` uploads, as a whole."""
+    with contextlib.suppress(OSError):  # a file system without links: each run has its own folder still
+        shared.mkdir(exist_ok=True)
+        (shared / record.name).symlink_to(os.path.relpath(record, shared), target_is_directory=True)
+
+
+MODES = ("online", "offline", "disabled")  # of W&B
+
+
+def wandb_mode() -> str:
+    """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
+
+    Raises:
+        UserError: if ``WANDB_MODE`` is none of W&B's modes.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
+    if mode:
+        return mode
+    import wandb
+
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
+        return offline_instead(error)
+
+
+def end_wandb_service(patience: float = 2.0) -> None:
+    """End W&B's own process; if it waits for a server that is away, which may be for ever, by force.
+
+    Args:
+        patience: seconds that it has to end by itself.
+    """
+    import wandb
+
+    connection: Any = wandb.setup()._connection  # there is no public way
+    if connection is None:
+        return
+    killer = threading.Timer(patience, connection._proc._process.kill)
+    killer.start()
+    with contextlib.suppress(SystemExit):  # which W&B raises if its process was killed
+        wandb.teardown()
+    killer.cancel()
+
+
+def offline_instead(error: Exception) -> str:
+    """Say that the server does not answer, and forget it; returns the mode to go on in."""
+    end_wandb_service()
+    print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
+    return "offline"

@@ -1,0 +1,265 @@
+"""EmbeddingModule: a network, a loss and an optimiser; the loss is that of the global batch on every rank."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lifted_lightning.data.augment import Augmentation
+from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, world_size
+from lifted_lightning.errors import RunError, UserError
+from lifted_lightning.training.microbatch import embed_in_pieces
+
+Batch = dict[str, Tensor]
+
+
+class EmbeddingModule(LightningModule):
+    """Trains an embedding network under a metric-learning loss.
+
+    The loss sees the embeddings of the *global* batch: they are gathered over the ranks with gradient, every
+    rank takes the same loss, and after DDP's averaging the gradient is that of one process with the whole batch.
+
+    W processes equal one exactly (but for rounding) if the network's rows do not depend on each other, or only by
+    synchronised statistics: without batch normalisation; with it frozen (``network.freeze_batchnorm``); or with
+    ``trainer.sync_batchnorm``, which normalises by the global batch. Plain batch normalisation takes the
+    statistics of each rank's own rows, and with ``micro_batch`` those of each piece, which is another network:
+    freeze it there. Dropout draws other numbers on each rank.
+
+    Args:
+        network: maps float images (B, C, H, W) to embeddings (B, D); has ``embedding_size``; parameters below
+            its attribute ``head`` learn at ``head_lr_factor`` times the learning rate.
+        loss: any module whose forward takes embeddings (B, D) and labels (B,) int64 and returns a scalar.
+        augment: from uint8 images to normalised float images: random in training, fixed in evaluation.
+        optimizer: called with parameter groups; AdamW with a learning rate of 1e-3 if not given.
+        scheduler: called with the optimiser; stepped once a training step (once a validation for
+            ReduceLROnPlateau).
+        head_lr_factor: learning rate of the network's head as a multiple of the trunk's (the paper: 10).
+        loss_lr_factor: learning rate of the loss's own parameters (proxies) as a multiple of the trunk's.
+        gather: whether the loss sees the global batch; False takes it on each rank's own rows, for ablations.
+        micro_batch: embed in pieces of so many rows of this rank and recompute them in the backward pass: the
+            gradient of the full batch in the memory of a piece. None embeds the whole batch at once.
+        compile: pass network and loss through ``torch.compile``.
+        seed: of augmentation and dropout; the command line links it to ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        augment: Augmentation,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        head_lr_factor: float = 1.0,
+        loss_lr_factor: float = 1.0,
+        gather: bool = True,
+        micro_batch: int | None = None,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if micro_batch is not None and micro_batch < 1:
+            raise UserError(f"micro_batch is {micro_batch}: give a positive number of images, or leave it out")
+        self.network = network
+        self.loss = loss
+        self.augment = augment
+        augment.match(network)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.head_lr_factor = head_lr_factor
+        self.loss_lr_factor = loss_lr_factor
+        self.gather = gather
+        self.micro_batch = micro_batch
+        self.seed = seed
+        self._finite = FiniteLoss()
+        self._step_key: tuple[int, ...] = ()
+        if compile:
+            self.network.compile()
+            self.loss.compile()
+
+    # What a paper overrides
+
+    def compute_loss(self, batch: Batch, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one global batch. Override this where a paper needs more than embeddings and labels.
+
+        ``self.embed_view(batch)`` gives a second random view of the same images, row for row.
+
+        Args:
+            batch: the rank's own batch, with ``images`` uint8 (b, C, H, W), ``labels`` and ``indices`` (b,).
+            embeddings: (B, D) of the global batch, rank after rank, in float32 at least.
+            labels: (B,) int64 of the global batch.
+
+        Returns:
+            A scalar, the same on every rank.
+        """
+        return self.loss(embeddings, labels)
+
+    # Embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (B, C, H, W) as in evaluation. Returns (B, D)."""
+        return self.network(self.augment(images, None))
+
+    def embed_view(self, batch: Batch, view: int = 1) -> Tensor:
+        """Embed another random view of a training batch, for a ``compute_loss`` that compares views.
+
+        Args:
+            batch: as ``compute_loss`` gets it.
+            view: the number of the view, from 1; the embeddings that ``compute_loss`` gets are of view 0.
+
+        Returns:
+            (B, D), row for row of the same images as the embeddings that ``compute_loss`` gets.
+        """
+        with self.trainer.precision_plugin.train_step_context():
+            local = self.embed_batch(batch, (*self._step_key, view))
+        return in_full_precision(gather_with_gradient(local) if self.gather else local)
+
+    def embed_batch(self, batch: Batch, step_key: tuple[int, ...]) -> Tensor:
+        """Augment and embed this rank's rows of a training batch; what is random depends on the key alone."""
+        images = batch["images"]
+        rows = len(images)
+        draws = self.augment.draw(step_key, rows * world_size())[rank() * rows :][:rows].to(images.device)
+
+        def piece(part: Tensor, part_draws: Tensor) -> Tensor:
+            return self.network(self.augment(part, part_draws))
+
+        if self.micro_batch is None or rows <= self.micro_batch:
+            return piece(images, draws)
+        return embed_in_pieces(piece, images, draws, self.micro_batch, self.network)
+
+    # Lightning's hooks
+
+    def on_fit_start(self) -> None:
+        batches = self.trainer.accumulate_grad_batches
+        if batches > 1:
+            rank_zero_warn(
+                f"accumulate_grad_batches={batches} adds up gradients of losses that see one batch each, so no more "
+                f"pairs; for the pairs of a larger batch raise data.batch_size and set model.micro_batch"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        key = self._step_key = (self.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(hash((*key, rank())) % 2**63)  # dropout and the like: a function of the step
+        local = self.embed_batch(batch, key)
+        embeddings = gather_with_gradient(local)
+        labels, indices = gather_with_gradient(torch.stack([batch["labels"], batch["indices"]], dim=1)).unbind(1)
+        torch.manual_seed(hash(key) % 2**63)  # a loss that draws must draw alike on every rank
+        with torch.autocast(self.device.type, enabled=False):
+            embeddings = in_full_precision(embeddings)
+            if self.gather:
+                loss = self.compute_loss(batch, embeddings, labels)
+            else:
+                loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
+        self._finite.ask(loss, embeddings, indices)
+        data_of(self.trainer).record(indices, embeddings.detach())
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
+        return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
+
+    def on_validation_start(self) -> None:
+        broadcast_buffers(self.network)
+
+    def on_test_start(self) -> None:
+        broadcast_buffers(self.network)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> Batch:
+        embeddings = in_full_precision(self(batch["images"]))
+        return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
+
+    def on_after_backward(self) -> None:
+        self._finite.check(self.global_step, data_of(self.trainer).names)
+
+    def configure_optimizers(self) -> Any:
+        make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
+        groups = [(name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters]
+        optimizer = make([{"params": parameters, "name": name} for name, _, parameters in groups])
+        for group, (_, factor, _) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= factor
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
+        head = [p for p in getattr(self.network, "head", nn.Identity()).parameters() if p.requires_grad]
+        in_head = {id(p) for p in head}
+        yield "trunk", 1.0, [p for p in self.network.parameters() if p.requires_grad and id(p) not in in_head]
+        yield "head", self.head_lr_factor, head
+        yield "loss", self.loss_lr_factor, [p for p in self.loss.parameters() if p.requires_grad]
+
+
+def in_full_precision(embeddings: Tensor) -> Tensor:
+    """Half precision raised to float32; float64 stays."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+class FiniteLoss:
+    """Asks whether a loss is finite when it is computed, and reads the answer before the optimiser's step.
+
+    On CUDA the answer is copied while the backward pass is queued, so reading it costs no idle time.
+    """
+
+    def __init__(self) -> None:
+        self._flag: Tensor | None = None
+        self._event: torch.cuda.Event | None = None
+        self._batch: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def ask(self, loss: Tensor, embeddings: Tensor, indices: Tensor) -> None:
+        """Note the loss (scalar), and embeddings (B, D) and indices (B,) to name the images by if it is not finite."""
+        finite = torch.isfinite(loss.detach())
+        self._batch = (loss.detach(), embeddings.detach(), indices)
+        if not finite.is_cuda:
+            self._flag = finite
+            return
+        if self._flag is None:
+            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self._flag.copy_(finite, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def check(self, step: int, name: Callable[[Sequence[int]], Sequence[str]]) -> None:
+        """Raise if the loss noted last is not finite.
+
+        Args:
+            step: the optimiser step, for the message.
+            name: from rows of the image table to the names of the images.
+
+        Raises:
+            RunError: naming the rows and images whose embeddings are not finite.
+        """
+        if self._batch is None or self._flag is None:
+            return
+        if self._event is not None:
+            self._event.synchronize()
+        batch, self._batch = self._batch, None
+        if bool(self._flag):
+            return
+        loss, embeddings, indices = batch
+        rows = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
+        message = f"the loss is {loss.item()} at step {step}: "
+        if not rows:
+            message += "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
+        else:
+            shown = rows[:3]
+            names = ", ".join(name([int(indices[row]) for row in shown]))
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            are = "embedding is" if len(rows) == 1 else "embeddings are"
+            message += f"{len(rows)} {are} not finite (batch rows {shown}: {names}{more})"
+        raise RunError(message)

@@ -1,0 +1,290 @@
+"""Networks that turn images into embeddings: a pretrained trunk with a linear head, and a small ConvNet."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from lifted_lightning.errors import UserError
+
+
+class Embedder(nn.Module):
+    """A trunk that gives flat features, then dropout, a linear head, and embeddings of one length if asked for.
+
+    Shape: (B, C, H, W) float images to (B, embedding_size).
+
+    Attributes:
+        trunk: images to (B, features).
+        head: the linear embedding layer, which has a learning rate of its own.
+        embedding_size: number of dimensions of an embedding.
+        normalize: whether all embeddings have one length.
+        length: that length.
+        mean: the per channel mean of pixels in [0, 1] that the trunk expects to be subtracted; None: any.
+        std: the standard deviation that it expects to be divided by, likewise.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        features: int,
+        embedding_size: int,
+        dropout: float,
+        normalize: bool,
+        length: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if embedding_size <= 0:
+            raise UserError(f"embedding_size={embedding_size}: give at least 1 (the paper uses 64 to 512)")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout={dropout}: give a probability of at least 0 and below 1")
+        if length <= 0 or (length != 1 and not normalize):
+            raise UserError(f"length={length}, normalize={normalize}: give a length above 0, with normalize=true")
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, embedding_size)
+        self.embedding_size = embedding_size
+        self.normalize = normalize
+        self.length = length
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float images to (B, embedding_size) embeddings."""
+        embeddings = self.head(self.dropout(self.trunk(images)))
+        return self.length * functional.normalize(embeddings) if self.normalize else embeddings
+
+    def initial_trunk(self) -> nn.Module | None:
+        """The trunk as it was before training, in evaluation mode, if it came with weights; else None."""
+        return None
+
+
+class ConvNet(Embedder):
+    """Four convolutions with batch normalisation, for small images such as Glyphs and Omniglot (28-64 px).
+
+    Each of the first three is followed by pooling that halves the image; the head sees a 4x4 map, so that
+    where a stroke is still counts.
+
+    Args:
+        embedding_size: number of dimensions of an embedding.
+        channels: 1 for greyscale images, 3 for colour.
+        width: channels of the first convolution; the others have 2, 4 and 4 times as many.
+        dropout: probability of dropping a feature before the head.
+        normalize: give all embeddings one length. The paper's are not normalised.
+        length: that length. It changes no ranking, but what the distances are to a margin and a log-sum-exp.
+
+    Raises:
+        UserError: for a size or length that is not positive, or a dropout that is no probability.
+    """
+
+    def __init__(
+        self,
+        embedding_size: int = 64,
+        channels: int = 1,
+        width: int = 32,
+        dropout: float = 0.0,
+        normalize: bool = False,
+        length: float = 1.0,
+    ) -> None:
+        if min(channels, width) <= 0:
+            raise UserError(f"ConvNet channels={channels}, width={width}: both must be at least 1")
+        sizes = (channels, width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        trunk = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        super().__init__(trunk, 64 * width, embedding_size, dropout, normalize, length)
+
+
+class EmbeddingNetwork(Embedder):
+    """A classification network of torchvision or timm, its classifier replaced by a linear embedding.
+
+    torchvision's GoogLeNet, the default, is the variant with batch normalisation; the paper's has none. Its
+    auxiliary heads are left out. The trunk's own dropout before the classifier gives way to ``dropout``.
+
+    Args:
+        trunk: a classification network of torchvision by name (``googlenet``, ``resnet50``, ``vit_b_16``,
+            ...), or ``timm:NAME`` for one of timm's.
+        pretrained: start from ImageNet weights, downloaded if need be; a string names one of torchvision's
+            sets, such as ``IMAGENET1K_V1``, and True takes its default.
+        embedding_size: number of dimensions of an embedding.
+        dropout: probability of dropping a feature before the head (the paper: 0.4).
+        normalize: give all embeddings one length. The paper's are not normalised.
+        freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
+        weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
+            stands for an environment variable. A classifier in it is passed over.
+        length: of normalised embeddings, as in `ConvNet`.
+
+    Raises:
+        UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
+            or do not fit.
+    """
+
+    def __init__(
+        self,
+        trunk: str = "googlenet",
+        pretrained: bool | str = True,
+        embedding_size: int = 64,
+        dropout: float = 0.0,
+        normalize: bool = False,
+        freeze_batchnorm: bool = False,
+        weights_file: str | Path | None = None,
+        length: float = 1.0,
+    ) -> None:
+        network, features = build_trunk(trunk, pretrained, weights_file)
+        super().__init__(network, features, embedding_size, dropout, normalize, length)
+        statistics = getattr(network, "pretrained_cfg", {})  # timm's networks carry their own
+        self.mean = statistics.get("mean", IMAGENET_MEAN)
+        self.std = statistics.get("std", IMAGENET_STD)
+        self.source = (trunk, pretrained, weights_file)
+        self.freeze_batchnorm = freeze_batchnorm
+        if freeze_batchnorm:
+            for layer in batchnorms(self.trunk):
+                layer.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "EmbeddingNetwork":
+        """Set training mode, except for frozen batch normalisation."""
+        super().train(mode)
+        if self.freeze_batchnorm:
+            for layer in batchnorms(self.trunk):
+                layer.eval()
+        return self
+
+    def initial_trunk(self) -> nn.Module | None:
+        """See base class."""
+        _, pretrained, weights_file = self.source
+        return build_trunk(*self.source)[0].eval() if pretrained or weights_file else None
+
+
+def batchnorms(module: nn.Module) -> list[_BatchNorm]:
+    """All layers of batch normalisation, whatever their number of dimensions."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+
+
+def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | None) -> tuple[nn.Module, int]:
+    """The named network without its classifier, and the number of its features.
+
+    Returns:
+        a module from (B, C, H, W) to (B, features), and features. Its convolutions are in channels_last memory, as
+        the images are: that is faster on GPUs, and on CPUs where a network makes its input anew, as GoogLeNet does.
+    """
+    download = pretrained if weights_file is None else False
+    try:
+        if name.startswith("timm:"):
+            network, features, dropped = timm_trunk(name.removeprefix("timm:"), download)
+        else:
+            network, features, dropped = torchvision_trunk(name, download)
+    except (OSError, RuntimeError) as error:
+        if not download:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"trunk {name}: its weights could not be had ({reason}); use pretrained=false to start from "
+            "random weights, or weights_file=FILE with a state dict that you have"
+        ) from error
+    if weights_file is not None:
+        load_weights(network, Path(os.path.expandvars(weights_file)), dropped)
+    return network.to(memory_format=torch.channels_last), features
+
+
+def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """A trunk of torchvision, its number of features, and the prefixes of the parameters left out."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_trunk(name, known, "torchvision")
+    options: dict[str, bool] = {}
+    with_auxiliary = name in ("googlenet", "inception_v3")
+    if with_auxiliary and not pretrained:
+        # Their weights want inputs scaled as in TensorFlow; torchvision sets that only with its download.
+        options = {"init_weights": True, "transform_input": True}
+    try:
+        network = models.get_model(name, weights="DEFAULT" if pretrained is True else pretrained or None, **options)
+    except KeyError:
+        sets = [w.name for w in models.get_model_weights(name)]
+        raise UserError(f"pretrained={pretrained}: {name} has {', '.join(sets)}") from None
+    if with_auxiliary:
+        network.aux_logits = False
+        for head in ("aux1", "aux2", "AuxLogits"):
+            setattr(network, head, None)
+    classifier, layer = next(
+        (path, module)
+        for path, module in reversed(list(network.named_modules()))
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    )
+    features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    network.set_submodule(classifier, nn.Identity())
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Dropout) and ("." not in path or path.split(".")[0] == classifier.split(".")[0]):
+            module.p = 0.0
+    return network, features, (f"{classifier}.", "aux1.", "aux2.", "AuxLogits.")
+
+
+def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """A trunk of timm, its number of features, and the prefixes of the parameters left out."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"trunk timm:{name} needs timm: pip install 'lifted-lightning[timm]'") from None
+
+    if not timm.is_model(name):
+        raise unknown_trunk(f"timm:{name}", [f"timm:{known}" for known in timm.list_models()], "timm")
+    if isinstance(pretrained, str):
+        raise UserError(f"pretrained={pretrained}: timm's weights are part of the name, as in timm:{name}.TAG")
+    network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    # The name, or the names, of the classifier that the whole network would have.
+    classifier = network.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifier,) if isinstance(classifier, str) else classifier
+    # With a hidden layer between pooling and classifier, num_features is the width before it.
+    features = getattr(network, "head_hidden_size", network.num_features)
+    return network, features, tuple(f"{name}." for name in classifiers)
+
+
+def unknown_trunk(name: str, known: Sequence[str], library: str) -> UserError:
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "see its documentation for the names"
+    return UserError(f"trunk={name}: {library} has no such network; {hint}")
+
+
+def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:
+    """Load a plain state dict, passing over the parameters whose names start as ``dropped`` says.
+
+    Raises:
+        UserError: for a file that cannot be read, and for missing, unexpected or wrongly shaped parameters.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"weights_file={file}: there is no such file") from None
+    except Exception as error:  # unpickling a foreign file can raise nearly anything
+        reason = type(error).__name__
+        raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
+    for name in [name for name in state if name.startswith(dropped)]:
+        del state[name]  # in place: a copy would lose the versions that torch keeps beside the tensors
+    wanted = network.state_dict()
+    # Old files lack the step counters of batch normalisation, which no result depends on.
+    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
+    problems = [("missing", missing), ("unexpected", [n for n in state if n not in wanted])]
+    shapes = [
+        f"{n} is {tuple(state[n].shape)}, want {tuple(wanted[n].shape)}"
+        for n in state
+        if n in wanted and state[n].shape != wanted[n].shape
+    ]
+    problems.append(("wrong shape", shapes))
+    found = [f"{len(names)} {kind} ({'; '.join(names[:3])})" for kind, names in problems if names]
+    if found:
+        raise UserError(f"weights_file={file}: does not fit the trunk: {', '.join(found)}")
+    network.load_state_dict(state, strict=False)

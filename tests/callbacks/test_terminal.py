@@ -1,0 +1,25 @@
+"""The table that ends a run."""
+
+import io
+
+from rich.console import Console
+
+from lifted_lightning.callbacks.terminal import metrics_table
+
+RESULT = {
+    "dataset": "own", "steps": 10, "loss": "TripletLoss", "embedding_size": 8, "baseline_name": "raw pixels",
+    "test": {"recall@1": None, "map@r": 0.25}, "baseline": {"recall@1": None, "map@r": 0.125},
+}  # fmt: skip
+
+
+def test_an_untrained_network_is_called_so() -> None:
+    assert "own, TripletLoss, 8-d" in str(metrics_table(RESULT, "test").title)
+    assert "own, untrained" in str(metrics_table(RESULT | {"steps": 0}, "test").title)
+
+
+def test_a_metric_without_a_value_is_a_dash() -> None:
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(metrics_table(RESULT, "test"))
+    lines = printed.getvalue().splitlines()
+    assert next(line.split() for line in lines if "recall@1" in line)[3] == "–"
+    assert next(line.split() for line in lines if "map@r" in line)[3:6:2] == ["0.250", "0.125"]

@@ -1,0 +1,129 @@
+"""`lifted data`: list, prepare, verify."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lifted_lightning.cli import main
+from lifted_lightning.commands import data as data_command
+from lifted_lightning.data.datasets import CUB200, Omniglot
+from lifted_lightning.data.datasets.base import Counts
+from lifted_lightning.data.datasets.download import Archive
+from lifted_lightning.errors import UserError
+from tests.data.datasets.test_published import EIGHT, make_cub, make_omniglot
+
+
+def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_omniglot(tmp_path)
+    assert main(["data", "list", "--root", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    there = {line.split()[0]: line.split()[-1] for line in lines if line.split()[-1:] in (["yes"], ["no"])}
+    assert there == {
+        "glyphs": "yes",
+        "omniglot": "yes",
+        "cub200": "no",
+        "cars196": "no",
+        "sop": "no",
+        "inshop": "no",
+    }
+
+
+def test_verify_counts_and_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_cub(tmp_path)
+    with pytest.raises(UserError, match="found 4 train images"):
+        data_command.verify("cub200", str(tmp_path))
+    monkeypatch.setattr(CUB200, "expected", EIGHT)
+    data_command.verify("CUB200", str(tmp_path))
+    assert "4 train images, 2 train classes, 4 test images, 2 test classes" in capsys.readouterr().out
+
+
+def test_verify_names_unreadable_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cub(tmp_path)
+    monkeypatch.setattr(CUB200, "expected", EIGHT)
+    images = sorted((tmp_path / "CUB_200_2011" / "images").rglob("Bird*.jpg"))
+    images[1].write_bytes(b"")
+    images[5].write_bytes(b"no image")
+    with pytest.raises(UserError, match="2 of 8 images cannot be read") as caught:
+        data_command.verify("cub200", str(tmp_path))
+    assert f"{images[1]}: is empty" in str(caught.value)
+    assert f"{images[5]}: is no image" in str(caught.value)
+
+
+def test_verify_many_unreadable_images_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for c in range(4):
+        (tmp_path / f"class {c}").mkdir()
+        for i in range(8):
+            (tmp_path / f"class {c}" / f"{i}.png").write_bytes(b"")
+    assert main(["data", "verify", str(tmp_path)]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "32 of 32 images cannot be read" in message
+    assert "; and 12 more" in message
+
+
+def test_verify_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["path,label,split"]
+    for c in range(4):
+        (tmp_path / "own" / str(c)).mkdir(parents=True)
+        for i in range(2):
+            Image.new("L", (2, 2)).save(tmp_path / "own" / str(c) / f"{i}.png")
+            lines.append(f"{c}/{i}.png,{c},{'train' if c < 3 else 'test'}")
+    (tmp_path / "own" / "t.csv").write_text("\n".join(lines))
+    assert main(["data", "verify", "own", "--root", str(tmp_path)]) == 0
+    assert main(["data", "verify", str(tmp_path / "own" / "t.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "own: 4 train images, 2 train classes" in out
+    assert "t: 6 train images, 3 train classes" in out
+
+
+def test_prepare_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_omniglot(tmp_path)
+    monkeypatch.setattr(Omniglot, "expected", EIGHT)
+    data_command.prepare("omniglot", str(tmp_path))
+    assert "Omniglot: 4 train images" in capsys.readouterr().out
+    data_command.prepare("Glyphs", str(tmp_path))
+
+
+def test_prepare_unpacks_then_checks_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import tarfile
+
+    make_cub(tmp_path / "made")
+    root = tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(root / "CUB_200_2011.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "made" / "CUB_200_2011", "CUB_200_2011")
+    md5 = hashlib.md5((root / "CUB_200_2011.tgz").read_bytes()).hexdigest()
+    monkeypatch.setattr(CUB200, "archives", (Archive("CUB_200_2011.tgz", md5, "CUB_200_2011"),))
+    monkeypatch.setattr(CUB200, "expected", Counts(4, 2, 5, 2))
+    with pytest.raises(UserError, match="it must be 4 train images"):
+        data_command.prepare("cub200", str(root))
+    monkeypatch.setattr(CUB200, "expected", EIGHT)
+    data_command.prepare("cub200", str(root))
+    assert sorted(p.name for p in root.iterdir()) == ["CUB_200_2011", "CUB_200_2011.tgz"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from lifted_lightning.cli import main\n"
+        "try: main(['data', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert "prepare" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_data_sets_import_without_torch() -> None:
+    heavy = ("torch", "scipy", "matplotlib")
+    code = f"import sys, lifted_lightning.data.datasets; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

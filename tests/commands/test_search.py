@@ -1,0 +1,152 @@
+"""`lifted search` against sorting all distances with numpy; what it draws; and one line for what it cannot do."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lifted_lightning
+from lifted_lightning.cli import main
+from lifted_lightning.pictures.gallery import RIGHT, UNKNOWN, WRONG, draw_gallery
+from tests.helpers.checkpoints import draw_images, save_checkpoint
+
+Lifted = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lifted:
+    """Run a command in a folder with an index of 20 photos; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    make_index("index.npz")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def make_index(path: str, distance: str = "euclidean") -> None:
+    save_checkpoint(Path(f"{distance}.ckpt"), distance=distance)
+    draw_images(Path("photos"))
+    assert main(["embed", "photos", "--ckpt", f"{distance}.ckpt", "--out", path, "--device", "cpu"]) == 0
+
+
+def found(output: str) -> list[tuple[str, int, float, str]]:
+    """The lines of the table that is printed."""
+    header, *lines = output.splitlines()
+    assert header.split() == ["query", "rank", "distance", "path"]
+    width = header.index("  rank")
+    rows = [
+        (line[:width].rstrip(), *line[width:].split(maxsplit=2)) for line in lines if not line.startswith("gallery")
+    ]
+    return [(query, int(rank), float(distance), path) for query, rank, distance, path in rows]
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_equals_sorting_all_distances(lifted: Lifted, distance: str) -> None:
+    make_index("index.npz", distance)
+    shutil.copy("photos/class 2/0.png", "new.png")
+    queries = ["new.png", "photos/class 1/3.bmp", os.path.abspath("photos/class 0/2.png")]
+    code, out, err = lifted("search", *queries, "--index", "index.npz", "--k", "19", "--device", "cpu")
+    assert code == 0
+    assert len(err.splitlines()) == 2, "two of them are in the index"
+    assert "photos/class 1/3.bmp is in the index itself: left out" in err
+
+    with np.load("index.npz", allow_pickle=False) as file:
+        embeddings, paths = file["embeddings"].astype(float), file["paths"].tolist()
+    vectors = lifted_lightning.load(f"{distance}.ckpt", "cpu").embed(queries).astype(float)
+    if distance == "cosine":
+        embeddings, vectors = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (embeddings, vectors))
+    rows = iter(found(out))
+    for query, vector in zip(queries, vectors, strict=True):
+        distances = np.linalg.norm(embeddings - vector, axis=1)
+        order = [row for row in np.argsort(distances) if os.path.realpath(paths[row]) != os.path.realpath(query)]
+        for rank, row in enumerate(order[:19], start=1):
+            assert next(rows) == (query, rank, pytest.approx(distances[row], rel=1e-3, abs=1e-5), paths[row])
+    assert not list(rows)
+
+
+def test_as_many_as_there_are_by_default_ten(lifted: Lifted) -> None:
+    assert len(found(lifted("search", "photos/class 0/0.png", "--index", "index.npz")[1])) == 10
+    assert lifted("embed", "photos/class 0", "--ckpt", "euclidean.ckpt", "--out", "few.npz")[0] == 0
+    assert len(found(lifted("search", "photos/class 0/0.png", "--index", "few.npz")[1])) == 4
+
+
+def test_from_another_folder(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    code, out, err = lifted(
+        "search", "../photos/class 0/0.png", "--index", "../index.npz", "--k", "2", "--gallery", "g.png"
+    )
+    assert code == 0
+    assert err == "../photos/class 0/0.png is in the index itself: left out of its own answer\n"
+    assert all(path.startswith("photos/class 0/") for *_, path in found(out))
+
+
+def test_the_gallery(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+    draw = draw_gallery
+
+    def watch(path: Path, *arguments: Any) -> None:
+        drawn.update(zip(("images", "names", "status", "headings", "title"), arguments, strict=True))
+        draw(path, *arguments)
+
+    monkeypatch.setattr("lifted_lightning.pictures.gallery.draw_gallery", watch)
+    shutil.copy("photos/class 2/0.png", "new.png")
+    Path("photos/class 1/0.png").unlink()
+    queries = ["new.png", "photos/class 1/3.bmp"]
+    code, out, err = lifted("search", *queries, "--index", "index.npz", "--k", "19", "--gallery", "g.png")
+    assert code == 0
+    assert "warning: " in err, "one image is gone"
+    rows = found(out)
+    classes = np.array([Path(path).parent.name for *_, path in rows]).reshape(2, 19)
+    expected = np.stack([np.full(19, UNKNOWN), np.where(classes[1] == "class 1", RIGHT, WRONG)])
+    assert np.array_equal(drawn["status"], expected)
+    assert drawn["images"].shape == (2, 20, 128, 128, 3)
+    assert drawn["names"][0][0] == "new"
+    assert drawn["names"][0][1].startswith("class 2/0 ")
+    gone = [path.endswith("class 1/0.png") for *_, path in rows].index(True)
+    assert (drawn["images"].reshape(40, -1)[[1 + gone + gone // 19]] == 255).all(), "it is white"
+    with Image.open("g.png") as picture:
+        assert picture.width > 1000
+
+
+def test_a_moved_checkpoint_is_given_and_another_refused(lifted: Lifted) -> None:
+    Path("euclidean.ckpt").rename("moved.ckpt")
+    search = ["search", "photos/class 0/0.png", "--index", "index.npz"]
+    code, _, err = lifted(*search)
+    assert code == 2
+    assert "euclidean.ckpt: no such checkpoint" in err
+    assert "--ckpt" in err
+    assert lifted(*search, "--ckpt", "moved.ckpt")[0] == 0
+    save_checkpoint(Path("other.ckpt"), size=23)
+    code, _, err = lifted(*search, "--ckpt", "other.ckpt")
+    assert code == 2
+    assert "other.ckpt: is not the checkpoint that index.npz was made with" in err
+
+
+PHOTO = "photos/class 0/0.png"
+ERRORS: list[tuple[list[str], list[str]]] = [  # others are in test_errors.py
+    ([PHOTO, "--index", "index.npz", "--k", "20"], ["--k 20", "index.npz has 19"]),
+    (["index.npz", "--index", "index.npz"], ["index.npz: is no image"]),
+    ([PHOTO, "--index", "index.npz", "--device", "cuda:99"], ["device cuda:99"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), ERRORS, ids=lambda value: value[-1] if len(value) < 3 else "")
+def test_a_mistake_is_one_line(lifted: Lifted, arguments: list[str], words: list[str]) -> None:
+    code, out, err = lifted("search", *arguments)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("lifted search: ")
+    assert all(word in err for word in words), err

@@ -1,0 +1,394 @@
+"""What is said of wrong inputs, over all commands: one line with the thing and the remedy, and nothing written."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lifted_lightning.cli import OWN as OWN_COMMANDS
+from lifted_lightning.cli import TRAINER, main
+from lifted_lightning.inference.index import EmbeddingIndex
+from lifted_lightning.training.module import EmbeddingModule
+from tests.helpers.checkpoints import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+FIT = "fit --config base.yaml"
+FOLDER = f"{FIT} --data.dataset.path"
+TABLE = f"{FIT} --data.dataset=TableFile --data.dataset.path"
+EMBED, SEARCH = "embed photos --ckpt best.ckpt", "search photos/0/0.png --index index.npz"
+WEIGHTS = f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=squeezenet1_1"
+
+# A command line, and what its message must have: the thing, and the remedy.
+WRONG: list[tuple[str, ...]] = [
+    ("fitt", "'fitt'", "did you mean fit?"),
+    ("frobnicate", "'frobnicate'", "see lifted --help"),
+    # lifted fit: options
+    ("fit", "--model.network is missing", "--config"),
+    (f"{FIT} stray", "'stray'", "options begin with --"),
+    (f"{FIT} --config", "--config", "expected one argument"),
+    (f"{FIT} --trainer.max_stps=3", "--trainer.max_stps", "did you mean --trainer.max_steps?"),
+    (f"{FIT} --model.embeding_size=3", "embeding_size", "did you mean --model.network.embedding_size?"),
+    (f"{FIT} --model.loss.margn=3", "--model.loss.margn", "did you mean --model.loss.margin?"),
+    (f"{FIT} --data.dataset.pth=x", "--data.dataset.pth", "did you mean --data.dataset.path?"),
+    # lifted fit: configuration files
+    (f"{FIT} --config=none.yaml", "--config none.yaml", "no such file"),
+    (f"{FIT} --config=photos", "--config photos", "give a YAML file"),
+    (f"{FIT} --config=broken.yaml", "--config broken.yaml", "line 1", "mend it"),
+    (f"{FIT} --config=list.yaml", "--config list.yaml", "holds no settings"),
+    (f"{FIT} --config=binary.yaml", "--config binary.yaml", "is no valid YAML"),
+    (f"{FIT} --config=misspelt.yaml", "--data.batch_sise", "did you mean --data.batch_size?"),
+    # lifted fit: classes
+    (f"{FIT} --model.loss=LiftedStructreLoss", "LiftedStructreLoss", "did you mean LiftedStructureLoss?"),
+    (f"{FIT} --model.loss=Nonsense", "Nonsense", "ContrastiveLoss, LiftedStructureLoss, TripletLoss"),
+    (f"{FIT} --model.loss=torch.nn.Nope", "torch.nn.Nope", "cannot be imported", "MODULE.CLASS"),
+    (f"{FIT} --model.network=Nonsense", "Nonsense", "ConvNet", "EmbeddingNetwork"),
+    (f"{FIT} --model.augment=Crop", "--model.augment=Crop", "CropMirror"),
+    (f"{FIT} --model.optimizer=Adma", "Adma", "did you mean Adamax?"),
+    (f"{FIT} --model.optimizer=torch.optim.SGDD", "torch.optim.SGDD: cannot be", "did you mean SGD?"),
+    (f"{FIT} --model.optimizer=nope.Nope", "nope.Nope: cannot be", "No module named", "MODULE.CLASS"),
+    (f"{FIT} --model.optimizer=torch.nn.Linear", "--model.optimizer=torch.nn.Linear", "is no Optimizer"),
+    (f"{FIT} --model.optimizer=json.dumps", "--model.optimizer=json.dumps", "is no Optimizer"),
+    (f"{FIT} --model.optimizer.lrr=1", "no option --model.optimizer.lrr", "--model.optimizer.lr?"),
+    (f"{FIT} --model.scheduler=torch.optim.Adam", "torch.optim.Adam", "is no LRScheduler"),
+    (f"{FIT} --model.scheduler=torch.optim.lr_scheduler.StepLRR", "StepLRR", "did you mean StepLR?"),
+    (f"{FIT} --data.dataset=Omnglot", "Omnglot", "did you mean Omniglot?"),
+    (f"{FIT} --data.dataset=torch.nn.Linear", "torch.nn.Linear", "is no RetrievalDataset"),
+    (f"{FIT} --trainer.callbacks=nope.Nope", "nope.Nope", "No module named 'nope')", "MODULE.CLASS"),
+    (f"{FIT} --model=nope.Thing", "nope.Thing", "No module named", "MODULE.CLASS"),
+    (f"{FIT} --model=pathlib.Path", "pathlib.Path", "EmbeddingModule"),
+    # lifted fit: values of the wrong kind
+    (f"{FIT} --seed_everything=x", "--seed_everything=x", "int of at least 0"),
+    (f"{FIT} --seed_everything=-1", "--seed_everything=-1", "int of at least 0"),
+    (f"{FIT} --data.batch_size=many", "--data.batch_size=many", "int"),
+    (f"{FIT} --model.loss.margin=abc", "--model.loss.margin=abc", "float"),
+    (f"{FIT} --model.optimizer.lr=fast", "--model.optimizer.lr=fast", "float"),
+    (f"{FIT} --model.micro_batch=x", "--model.micro_batch=x", "int or null"),
+    (f"{FIT} --evaluation.distance=manhattan", "=manhattan", "give euclidean or cosine"),
+    (f"{FIT} --trainer.precision=8", "--trainer.precision=8", "give 64, 32, 16"),
+    (f"{FIT} --test=maybe", "--test=maybe", "bool"),
+    # lifted fit: values out of range
+    (f"{FIT} --data.validation_share=1.5", "validation_share 1.5", "in [0, 1)"),
+    (f"{FIT} --data.size=0", "data.size 0", "at least 1"),
+    (f"{FIT} --data.workers=-1", "data.workers -1", "at least 0"),
+    (f"{FIT} --data.crop_scale=[2,3]", "data.crop_scale [2.0, 3.0]", "least <= greatest"),
+    (f"{FIT} --data.eval_batch_size=0", "data.eval_batch_size 0", "at least 1"),
+    (f"{FIT} --data.batches_per_epoch=0", "batches_per_epoch 0", "at least 1"),
+    (f"{FIT} --data.samples_per_class=1", "samples_per_class 1", "at least 2"),
+    (f"{FIT} --data.neighbours=2", "neighbours 2.0", "between 0 and 1"),
+    (f"{FIT} --model.network.embedding_size=0", "embedding_size=0", "at least 1"),
+    (f"{FIT} --model.network.dropout=1", "dropout=1.0", "below 1"),
+    (f"{FIT} --model.network.width=0", "width=0", "at least 1"),
+    (f"{FIT} --model.micro_batch=0", "micro_batch is 0", "positive number"),
+    (f"{FIT} --model.optimizer.lr=-1", "model.optimizer", "learning rate: -1.0", "other settings"),
+    (f"{FIT} --model.augment=CropMirror --model.augment.size=99", "size=99", "40x40", "lower it"),
+    (f"{FIT} --model.augment.colour_jitter=2", "colour_jitter=2.0", "from 0 to 1"),
+    (f"{FIT} --data.channels=3", "3x40x40", "make data.channels", "agree"),
+    (f"{FIT} --evaluation.ks=[0]", "evaluation.ks [0]", "positive numbers"),
+    (f"{FIT} --tsne.every_n=-1", "every_n -1", "0 for no pictures"),
+    (f"{FIT} --tsne.points=0", "tsne.points 0", "at least 1"),
+    (f"{FIT} --gallery.rows=-1", "rows -1", "at least 1"),
+    (f"{FIT} --last_checkpoint.every_n_steps=0", "last_checkpoint.every_n_steps 0", "at least 1"),
+    (f"{FIT} --best_checkpoint.mode=up", "mode", "min, max", "up"),
+    (
+        f"{FIT} --best_checkpoint.monitor=validation/map@k",
+        "validation/map@k",
+        "did you mean validation/map@r?",
+    ),
+    (f"{FIT} --best_checkpoint.monitor=accuracy", "monitor accuracy", "validation/recall@1"),
+    (f"{FIT} --trainer.max_steps=-5", "max_steps", "-5"),
+    (f"{FIT} --trainer.accelerator=warp", "'warp'", "Available names are: auto"),
+    (f"{FIT} --trainer.accelerator=cuda --trainer.devices=99", "accelerator"),
+    (f"{FIT} --trainer.strategy=nope", "'nope'", "ddp"),
+    (f"{FIT} --trainer.devices=-5", "devices", "int > 0"),
+    (f"{FIT} --trainer.limit_train_batches=0.5", "limit_train_batches", "set data.batches_per_epoch"),
+    # lifted fit: where files are, or are to go
+    (f"{FIT} --runs_dir=note.txt", "--runs_dir: note.txt", "give another"),
+    (f"{FIT} --name=../mine", "--name ../mine", "without slashes"),
+    (f"{FIT} --data.cache_dir=note.txt", "pixel cache note.txt", "set another cache_dir"),
+    (f"{FIT} --ckpt_path=nope.ckpt", "nope.ckpt", "no such file", "last or best"),
+    (f"{FIT} --ckpt_path=last", "last", "no such checkpoint", "--config RUN/config.yaml"),
+    (f"{FIT} --ckpt_path=note.txt", "note.txt", "is no checkpoint"),
+    (f"{FIT} --ckpt_path=best.ckpt", "best.ckpt", "another architecture", "give the run's config.yaml"),
+    (f"{WEIGHTS} --model.network.weights_file=gone.pth", "gone.pth", "no such file"),
+    (f"{WEIGHTS} --model.network.weights_file=note.txt", "note.txt", "torch.save"),
+    (f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=resnt50", "resnt50", "resnet50"),
+    # lifted fit: data
+    (f"{FIT} --data.dataset=Omniglot --data.root=/nowhere", "/nowhere", "lifted data prepare omniglot"),
+    (f"{FOLDER}=elsewhere", "elsewhere", "no such folder", "give a folder"),
+    (f"{FOLDER}=single", "single/b", "one image", "at least two"),
+    (f"{FOLDER}=hollow", "hollow/b", "no images", "at least two"),
+    (f"{FOLDER}=damaged", "broken.png", "skip_broken=true"),
+    (f"{FIT} --data.dataset.test_share=2", "test_share 2.0", "between 0 and 1"),
+    (f"{FIT} --data.batch_size=64", "batch_size 64", "lower batch_size"),
+    (f"{FIT} --data.batch_size=7", "batch_size 7", "6 or 8"),
+    (f"{TABLE}=none.csv", "none.csv", "no such file", "path, label, split"),
+    (f"{TABLE}=unlabelled.csv", "unlabelled.csv", "no column label", "it needs path, label, split"),
+    (f"{TABLE}=typo.csv", "typo.csv", "line 2", "'trian'", "train, test, query, gallery"),
+    (f"{TABLE}=gone.csv", "6 of 6 listed images are missing", "none/0.png"),
+    # the other commands of Lightning
+    ("validate --config base.yaml --data.validation_share=0", "validation_share 0", "use lifted test"),
+    ("validate --config base.yaml --ckpt_path=nope.ckpt", "nope.ckpt", "no such file"),
+    ("test --config base.yaml --modle.loss=x", "--modle.loss", "did you mean --model.loss?"),
+    ("test --config base.yaml --ckpt_path=best.ckpt", "best.ckpt", "give the run's config.yaml"),
+    ("predict --config base.yaml --ckpt_path=best", "--ckpt_path best", "--config RUN/config.yaml"),
+    # lifted data
+    ("data", "ACTION", "see lifted data --help"),
+    ("data lst", "'lst'", "'list', 'prepare', 'verify'"),
+    ("data verify", "required: name", "see lifted data verify --help"),
+    ("data verify cup200", "'cup200'", "did you mean cub200?"),
+    ("data verify omniglot", "Omniglot not found", "run `lifted data prepare omniglot`"),
+    ("data verify blank", "blank: has no class folders", "a folder of its own"),
+    ("data verify typo.csv", "typo.csv", "'trian'", "give one of"),
+    ("data prepare xyz", "'xyz'", "choose glyphs, omniglot"),
+    ("data prepare sop", "Stanford_Online_Products.zip is not there: get"),
+    ("data prepare cars196", "cars196/car_ims.tgz is not there: its site is gone"),
+    ("data prepare inshop", "put list_eval_partition.txt and the unpacked img/ into inshop/"),
+    ("data list --rot x", "--rot", "did you mean --root?"),
+    # lifted sweep
+    ("sweep", "required: FILE", "see lifted sweep --help"),
+    ("sweep none.yaml", "none.yaml", "give a sweep file"),
+    ("sweep broken.yaml", "broken.yaml", "is no YAML"),
+    ("sweep list.yaml", "list.yaml", "needs method and parameters"),
+    ("sweep unknown.yaml", "unknown.yaml", "margni", "did you mean --model.loss.margin?"),
+    ("sweep empty_grid.yaml", "empty_grid.yaml", "values: give a list of at least one"),
+    ("sweep metric.yaml", "metric.yaml", "validation/map@k: no run logs it", "validation/map@r"),
+    ("sweep endless.yaml", "endless.yaml", "run_cap", "say how many trials"),
+    ("sweep no_base.yaml", "nowhere.yaml: cannot be read", "relative to here"),
+    ("sweep metric.yaml --retries -1", "--retries", "at least 0"),
+    ("sweep metric.yaml --retries x", "--retries", "'x'", "see lifted sweep --help"),
+    ("sweep metric.yaml --gpu-per-trial 1", "--gpu-per-trial", "did you mean --gpus-per-trial?"),
+    # lifted report
+    ("report", "required: RUNS", "see lifted report --help"),
+    ("report nowhere", "nowhere: no such folder", "give run folders"),
+    ("report photos", "photos: no run below it (no result.json)", "give run folders"),
+    ("report torn", "torn/run/result.json: cannot be read", "remove it and run again"),
+    ("report foreign", "foreign/run/result.json: is not a run's result", "remove it and run again"),
+    ("report photos --ot x", "--ot", "did you mean --out?"),
+    # lifted dashboard
+    ("dashboard", "required: --project", "see lifted dashboard --help"),
+    ("dashboard --project p", "nobody is logged in", "wandb login", "--dry-run"),
+    ("dashboard --project p --entty e", "--entty", "did you mean --entity?"),
+    # lifted embed
+    ("embed", "IMAGES, --ckpt", "see lifted embed --help"),
+    ("embed photos --ckpt gone.ckpt", "gone.ckpt", "no such checkpoint", "give a file"),
+    ("embed photos --ckpt note.txt", "note.txt: is no checkpoint"),
+    ("embed photos --ckpt photos", "photos: no such checkpoint"),
+    (f"{EMBED} --batch 3", "--batch", "see lifted embed --help"),
+    ("embed gone --ckpt best.ckpt", "gone: no such file or folder"),
+    ("embed blank --ckpt best.ckpt", "blank: holds no images", ".jpg"),
+    ("embed empty.txt --ckpt best.ckpt", "empty.txt: holds no images"),
+    ("embed empty.jpg --ckpt best.ckpt", "none of 1 images", "empty.jpg", "empty"),
+    (f"{EMBED} --out no/i.npz", "--out no/i.npz", "no folder no", "make it first"),
+    (f"{EMBED} --out photos", "--out photos: is a folder", "name of a file"),
+    (f"{EMBED} --out /proc/i.npz", "--out /proc/i.npz", "cannot be written there"),
+    (f"{EMBED} --device cuda:99", "device cuda:99", "use auto or cpu"),
+    # lifted search
+    ("search photos/0/0.png", "required: --index", "see lifted search --help"),
+    ("search photos/0/0.png --index gone.npz", "gone.npz: no such index", "lifted embed"),
+    ("search photos/0/0.png --index note.txt", "note.txt: is no index", "make it again"),
+    ("search gone.png --index index.npz", "gone.png: no such file", "a query is an image file"),
+    ("search --index index.npz", "QUERY", "see lifted search --help"),
+    ("search photos/0/0.png --index photos/0/0.png", "0.png: is no index", "make it again"),
+    ("search photos --index index.npz", "photos: is no file"),
+    (f"{SEARCH} --k -3", "--k -3", "from 1 to 2"),
+    (f"{SEARCH} --k 3", "--k 3", "index.npz has 2"),
+    (f"{SEARCH} --k 0", "--k 0", "a number from 1 to 2"),
+    (f"{SEARCH} --k x", "--k", "'x'"),
+    (SEARCH, "moved.ckpt: no such checkpoint", "say where it is now with --ckpt"),
+    (f"{SEARCH} --ckpt best.ckpt", "best.ckpt: is not the checkpoint", "embed the images again"),
+    (f"{SEARCH} --gallery no/g.png", "--gallery no/g.png", "make it first"),
+]
+
+
+def add_images(folder: str, counts: dict[str, int]) -> None:
+    """Grey pictures in class folders."""
+    for name, count in counts.items():
+        Path(folder, name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 255, (28, 28), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path(folder, name, f"{number}.png"))
+
+
+def write_sweeps() -> None:
+    """A sweep file that is right but for one thing."""
+    right = {
+        "method": "grid",
+        "metric": {"name": "validation/map@r", "goal": "maximize"},
+        "parameters": {"seed_everything": {"values": [0]}},
+        "command": ["lifted", "fit", "--config", "base.yaml", "${args}"],
+    }
+    for name, wrong in {
+        "unknown": {"parameters": {"model.loss.margni": {"values": [1]}}},
+        "empty_grid": {"parameters": {"seed_everything": {"values": []}}},
+        "metric": {"metric": {"name": "validation/map@k", "goal": "maximize"}},
+        "endless": {"method": "random"},
+        "no_base": {"parameters": {"config": {"values": ["nowhere.yaml"]}}},
+    }.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(right | wrong))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all that wrong inputs name; no command may leave anything in it."""
+    folder = tmp_path_factory.mktemp("wrong")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = yaml.safe_load((ROOT / "experiments" / "quickstart.yaml").read_text())
+        data = {
+            "dataset": {"class_path": "ImageFolder", "init_args": {"path": "photos"}},
+            "samples_per_class": 2,
+        }
+        config["data"] |= data | {"batch_size": 4}
+        Path("base.yaml").write_text(yaml.safe_dump(config))
+        for name, text in {
+            "note.txt": "no checkpoint, no index, no weights",
+            "empty.txt": "",
+            "empty.jpg": "",
+            "broken.yaml": "data: [1",
+            "list.yaml": "- 1\n",
+            "misspelt.yaml": "data: {batch_sise: 3}\n",
+            "unlabelled.csv": "path,split\na.png,train\n",
+            "typo.csv": "path,label,split\na.png,1,trian\n",
+            "gone.csv": "path,label,split\n"
+            + "".join(f"none/{i}.png,{i // 2},{'train' if i < 4 else 'test'}\n" for i in range(6)),
+        }.items():
+            Path(name).write_text(text)
+        Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+        Path("blank").mkdir()
+        for name, text in {"torn": "{", "foreign": "{}"}.items():
+            Path(name, "run").mkdir(parents=True)
+            Path(name, "run", "result.json").write_text(text)
+        add_images("photos", dict.fromkeys("012345", 4))
+        add_images("single", {"a": 2, "b": 1, "c": 2, "d": 2})
+        add_images("hollow", {"a": 2, "b": 0, "c": 2, "d": 2})
+        add_images("damaged", dict.fromkeys("abcdef", 4))
+        Path("damaged/a/broken.png").write_text("no image")
+        save_checkpoint(Path("best.ckpt"))
+        EmbeddingIndex(
+            np.zeros((3, 5), np.float32), np.array(["photos/0/0.png", "x.png", "y.png"]), np.zeros(3, np.int64),
+            np.array(["a"]), str(folder), "moved.ckpt", "12ab", 24, "pad", 1, "euclidean",
+        ).save(Path("index.npz"))  # fmt: skip
+        write_sweeps()
+        yield folder
+
+
+@pytest.fixture
+def _alone(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that folder, without an account of W&B, and where nothing is trained should a mistake pass."""
+    monkeypatch.chdir(folder)
+    for variable in [v for v in os.environ if v.startswith("WANDB_")] + ["LIFTED_DATA_DIR"]:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LIFTED_DEBUG", "")  # which --debug sets
+    home = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.setenv("LIFTED_CACHE_DIR", str(home / "pixels"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(EmbeddingModule, "training_step", _trains)
+
+
+def _trains(*args: object) -> None:
+    raise AssertionError("the mistake was not found before training")
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Names, sizes and times of all that is in a folder."""
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def check(command: str, words: tuple[str, ...], code: object, stderr: str) -> None:
+    """One line that names the thing and the remedy; bars of progress are no lines."""
+    said = [line for line in stderr.splitlines() if not line.startswith(("decoding ", "warning: "))]
+    assert code == 2, stderr
+    assert len(said) == 1, stderr
+    assert said[0].startswith(f"lifted {command.split()[0]}: " if " " in said[0].split(":")[0] else "lifted: ")
+    assert all(word in said[0] for word in words), said[0]
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize(("command", "words"), [(w[0], w[1:]) for w in WRONG], ids=[w[0][:80] for w in WRONG])
+def test_a_wrong_input_is_one_line_with_the_remedy(
+    command: str,
+    words: tuple[str, ...],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(folder)
+    arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", ["lifted", *arguments])
+    code = main(arguments)
+    printed = capsys.readouterr()
+    check(command, words, code, printed.err)
+    assert printed.out == ""
+    assert contents(folder) == before, "nothing is half-written"
+
+
+def test_there_are_enough_of_them() -> None:
+    commands = [case[0].split()[0] for case in WRONG]
+    assert len(WRONG) >= 60
+    assert set(commands) >= {*TRAINER, *OWN_COMMANDS}
+    assert len({case[0] for case in WRONG}) == len(WRONG)
+
+
+@pytest.mark.usefixtures("_alone")
+def test_wandbs_mode_is_looked_at_before_a_folder_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    before = contents(folder)
+    for command in (FIT, "dashboard --project p"):
+        monkeypatch.setattr(sys, "argv", ["lifted", *command.split()])
+        code = main(command.split())
+        check(command, ("WANDB_MODE=ofline", "unset it"), code, capsys.readouterr().err)
+    assert contents(folder) == before
+
+
+# As a user calls them: an interpreter of its own each, all five side by side.
+IN_PROCESSES = (
+    "fitt",
+    "embed gone --ckpt best.ckpt",
+    "data verify cup200",
+    "report photos",
+    "sweep list.yaml",
+)
+
+
+@pytest.mark.usefixtures("_alone")
+def test_as_processes(folder: Path) -> None:
+    expected = {case[0]: case[1:] for case in WRONG}
+    before = contents(folder)
+    started = [(command, start(command)) for command in IN_PROCESSES]
+    for command, process in started:
+        out, err = process.communicate(timeout=120)
+        check(command, expected[command], process.returncode, err)
+        assert out == ""
+    assert contents(folder) == before
+
+
+def start(command: str) -> "subprocess.Popen[str]":
+    """The command in a process of its own."""
+    arguments = [sys.executable, "-m", "lifted_lightning.cli", *command.split()]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize("command", ["data verify cup200", "report photos", f"{FIT} --data.size=0"])
+def test_debug_shows_the_traceback(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lifted_lightning.errors import UserError
+
+    monkeypatch.setattr(sys, "argv", ["lifted", *command.split()])
+    with pytest.raises(UserError) as caught:
+        main([*command.split(), "--debug"])
+    assert len(caught.traceback) > 3
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,198 @@
+"""Balanced global batches: their laws over many class sizes, ranks, epochs, chance, and what is refused."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import chi2, chisquare
+from torch.utils.data import DataLoader
+
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.errors import UserError
+
+CUB_LIKE = st.lists(st.integers(40, 60), min_size=6, max_size=20)
+SOP_LIKE = st.lists(st.integers(2, 12), min_size=6, max_size=120)
+ONE_GIANT = st.lists(st.integers(1, 4), min_size=10, max_size=40).map(lambda sizes: [*sizes, 3000])
+CLASS_SIZES = st.one_of(CUB_LIKE, SOP_LIKE, ONE_GIANT)
+
+
+def labels_of(sizes: list[int], seed: int = 0) -> np.ndarray:
+    """Shuffled labels, neither dense nor sorted, of classes of the given sizes."""
+    return np.random.default_rng(seed).permutation(np.repeat(3 * np.arange(len(sizes)) + 5, sizes))
+
+
+def check_balance(batch: np.ndarray, labels: np.ndarray, samples_per_class: int) -> None:
+    """Every class once, with M images, none twice while the class has enough and else only as needed."""
+    rows = batch.reshape(-1, samples_per_class)
+    of_class = labels[rows]
+    assert (of_class == of_class[:, :1]).all()
+    assert len(set(of_class[:, 0].tolist())) == len(rows)
+    for row, label in zip(rows.tolist(), of_class[:, 0], strict=True):
+        size = int((labels == label).sum())
+        assert size >= 2
+        uses = Counter(row).values()
+        assert len(uses) == min(size, samples_per_class)
+        assert max(uses) - min(uses) <= 1
+        assert row[0] != row[1], "a seed pair is of two images"
+
+
+def build(sizes: list[int], classes: int = 6, samples: int = 4, **settings) -> PositivePairBatchSampler:
+    return PositivePairBatchSampler(labels_of(sizes), classes * samples, samples, **settings)
+
+
+@pytest.mark.filterwarnings("ignore:.*single image")
+@given(CLASS_SIZES, st.integers(2, 7), st.integers(0, 2**40), st.sampled_from(["uniform", "size"]))
+def test_batches_are_balanced(sizes, samples, seed, weights):
+    assume(sum(n > 1 for n in sizes) >= 5)
+    labels = labels_of(sizes)
+    sampler = PositivePairBatchSampler(labels, 5 * samples, samples, seed, class_weights=weights)
+    for step in range(4):
+        check_balance(sampler.global_batch(1, step), labels, samples)
+
+
+@pytest.mark.filterwarnings("ignore:.*single image")
+@given(CLASS_SIZES, st.integers(1, 6).filter(lambda w: 12 % w == 0), st.integers(0, 3))
+def test_ranks_joined_are_one_process(sizes, ranks, epoch):
+    assume(sum(n > 1 for n in sizes) >= 12)
+    whole = build(sizes, 12, samples=3, batches_per_epoch=3)
+    parts = [build(sizes, 12, samples=3, batches_per_epoch=3, rank=r, world_size=ranks) for r in range(ranks)]
+    for sampler in (whole, *parts):
+        sampler.set_epoch(epoch)
+    for batch, *slices in zip(whole, *parts, strict=True):
+        assert [position for part in slices for position in part] == batch
+        assert len(set.union(*map(set, slices))) == sum(len(set(part)) for part in slices), "ranks are disjoint"
+
+
+def test_a_batch_depends_on_seed_epoch_and_step_alone():
+    sampler, again = build([7] * 30), build([7] * 30)
+    forth = [sampler.global_batch(e, s).tolist() for e in range(2) for s in range(8)]
+    back = [again.global_batch(e, s).tolist() for e in (1, 0) for s in range(7, -1, -1)]
+    assert forth == back[::-1]
+    assert len({tuple(batch) for batch in forth}) == len(forth)
+    assert build([7] * 30, seed=1).global_batch(0, 0).tolist() != forth[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_draws_the_epoch_it_is_told(workers):
+    sampler = build([7] * 30, batches_per_epoch=5)
+    loader = DataLoader(range(210), batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    for epoch in (0, 1, 4):
+        loader.batch_sampler.sampler.set_epoch(epoch)  # what Lightning calls
+        drawn = [batch.tolist() for batch in loader]
+        assert drawn == [sampler.global_batch(epoch, step).tolist() for step in range(5)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_begins_at_its_position(workers):
+    sampler = build([7] * 30, batches_per_epoch=5)
+    sampler.start = (2, 3)
+    loader = DataLoader(range(210), batch_sampler=sampler, num_workers=workers)
+    first = iter(loader)  # Lightning iterates a loader before it tells the epoch
+    sampler.set_epoch(2)
+    assert [b.tolist() for b in first] == [sampler.global_batch(2, s).tolist() for s in (3, 4)]
+    sampler.set_epoch(3)
+    assert [b.tolist() for b in loader] == [sampler.global_batch(3, s).tolist() for s in range(5)]
+
+
+def test_an_epoch_is_one_pass_of_images_unless_given():
+    with pytest.warns(UserWarning, match="single"):
+        assert len(build([10] * 11 + [1] * 50)) == 110 // 24
+    assert len(build([2] * 6)) == 1
+    assert len(build([10] * 11, batches_per_epoch=77)) == 77
+
+
+# Chance. Seeds are fixed, so these cannot fail by bad luck from one run to the next.
+
+
+def drawn_rows(sampler: PositivePairBatchSampler, batches: int) -> np.ndarray:
+    return np.stack([sampler.global_batch(0, step) for step in range(batches)]).reshape(batches, -1, 4)
+
+
+def test_classes_are_drawn_uniformly():
+    sizes = [2, 3, 50, 5, 400] * 8
+    labels = labels_of(sizes)
+    batches, classes, drawn = 3000, len(sizes), 6
+    rows = drawn_rows(build(sizes, drawn), batches)
+    counts = np.array(list(Counter(labels[rows[..., 0]].ravel().tolist()).values()))
+    assert len(counts) == classes
+    # Without replacement in a batch, counts vary less than a multinomial's by this factor.
+    share = drawn / classes
+    statistic = ((counts - batches * share) ** 2 / (batches * share)).sum() / (1 - share) * (1 - 1 / classes)
+    assert 1e-3 < chi2.sf(statistic, classes - 1) < 1 - 1e-3
+
+
+def test_classes_are_drawn_by_size():
+    sizes = [5, 10, 20, 40, 25] * 3
+    labels = labels_of(sizes)
+    rows = drawn_rows(build(sizes, class_weights="size"), 3000)
+    first = np.unique(labels[rows[:, 0, 0]], return_counts=True)[1]
+    assert chisquare(first, 3000 * np.array(sizes) / sum(sizes)).pvalue > 1e-3
+
+
+def test_seed_pairs_of_a_class_are_drawn_uniformly():
+    sizes = [6] * 8
+    labels = labels_of(sizes)
+    rows = drawn_rows(build(sizes), 3000)
+    pairs = rows[labels[rows[..., 0]] == 5][:, :2]
+    counts = np.array(list(Counter(map(tuple, pairs.tolist())).values()))
+    assert len(counts) == 6 * 5
+    assert chisquare(counts).pvalue > 1e-3
+
+
+# What is left out, and what is refused
+
+
+def test_one_warning_counts_and_names_classes_with_one_image():
+    labels = [0, 0, 1, 2, 2, 3, 4, 4]
+    with pytest.warns(UserWarning, match="2 classes with a single image.*: dodo, kakapo") as caught:
+        sampler = PositivePairBatchSampler(
+            labels, 6, 2, class_names=["auk", "dodo", "emu", "kakapo", "rhea"], batches_per_epoch=20
+        )
+    assert len(caught) == 1
+    assert {labels[p] for batch in sampler for p in batch} == {0, 2, 4}
+
+
+def test_only_the_first_rank_warns(recwarn):
+    PositivePairBatchSampler([0, 0, 1, 1, 2], 4, 2, rank=1, world_size=1 + 1, batches_per_epoch=1)
+    assert not recwarn
+
+
+def test_a_warning_names_ten_of_many():
+    with pytest.warns(UserWarning, match=r"30 classes .*: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more"):
+        PositivePairBatchSampler([*range(30), 30, 30, 31, 31], 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 50}, r"batch_size 50 .* nearest that does is 48 or 52"),
+        ({"batch_size": 56, "world_size": 3}, r"nearest that does is 48 or 60"),
+        ({"batch_size": 2}, r"nearest that does is 4"),
+        ({"batch_size": 0}, r"nearest that does is 4"),
+        ({"batch_size": 164}, r"needs 41 classes, and only 40 have"),
+        ({"samples_per_class": 1}, r"samples_per_class 1"),
+        ({"neighbours": 1.5}, r"neighbours 1.5"),
+        ({"batches_per_epoch": 0}, r"batches_per_epoch 0"),
+        ({"seed": -1}, r"seed -1"),
+        ({"class_weights": "heavy"}, r"class_weights 'heavy'"),
+        ({"neighbours": 0.5, "refresh_interval": 0}, r"refresh_interval 0"),
+    ],
+)
+def test_a_wrong_value_is_one_clear_line(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        PositivePairBatchSampler(labels_of([5] * 40), **({"batch_size": 48} | settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_may_be_a_list_an_array_or_a_tensor():
+    labels = labels_of([5] * 10)
+    drawn = [
+        PositivePairBatchSampler(given, 24).global_batch(0, 0).tolist()
+        for given in (labels, labels.tolist(), torch.from_numpy(labels), labels.astype(np.int32))
+    ]
+    assert drawn == drawn[:1] * 4
+    with pytest.raises(ValueError, match="labels"):
+        PositivePairBatchSampler(labels.astype(float), 24)

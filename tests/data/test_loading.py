@@ -1,0 +1,80 @@
+"""Images read without the cache: the cache's pixels in evaluation, crops by global position in training."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lifted_lightning.data.augment import ResizedCrop, draw
+from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, as_batch
+from lifted_lightning.data.pixels import open_pixels
+from lifted_lightning.data.table import ImageTable
+from lifted_lightning.errors import UserError
+
+
+@pytest.fixture
+def table(tmp_path):
+    """24 smooth pictures of several shapes, in 6 classes."""
+    items = []
+    for i in range(24):
+        height, width = 40 + 3 * i, 90 - 2 * i
+        y, x = np.mgrid[0:height, 0:width]
+        pixels = np.stack([y * 255 / height, x * 255 / width, np.full_like(x, 10.0 * i)], axis=2)
+        items.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(pixels.astype(np.uint8)).save(items[-1])
+    labels = np.repeat(np.arange(6), 4)
+    return ImageTable("smooth", labels, list("abcdef"), np.arange(16), np.arange(16, 24), items, Image.open, "smooth")
+
+
+@pytest.mark.parametrize("mode", ["squash", "crop"])
+def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode):
+    cached = PixelRows(open_pixels(table, 16, mode=mode, cache_dir=tmp_path), table.labels, table.test)
+    direct = FileRows(table, table.labels, table.test, 16, mode)
+    assert len(direct) == len(cached)
+    for name, values in cached.__getitems__([3, 0]).items():
+        assert torch.equal(direct.__getitems__([3, 0])[name], values)
+    assert torch.equal(direct[1]["images"], cached[1]["images"])
+
+
+def batches(table, rank=0, world_size=1, start=(0, 0), **options):
+    labels = table.labels[table.train]
+    sampler = PositivePairBatchSampler(labels, 8, 2, 5, rank=rank, world_size=world_size)
+    sampler.start = start
+    rows = FileRows(table, table.labels, table.train, 16)
+    loader = DataLoader(rows, batch_sampler=CropDraws(sampler), collate_fn=as_batch, **options)
+    sampler.set_epoch(start[0])
+    return list(loader)
+
+
+def test_ranks_and_workers_crop_as_one_process(table):
+    whole = batches(table)
+    parts = [batches(table, rank, 2, num_workers=rank) for rank in range(2)]
+    assert len(whole) == len(parts[0]) == 2
+    for step, batch in enumerate(whole):
+        for name, values in batch.items():
+            assert torch.equal(torch.cat([part[step][name] for part in parts]), values)
+
+
+def test_a_resumed_run_goes_on_with_the_same_crops(table):
+    assert torch.equal(batches(table, start=(0, 1))[0]["images"], batches(table)[1]["images"])
+    assert not torch.equal(batches(table, start=(1, 0))[0]["images"], batches(table)[0]["images"])
+
+
+def test_the_crop_is_the_device_s(table):
+    """The same draws give the same region; a smooth picture hides the difference between the filters."""
+    draws = draw((0, 0, 0), 4)
+    rows = FileRows(table, table.labels, table.train, 16)
+    crops = rows.__getitems__([(i, u) for i, u in enumerate(draws.tolist())])["images"]
+    device = ResizedCrop(16, mirror=False, mean=[0.0] * 3, std=[1 / 255] * 3)
+    for i in range(4):
+        native = torch.from_numpy(np.asarray(table.read(i)).copy()).permute(2, 0, 1)[None]
+        wanted = device(native, draws[i : i + 1])[0]
+        assert (crops[i].float() - wanted).abs().max() < 4
+
+
+def test_a_broken_image_is_named(table):
+    open(table.items[2], "w").close()
+    with pytest.raises(UserError, match=r"smooth: .*2\.png cannot be decoded"):
+        FileRows(table, table.labels, table.train, 16)[2]

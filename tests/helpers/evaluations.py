@@ -1,0 +1,125 @@
+"""A run in miniature, whose validation hands a given set of embeddings to the pictures."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from lifted_lightning.metrics import EmbeddingSet
+
+N, CLASSES = 60, 3
+
+
+def clusters(n: int = N) -> EmbeddingSet:
+    """Three clusters, of rows 100... of an image table."""
+    labels = torch.arange(n) % CLASSES
+    points = torch.randn(n, 8, generator=torch.Generator().manual_seed(0)) + 20 * labels[:, None]
+    return EmbeddingSet(torch.arange(100, 100 + n), points, labels)
+
+
+class Recorder(Logger):
+    """Keeps the pictures and tables it is given, as long as it is not finalised."""
+
+    name = "recorder"
+    version = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[tuple[str, str, int]] = []
+        self.tables: dict[str, tuple[list[str], list[list[Any]], int]] = {}
+        self.finalized = False
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
+    def log_image(self, key: str, images: list[str], step: int) -> None:
+        assert not self.finalized
+        assert Path(images[0]).exists()
+        self.images.append((key, Path(images[0]).name, step))
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int) -> None:
+        self.tables[key] = (columns, data, step)
+
+    def finalize(self, status: str) -> None:
+        self.finalized = True
+
+
+class Data(LightningDataModule):
+    """Six training batches, one validation batch, and what the pictures ask for.
+
+    The image of row r of the table is grey, of brightness r modulo 256.
+    """
+
+    dataset = SimpleNamespace(name="clusters", title="Clusters")
+    table = SimpleNamespace(name="clusters")
+
+    def __init__(self, class_names: tuple[str, ...] = ("alpha", "beta", "gamma")) -> None:
+        super().__init__()
+        self.class_names = class_names
+        self.apart: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.ones(12, 1), batch_size=2)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(torch.ones(1, 1))
+
+    def query_gallery(self, stage: str) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        return self.apart
+
+    def thumbnails(self, rows: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(rows, dtype=np.uint8)[:, None, None, None], (len(rows), 28, 28, 1))
+
+
+class Model(LightningModule):
+    """Trains nothing in particular, and counts its steps."""
+
+    def __init__(self, embedding_set: EmbeddingSet) -> None:
+        super().__init__()
+        self.embedding_set = embedding_set
+        self.layer = torch.nn.Linear(1, 1)
+        self.steps = 0
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        self.steps += 1
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch: Tensor, index: int) -> dict[str, Tensor]:
+        return vars(self.embedding_set)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def fit(folder: Path, *callbacks: Callback, embedding_set: EmbeddingSet | None = None) -> tuple[Model, Recorder]:
+    """Train six steps, validating after steps 2, 4 and 6, and once before the first as a check."""
+    recorder, model = Recorder(), Model(embedding_set or clusters())
+    trainer = Trainer(
+        default_root_dir=folder, accelerator="cpu", max_epochs=1, val_check_interval=2, logger=recorder,
+        callbacks=[RetrievalEvaluation(), *callbacks], log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=Data())
+    return model, recorder
+
+
+def evaluated(folder: Path, embedding_set: EmbeddingSet, data: Data | None = None, step: int = 0) -> Any:
+    """A trainer, as far as a picture looks at it, whose evaluation has just ranked a set of embeddings."""
+    data = data or Data()
+    evaluation = RetrievalEvaluation()
+    trainer = SimpleNamespace(
+        default_root_dir=str(folder), datamodule=data, is_global_zero=True, sanity_checking=False,
+        global_step=step, state=SimpleNamespace(fn="fit"), loggers=[Recorder()], callbacks=[evaluation],
+    )  # fmt: skip
+    evaluation._metric = evaluation._new_metric(trainer, Model(embedding_set), "test")  # type: ignore[arg-type]
+    evaluation._metric.update(embedding_set.embeddings, embedding_set.labels, embedding_set.indices)
+    evaluation._metric.compute()
+    return trainer

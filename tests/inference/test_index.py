@@ -1,0 +1,74 @@
+"""The index of embedded images: read back as written, without pickle, and refused where it is not one."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.inference.index import EmbeddingIndex, read_index
+
+
+def example(**changes: object) -> EmbeddingIndex:
+    """An index of three images."""
+    values = {
+        "embeddings": np.arange(6, dtype=np.float32).reshape(3, 2), "paths": np.array(["a/ä b.jpg", "a/2", "/c/3.png"]),
+        "labels": np.array([0, 0, -1]), "class_names": np.array(["a"]), "folder": "/somewhere", "checkpoint": "x.ckpt",
+        "checkpoint_sha256": "12ab", "size": 24, "resize": "pad", "channels": 1, "distance": "cosine",
+    }  # fmt: skip
+    return EmbeddingIndex(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    index = example()
+    index.save(tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    back = read_index(tmp_path / "index")
+    for field in fields(EmbeddingIndex):
+        before, after = getattr(index, field.name), getattr(back, field.name)
+        assert type(after) is type(before)
+        assert np.array_equal(after, before)
+    with np.load(tmp_path / "index", allow_pickle=False) as file:
+        assert file["embeddings"].dtype == np.float32
+        assert str(file["paths"][0]) == "a/ä b.jpg"
+    assert (back.file(0), back.file(2)) == ("/somewhere/a/ä b.jpg", "/c/3.png")
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(6, dtype=np.float32).tobytes()) + 5] ^= 255
+    path.write_bytes(content)
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("not an index"),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": halve,
+    "a changed byte": spoil,
+    "a plain array": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "other arrays": lambda path: np.savez(path.open("wb"), embeddings=np.zeros((3, 2))),
+    "pickled objects": lambda path: np.savez(path.open("wb"), embeddings=np.array([object()])),
+    "labels missing": lambda path: example(labels=np.array([0])).save(path),
+    "embeddings of one dimension": lambda path: example(embeddings=np.zeros(3)).save(path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_index_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "index.npz"
+    example().save(path)
+    FOREIGN[kind](path)
+    with pytest.raises(UserError, match=r"index\.npz: is (no index of lifted embed|damaged)"):
+        read_index(path)
+
+
+def test_a_missing_index_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.npz: no such index; make one with lifted embed"):
+        read_index(tmp_path / "gone.npz")

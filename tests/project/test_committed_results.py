@@ -1,0 +1,112 @@
+"""The committed results: their tables are rebuilt byte for byte, and the settings are those that the trials chose."""
+
+import csv
+import json
+import shlex
+from glob import glob
+from math import fsum, isclose
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lifted_lightning.cli import main
+from lifted_lightning.runs.folder import RESULT
+from lifted_lightning.runs.settings import flatten, slug
+from tests.project.test_experiments import parsed
+from tests.project.test_readme import commands_of
+
+ROOT = Path(__file__).parents[2]
+PLACE = "experiments/results/"
+RESULTS = ROOT / PLACE
+REPORTS = [
+    command
+    for command in commands_of((RESULTS / "README.md").read_text(encoding="utf-8"))
+    if command.startswith("lifted report ")
+]
+TUNED = sorted((ROOT / "experiments" / "sweeps" / "tune").glob("*.yaml"))
+
+
+def results_below(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(folder.rglob(RESULT))]
+
+
+def words_of(command: str) -> list[str]:
+    """A command's words, with file patterns filled in as a shell does."""
+    return [found for word in shlex.split(command) for found in sorted(glob(word)) or [word]]
+
+
+def out_of(command: str) -> str:
+    words = shlex.split(command)
+    return words[words.index("--out") + 1]
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("command", REPORTS, ids=out_of)
+def test_tables_are_rebuilt_byte_for_byte(command: str, tmp_path: Path) -> None:
+    out = out_of(command)
+    words = [str(tmp_path) if word == out else word for word in words_of(command)]
+    assert main(words[1:]) == 0
+    committed = {path.name for path in Path(out).iterdir()}
+    assert {"report.md", "table.csv", "table.tex", "recall.png"} <= committed
+    assert committed - {path.name for path in tmp_path.iterdir()} == set()
+    for name in sorted(committed):
+        if not name.endswith(".png"):  # a picture differs with the version that draws it
+            assert (tmp_path / name).read_bytes() == (Path(out) / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("command", REPORTS, ids=out_of)
+def test_means_are_those_of_the_runs(command: str) -> None:
+    folders = [word for word in words_of(command) if word.startswith(PLACE) and word != out_of(command)]
+    found = [result for folder in folders for result in results_below(Path(folder))]
+    with (Path(out_of(command)) / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seeds"].rstrip("†").isdigit()]
+    seeds = [int(row["seeds"].rstrip("†")) for row in rows]
+    assert sum(seeds) == len(found)
+    weighted = fsum(float(row["R@1"]) * n for row, n in zip(rows, seeds, strict=True))
+    assert isclose(weighted, fsum(result["test"]["recall@1"] for result in found), rel_tol=1e-5)
+
+
+def test_each_run_is_of_a_commit_and_nothing_was_changed() -> None:
+    for result in results_below(RESULTS):
+        assert len(result["git"]["commit"]) == 40, result["name"]
+        assert result["git"]["changed"] is False, result["name"]
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_chosen_settings_are_those_of_the_best_trial(path: Path) -> None:
+    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = path.stem.partition("_")[0]
+    trials = results_below(RESULTS / f"{data}_tuning" / slug(sweep["name"]))
+    assert len(trials) == sweep["run_cap"]
+    assert not any(trial["test"] for trial in trials)
+    best = max(trials, key=lambda trial: trial["validation"]["map@r"])
+    config = [word.removeprefix("--config=") for word in sweep["command"] if "--config=" in str(word)][-1]
+    chosen, tried = flatten(parsed(config)), flatten(best["config"])
+    for key in sweep["parameters"]:
+        assert isclose(chosen[key], tried[key], rel_tol=5e-3), key
+
+
+def test_the_readme_s_tables_are_the_reports() -> None:
+    reports = [out_of(command) for command in REPORTS if out_of(command).endswith("/losses")]
+    rows = {
+        tuple(cells[i] for i in (2, 6, 7, 8))
+        for report in reports
+        for line in (Path(report) / "report.md").read_text(encoding="utf-8").splitlines()
+        if len(cells := cells_of(line)) == 9
+    }
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2]
+    shown = [cells_of(line)[1:] for line in section.splitlines() if line.startswith("| ") and "R@1" not in line]
+    assert len(shown) > 10
+    for cells in shown:
+        assert tuple(cells) in rows, cells
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a row of a Markdown table, without marks for bold."""
+    return [cell.strip().replace("**", "") for cell in line.strip().strip("|").split("|")]

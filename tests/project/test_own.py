@@ -1,0 +1,118 @@
+"""What a researcher adds from outside the package, each in a file of its own, used by class path from their folder."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import lifted_lightning
+from tests.helpers.launch import lifted
+
+ROOT = Path(__file__).parents[2]
+OWN = ROOT / "experiments" / "own"
+BRIEF = [
+    "--config", str(ROOT / "experiments" / "quickstart.yaml"), "--trainer.max_steps=4", "--data.batches_per_epoch=2",
+    "--data.batch_size=16", "--evaluation.baseline=false", "--evaluation.clustering=none",
+]  # fmt: skip
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The examples can be imported, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(OWN))
+    yield
+    for path in OWN.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def example(name: str) -> ModuleType:
+    return __import__(name)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder but for the examples."""
+    folder = tmp_path_factory.mktemp("outside")
+    for path in OWN.glob("*.py"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def run(work: Path, *arguments: str) -> str:
+    """Run `lifted` in that folder, as a user does; gives what it printed."""
+    done = lifted(
+        arguments,
+        work,
+        prepare=[partial(os.chdir, work)],
+        environment={"LIFTED_CACHE_DIR": str(work / "cache")},
+    )
+    assert done.wait() == [0], done.output
+    return done.output
+
+
+@pytest.mark.slow
+def test_loss_network_data_set_and_callback(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(
+        work, "fit", *BRIEF, "--model.loss=my_loss.MarginLoss", "--model.loss.margin=0.3", "--name=all",
+        "--model.network=my_network.TwoLayers", "--model.network.embedding_size=8",
+        "--data.dataset=my_images.Shapes", "--data.dataset.classes=12", "--data.dataset.images=8",
+        "--trainer.callbacks+=my_callback.ClassCentres",
+    )  # fmt: skip
+    folder = work / "runs" / "quickstart" / "all"
+    with np.load(folder / "centres_test.npz") as file:
+        assert file["classes"].tolist() == [6, 7, 8, 9, 10, 11], "the half that tests"
+        assert file["centres"].shape == (6, 8)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["loss"]["init_args"] == {"margin": 0.3, "boundary": 1.2}
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert float(checkpoint["state_dict"]["loss.boundary"]) != pytest.approx(1.2, abs=1e-6), "it is trained"
+
+    monkeypatch.chdir(work)
+    model = lifted_lightning.load(folder / "checkpoints" / "best.ckpt", "cpu")
+    assert type(model.module.network).__name__ == "TwoLayers"
+    assert model.embed(example("my_images").draw_star("3/1")).shape == (1, 8)
+
+
+@pytest.mark.slow
+def test_a_paper_with_two_views(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(
+        work, "fit", *BRIEF, "--model=two_views.TwoViews", "--model.loss=two_views.SupervisedContrastiveLoss",
+        "--model.augment=Affine", "--data.dataset=my_images.Shapes", "--data.dataset.images=8", "--name=views",
+    )  # fmt: skip
+    monkeypatch.chdir(work)
+    model = lifted_lightning.load(work / "runs" / "quickstart" / "views" / "checkpoints" / "best.ckpt", "cpu")
+    assert type(model.module).__name__ == "TwoViews"
+    assert np.isfinite(model.embed(example("my_images").draw_star("3/1"))).all()
+
+
+def test_the_example_of_two_views_is_short() -> None:
+    assert len((OWN / "two_views.py").read_text().splitlines()) <= 40
+
+
+def test_the_supervised_contrastive_loss_is_the_paper_s(own: None) -> None:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    embeddings, labels = torch.randn(12, 5), torch.arange(12) % 4
+    ours = example("two_views").SupervisedContrastiveLoss(0.2)(embeddings, labels)
+    torch.testing.assert_close(ours, SupConLoss(temperature=0.2)(embeddings, labels))
+
+
+def test_the_margin_loss_is_its_formula(own: None) -> None:
+    embeddings, labels = torch.randn(9, 4, dtype=torch.float64), torch.arange(9) % 3
+    terms = []
+    for i in range(9):
+        for j in range(i):
+            distance = float((embeddings[i] - embeddings[j]).norm())
+            sign = 1 if labels[i] == labels[j] else -1
+            terms.append(max(0.0, 0.2 + sign * (distance - 2.0)))
+    expected = sum(terms) / sum(term > 0 for term in terms)
+    loss = example("my_loss").MarginLoss(margin=0.2, boundary=2.0).double()
+    assert loss(embeddings, labels).item() == pytest.approx(expected)

@@ -1,0 +1,84 @@
+"""The project's own files agree with one another: environment, README, and what may import what."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_conda_environment_installs_the_package_with_its_extras() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python"))
+    assert python == f"python{project['requires-python']}"
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    extras = re.fullmatch(r"-e \.\[(.*)\]", pip[0])
+    assert extras
+    assert len(pip) == 1
+    assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
+
+
+def test_the_readme_holds_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert lines.count("pip install -e . && lifted fit --config experiments/quickstart.yaml") == 1
+    assert lines.count('pip install -e ".[dev]" && pytest') == 1
+
+
+def test_the_dev_extra_has_all_that_tests_import() -> None:
+    """Nothing is importable in the tests only because this machine happens to have it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    own = re.fullmatch(r"lifted-lightning\[(.*)\]", extras["dev"][0])
+    assert own
+    with_dev = [package for extra in own[1].split(",") for package in extras[extra]]
+    named = " ".join([*project["dependencies"], *extras["dev"], *with_dev]).lower()
+    distribution = {
+        "sklearn": "scikit-learn",
+        "yaml": "jsonargparse",
+        "PIL": "pillow",
+        "faiss": "faiss-cpu",
+        "importlinter": "import-linter",
+    }
+    implied = {"lightning_fabric": "pytorch-lightning", "scipy": "scikit-learn", "fontTools": "matplotlib"}
+    ours = {"lifted_lightning", "tests"} | sys.stdlib_module_names
+    for path in (ROOT / "tests").rglob("*.py"):
+        for module in imported(path):
+            top = module.split(".")[0]
+            if top not in ours:
+                name = (distribution | implied).get(top, top).replace("_", "-").lower()
+                assert name in named, f"{path.name} imports {top}"
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+    return found
+
+
+def test_imports_point_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rules are in pyproject.toml; ``lint-imports`` checks them, too."""
+    broken = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert not broken, capsys.readouterr().out
+
+
+def test_the_command_imports_nothing_heavy_before_it_knows_the_subcommand() -> None:
+    code = (
+        "import sys; from lifted_lightning.cli import main; main(['--help']);"
+        "print([m for m in ('torch', 'pytorch_lightning', 'numpy', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in ("fit", "validate", "test", "predict", "data"))

@@ -1,0 +1,154 @@
+"""The metrics file, and W&B's record offline."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.runs.folder import read_metrics
+from lifted_lightning.runs.loggers import MetricsFile, end_wandb_service, wandb_logger, wandb_mode
+from lifted_lightning.runs.settings import group_name
+
+
+def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path)
+    file.log_metrics({"train/loss": torch.tensor(2.0)}, step=0)
+    file.save()
+    file.log_metrics({"train/loss": 1.0}, step=1)
+    file.log_metrics({"validation/map@r": 0.5}, step=1)
+    file.save()
+    file.log_metrics({"train/loss": 0.5}, step=2)
+    file.save()
+    assert read_metrics(tmp_path / "metrics.csv") == [
+        {"step": "0", "train/loss": "2.0", "validation/map@r": ""},
+        {"step": "1", "train/loss": "1.0", "validation/map@r": "0.5"},
+        {"step": "2", "train/loss": "0.5", "validation/map@r": ""},
+    ]
+
+
+def test_a_resumed_run_continues_the_file_and_repeats_no_row(tmp_path: Path) -> None:
+    before = MetricsFile(tmp_path)
+    for step in range(5):
+        before.log_metrics({"train/loss": float(step)}, step=step)
+    before.save()
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("5")  # cut short by a killed process
+    after = MetricsFile(tmp_path)
+    after.resume(3)
+    after.log_metrics({"train/loss": 30.0}, step=3)
+    after.save()
+    rows = [(row["step"], row["train/loss"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    assert rows == [("0", "0.0"), ("1", "1.0"), ("2", "2.0"), ("3", "30.0")]
+
+
+@pytest.fixture
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A user who has never logged in; W&B reads the environment anew in each test."""
+    import wandb
+
+    for variable in os.environ:
+        if variable.startswith("WANDB_"):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("_no_account")
+def test_without_an_account_the_record_is_offline_and_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
+    assert wandb_mode() == "offline"
+    run = tmp_path / "run"
+    run.mkdir()
+    first = wandb_logger(run, "offline", project="test", config={"loss": "LiftedStructureLoss"})
+    identity = first.experiment.id
+    first.experiment.finish()
+    (record,) = (run / "wandb").glob(f"offline-run-*-{identity}")
+    again = wandb_logger(run, "offline", project="test")
+    assert again.experiment.id == identity
+    again.experiment.finish()
+    beside = tmp_path / "wandb" / record.name
+    assert beside.is_symlink()
+    assert beside.resolve() == record.resolve()
+
+
+@pytest.mark.usefixtures("_no_account")
+def test_a_sweep_agents_run_is_the_one_it_announced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent123")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    logger = wandb_logger(tmp_path / "run", "offline", project="ours", group="a/b", name="c")
+    run = logger.experiment
+    assert (run.id, run.project, run.sweep_id, run.group) == ("agent123", "theirs", "sweep1", "a/b")
+    run.finish()
+    assert "Ignoring" not in capfd.readouterr().err
+    for variable in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_PROJECT"):
+        monkeypatch.delenv(variable)
+    import wandb
+
+    wandb.teardown()
+    resumed = wandb_logger(tmp_path / "run", "offline", project="ours")  # by hand, without the agent
+    assert resumed.experiment.id == "agent123"
+    resumed.experiment.finish()
+
+
+@pytest.mark.usefixtures("_no_account")
+def test_a_service_that_waits_for_ever_is_killed(tmp_path: Path) -> None:
+    import wandb
+
+    wandb_logger(tmp_path / "run", "offline", project="test").experiment.finish()
+    service: Any = wandb.setup().ensure_service()._proc._process
+    os.kill(service.pid, signal.SIGSTOP)
+    end_wandb_service(patience=0.2)
+    assert service.returncode == -signal.SIGKILL
+    again = wandb_logger(tmp_path / "run", "offline", project="test")  # W&B can be used again
+    again.experiment.finish()
+
+
+def test_a_key_without_a_network_records_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(prompt: bool) -> bool:
+        raise wandb.errors.AuthenticationError("no answer")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", refuse)
+    assert wandb_mode() == "offline"
+    assert "recording offline" in capsys.readouterr().out
+
+
+def test_a_mode_that_wandb_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE=ofline: no such mode; set it to online, offline"):
+        wandb_mode()
+
+
+CONFIG = {
+    "seed_everything": 0,
+    "name": "a",
+    "runs_dir": "runs",
+    "model": {"loss": {"class_path": "LiftedStructureLoss", "init_args": {"margin": 1.0}}},
+    "data": {"root": None, "size": 28},
+}
+SUMMARY = {"loss": "LiftedStructureLoss", "embedding_size": 64, "dataset": "omniglot", "seed": 0}
+
+
+def test_the_group_is_all_but_the_seed_and_where_files_lie() -> None:
+    group = group_name("omniglot", CONFIG, SUMMARY)
+    assert re.fullmatch("omniglot/lifted-structure-64d-[0-9a-f]{8}", group)
+    moved = CONFIG | {"seed_everything": 1, "name": "b", "runs_dir": "/r", "data": {"root": "/d", "size": 28}}
+    assert group_name("omniglot", moved, SUMMARY | {"seed": 1}) == group
+    for other in ({"data": {"root": None, "size": 32}}, {"model": {"loss": None}}):
+        assert group_name("omniglot", CONFIG | other, SUMMARY) != group
+    assert len(group_name("x" * 500, CONFIG, SUMMARY)) == 128

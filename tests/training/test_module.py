@@ -1,0 +1,153 @@
+"""EmbeddingModule: learning rates, seeds, what its hooks return, compilation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.training.module import EmbeddingModule
+from tests.helpers.images import TinyNetwork
+from tests.helpers.launch import run_lightning_ranks
+from tests.helpers.training import LOSSES, Case, Data, build, relative_difference, train
+
+
+def module(**settings: Any) -> EmbeddingModule:
+    return EmbeddingModule(TinyNetwork(), LiftedStructureLoss(), CropMirror(size=12), **settings)
+
+
+def test_head_and_proxies_learn_at_their_own_rates() -> None:
+    torch.manual_seed(0)
+    network, loss = TinyNetwork(), LOSSES["proxy anchor"]()
+    made = EmbeddingModule(
+        network, loss, CropMirror(), head_lr_factor=10.0, loss_lr_factor=100.0,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.01),
+    ).configure_optimizers()  # fmt: skip
+    groups = {group["name"]: group for group in made.param_groups}
+    assert {name: group["lr"] for name, group in groups.items()} == pytest.approx(
+        {"trunk": 0.01, "head": 0.1, "loss": 1.0}
+    )
+    assert {id(p) for p in groups["head"]["params"]} == {id(p) for p in network.head.parameters()}
+    assert {id(p) for p in groups["trunk"]["params"]} == {id(p) for p in network.trunk.parameters()}
+    assert {id(p) for p in groups["loss"]["params"]} == {id(p) for p in loss.parameters()}
+
+
+def test_a_loss_without_parameters_has_no_group_and_frozen_ones_are_left_out() -> None:
+    made = module()
+    made.network.trunk.requires_grad_(False)
+    assert [group["name"] for group in made.configure_optimizers().param_groups] == ["head"]
+
+
+def test_a_scheduler_steps_every_step_and_plateau_with_its_metric() -> None:
+    stepped = module(scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1)).configure_optimizers()
+    assert stepped["lr_scheduler"]["interval"] == "step"
+
+    from pytorch_lightning.cli import ReduceLROnPlateau
+
+    plateau = module(scheduler=lambda o: ReduceLROnPlateau(o, monitor="validation/map@r"))
+    assert plateau.configure_optimizers()["lr_scheduler"]["monitor"] == "validation/map@r"
+
+
+class Notes(Callback):
+    """Keeps what the steps return."""
+
+    def __init__(self) -> None:
+        self.training: list[dict[str, Tensor]] = []
+        self.validation: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.training.append({name: value.clone() for name, value in outputs.items()})
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.validation.append(outputs)
+
+
+def fit(case: Case, cache: Path) -> tuple[Notes, Data]:
+    notes, data = Notes(), Data(case, cache)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_steps=case.steps, precision=case.precision, callbacks=[notes],
+        use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(build(case), datamodule=data)
+    return notes, data
+
+
+def test_what_the_steps_return(tmp_path: Path) -> None:
+    notes, data = fit(Case(steps=10, validate=True, precision="32-true"), tmp_path)
+    first = notes.training[0]
+    assert set(first) == {"loss", "embeddings", "labels", "indices"}
+    assert first["embeddings"].shape == (24, 8)
+    assert first["embeddings"].dtype == torch.float32
+    assert not first["embeddings"].requires_grad
+    labels = torch.from_numpy(data.train_labels)[first["indices"]]
+    assert torch.equal(labels, first["labels"])
+    rows = torch.cat([batch["indices"] for batch in notes.validation])
+    assert torch.equal(rows, torch.from_numpy(data.validation_rows))
+
+
+def test_embeddings_of_mixed_precision_are_raised_for_the_loss(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+
+    class Loss(LiftedStructureLoss):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            seen.append(embeddings.dtype)
+            assert not torch.is_autocast_enabled("cpu")
+            return super().forward(embeddings, labels)
+
+    LOSSES["watched"] = Loss
+    try:
+        fit(Case(loss="watched", steps=1, precision="bf16-mixed"), tmp_path)
+        fit(Case(loss="watched", steps=1, precision="64-true"), tmp_path)
+    finally:
+        del LOSSES["watched"]
+    assert seen == [torch.float32, torch.float64]
+
+
+def test_a_run_repeats_itself_whatever_torch_drew_before(tmp_path: Path) -> None:
+    case = Case(steps=4, dropout=0.3)
+    torch.manual_seed(1)
+    (first,) = train([case], 1, tmp_path)
+    torch.manual_seed(2)
+    (second,) = train([case], 1, tmp_path)
+    assert torch.equal(first.weights, second.weights)
+    (plain,) = train([Case(steps=4)], 1, tmp_path)
+    assert not torch.equal(first.weights, plain.weights), "dropout was on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_compiled_network_and_loss(tmp_path: Path, world_size: int) -> None:
+    cases = [Case(loss=name, steps=3, precision="32-true", compiled=c) for name in LOSSES for c in (False, True)]
+    for outcomes in run_lightning_ranks(train, world_size, cases, world_size, tmp_path):
+        for plain, compiled in zip(outcomes[::2], outcomes[1::2], strict=True):
+            assert relative_difference(compiled.gradients[0], plain.gradients[0]) <= 1e-4
+            assert relative_difference(compiled.weights, plain.weights) <= 1e-2
+
+
+class SecondView(EmbeddingModule):
+    """Takes the loss of another view of the batch than the usual one."""
+
+    def compute_loss(self, batch: dict[str, Tensor], embeddings: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self.embed_view(batch, 2), labels)
+
+
+def test_another_view_has_random_numbers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.helpers.training.EmbeddingModule", SecondView)
+    case = Case(steps=1)
+    (outcome,) = train([case], 1, tmp_path)
+    monkeypatch.undo()
+
+    data, module = Data(case, tmp_path), build(case).double()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    draws = module.augment.draw((module.seed, 0, 0, 2), len(batch["images"]))
+    loss = module.loss(module.network(module.augment(batch["images"], draws)), batch["labels"])
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in module.parameters()])
+    assert loss.item() == pytest.approx(outcome.losses[0])
+    assert relative_difference(outcome.gradients[0], expected) <= 1e-12
