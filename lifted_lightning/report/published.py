@@ -111,5 +111,5 @@ def nearest(row: Published, labels: Iterable[str]) -> str | None:
 
 
 def follows_the_paper(settings: Mapping[str, Any]) -> bool:
-    """Whether a run has the paper's network, images and length of training, as ``experiments/paper.yaml`` has."""
+    """Whether a run has the network, images and length of training of ``experiments/paper/protocol.yaml``."""
     return all(settings.get(key) == value for key, value in _PROTOCOL.items())

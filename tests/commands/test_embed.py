@@ -117,9 +117,7 @@ def test_many_images_show_progress(lifted: Lifted) -> None:
 
 
 def test_a_network_of_ones_own_in_the_current_folder(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("my_net_here.py").write_text(
-        "from lifted_lightning import ConvNet\nclass Mine(ConvNet): ...\n"
-    )
+    Path("my_net_here.py").write_text("from lifted_lightning import ConvNet\nclass Mine(ConvNet): ...\n")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(".")
         save_checkpoint(

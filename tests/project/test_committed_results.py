@@ -14,6 +14,7 @@ import yaml
 from lifted_lightning.cli import main
 from lifted_lightning.runs.folder import RESULT
 from lifted_lightning.runs.settings import flatten, slug
+from tests.project.test_experiments import commands_of as fits_of
 from tests.project.test_experiments import parsed
 from tests.project.test_readme import commands_of
 
@@ -86,8 +87,9 @@ def test_chosen_settings_are_those_of_the_best_trial(path: Path) -> None:
     assert len(trials) == sweep["run_cap"]
     assert not any(trial["test"] for trial in trials)
     best = max(trials, key=lambda trial: trial["validation"]["map@r"])
-    config = [word.removeprefix("--config=") for word in sweep["command"] if "--config=" in str(word)][-1]
-    chosen, tried = flatten(parsed(config)), flatten(best["config"])
+    files = [word.removeprefix("--config=") for word in sweep["command"] if "--config=" in str(word)]
+    config = next(file for file in reversed(files) if not file.endswith("/tuning.yaml"))
+    chosen, tried = flatten(parsed(*fits_of(config))), flatten(best["config"])
     for key in sweep["parameters"]:
         assert isclose(chosen[key], tried[key], rel_tol=5e-3), key
 
