@@ -16,6 +16,7 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import EmbeddingSet, RetrievalMetrics, RetrievalResult, clustering_metrics, nearest
 from lifted_lightning.metrics.points import Distance
 from lifted_lightning.pictures.gallery import ABSENT
+from lifted_lightning.runs.settings import metric_names
 from lifted_lightning.training.module import Batch, EmbeddingModule
 
 
@@ -87,7 +88,7 @@ class RetrievalEvaluation(Callback):
     @property
     def metric_names(self) -> list[str]:
         """What validation logs, without the stage."""
-        return [f"recall@{k}" for k in self.ks] + ["r_precision", "map@r"]
+        return metric_names(self.ks, clustering=False)
 
     @property
     def ranking(self) -> RetrievalResult:

@@ -1,7 +1,5 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +8,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
-from lifted_lightning.runs.settings import flatten, slug
+from lifted_lightning.runs.settings import flatten, group_name, relative_paths
 
 PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
-NOT_GROUPED = (  # settings that may differ within a W&B group
-    "seed_everything",
-    "experiment",
-    "name",
-    "runs_dir",
-    "ckpt_path",
-    "data.root",
-    "data.cache_dir",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-)
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
 
 
@@ -84,7 +72,7 @@ class RunFolder(Callback):
             chosen = str(self._choose()) if trainer.is_global_zero else ""
             self.folder = Path(trainer.strategy.broadcast(chosen)).resolve()  # as a resumed run finds it
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
-            trainer.loggers = [*self._loggers(mode, trainer.state.fn), *trainer.loggers]
+            trainer.loggers = [*self._loggers(mode, trainer), *trainer.loggers]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.dirpath = str(self.folder / CHECKPOINTS)
@@ -129,7 +117,7 @@ class RunFolder(Callback):
             file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return folder
 
-    def _loggers(self, mode: str, job: Any) -> list[Any]:
+    def _loggers(self, mode: str, trainer: Trainer) -> list[Any]:
         assert self.folder is not None
         loggers: list[Any] = [MetricsFile(self.folder)]
         if mode != "disabled":
@@ -140,23 +128,10 @@ class RunFolder(Callback):
                 mode,
                 project=PROJECT,
                 name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
-                group=group_name(experiment, self.config, summary),
-                job_type=str(getattr(job, "value", job)),
+                group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary),
+                job_type=str(trainer.state.fn and trainer.state.fn.value),
                 tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
                 config=flatten(self.config) | summary,
             )
             loggers.append(logger)
         return loggers
-
-
-def group_name(experiment: str, config: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The W&B group of a run: the runs that differ in nothing but the seed, and where they lie, share it.
-
-    Returns:
-        ``experiment/loss-size-hash``; the hash is of all that makes the group.
-    """
-    settings = {key: value for key, value in flatten(config).items() if key not in NOT_GROUPED}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    loss = slug(summary["loss"].removesuffix("Loss"))
-    tail = f"/{loss}-{summary['embedding_size']}d-{digest}"
-    return experiment[: LONGEST_NAME - len(tail)] + tail

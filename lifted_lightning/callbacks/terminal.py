@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lifted_lightning.runs.folder import PLOTS, RESULT
-from lifted_lightning.runs.settings import ORDER
+from lifted_lightning.runs.settings import metrics_in_order
 
 
 class RunProgressBar(RichProgressBar):
@@ -62,8 +62,7 @@ def metrics_table(result: dict[str, Any], stage: str) -> Table:
     if result["baseline"]:
         table.add_column(result["baseline_name"], justify="right")
     values = result[stage]
-    shown = [name for prefix in ORDER for name in values if name.startswith(prefix)]
-    for name in shown:
+    for name in metrics_in_order(values):
         baseline = result["baseline"].get(name)
         value = values[name]  # None where no query has a positive
         cells = [name, "–" if value is None else f"{value:.3f}"]

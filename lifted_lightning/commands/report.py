@@ -13,7 +13,6 @@ from lifted_lightning.report import figures, page, tables
 from lifted_lightning.report.compare import Comparison, compare
 from lifted_lightning.report.read import read
 from lifted_lightning.report.table import Table, as_csv, latex, plain
-from lifted_lightning.runs.settings import ORDER
 
 SHOWN = 40  # differences in a terminal; the report has all
 
@@ -22,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code."""
     options = parser().parse_args(arguments)
     by = [key.strip() for key in (options.by or "").split(",") if key.strip()]
-    comparison = compare(read(options.runs), by, ORDER)
+    comparison = compare(read(options.runs), by)
     out = Path(options.out) if options.out else Path(options.runs[0]) / "report"
     _make(out)
     results, differences = tables.results(comparison), tables.paired(comparison)

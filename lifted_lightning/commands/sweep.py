@@ -10,7 +10,7 @@ from types import FrameType
 
 from lifted_lightning.commands.parser import CommandParser
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.settings import slug
+from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Driver
 from lifted_lightning.sweep.plan import Sweep, read_sweep
 from lifted_lightning.sweep.pool import Pool
@@ -102,9 +102,8 @@ def check_metric(sweep: Sweep, ks: Sequence[int], tested: bool) -> None:
     Raises:
         UserError: if they do not.
     """
-    names = [f"recall@{k}" for k in ks] + ["r_precision", "map@r"]
-    logged = [f"validation/{name}" for name in names]
-    logged += [f"test/{name}" for name in [*names, "nmi", "ami", "f1"]] if tested else []
+    logged = [f"validation/{name}" for name in metric_names(ks, clustering=False)]
+    logged += [f"test/{name}" for name in metric_names(ks, clustering=True)] if tested else []
     if sweep.metric is not None and sweep.metric not in logged:
         raise UserError(f"{sweep.path}: metric.name {sweep.metric}: no run logs it; give one of {', '.join(logged)}")
 

@@ -10,6 +10,7 @@ from typing import Any
 from lifted_lightning.errors import UserError, did_you_mean
 from lifted_lightning.report.read import Found, Run, identity, listed, numbers
 from lifted_lightning.report.table import Estimate, estimate
+from lifted_lightning.runs.settings import metrics_in_order
 
 CLASS, ARGUMENTS = "model.loss.class_path", "model.loss.init_args."
 
@@ -105,13 +106,12 @@ class Comparison:
         return rest if columns is not None else ", ".join(filter(None, [group.loss, rest]))
 
 
-def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison:
+def compare(found: Found, by: Sequence[str]) -> Comparison:
     """Group runs, find the columns that tell the groups apart, and name what differs.
 
     Args:
         found: the runs.
         by: the columns asked for; others are added where rows would be the same without.
-        order: what metrics' names begin with, in the order to show them.
 
     Raises:
         UserError: for a column that no run has.
@@ -131,7 +131,7 @@ def compare(found: Found, by: Sequence[str], order: Sequence[str]) -> Comparison
     columns += added
     groups.sort(key=lambda g: (*(_sortable(g.settings.get(c)) for c in columns[1:]), _rank(g.loss)))
     names = {name for run in found.runs for name in run.result[found.stage]}
-    metrics = [m for start in order for m in sorted((n for n in names if n.startswith(start)), key=_metric_rank)]
+    metrics = metrics_in_order(names)
     warnings = [*found.warnings, *_missing(groups, metrics), *differences(found.runs, asked)]
     if by and added:
         line = f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart"
@@ -222,10 +222,6 @@ def _rank(label: str) -> tuple[int, str]:
         next((i for i, name in enumerate(PAPER_LOSSES) if label.startswith(name)), len(PAPER_LOSSES)),
         label,
     )
-
-
-def _metric_rank(name: str) -> int:
-    return int(name.partition("@")[2]) if name.startswith("recall@") else 0
 
 
 def _missing(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
-from lifted_lightning.runs.settings import _counts, _number, flatten
+from lifted_lightning.runs.settings import comparable
 
 STAGES = ("test", "validation")
 
@@ -29,8 +29,7 @@ class Run:
     Attributes:
         name: its folder's name and that of the folder above, ``sweep/trial``.
         folder: where it lies.
-        settings: its configuration, flattened, without seed, names, and what is of the machine; and
-            ``dataset`` and ``embedding_size``.
+        settings: what makes it what it is, but for its seed (see ``runs.settings.comparable``).
         result: its ``result.json``.
     """
 
@@ -135,13 +134,12 @@ def _load(folder: Path, name: str) -> Run | str:
     except (OSError, ValueError) as error:
         return f"{name}/{RESULT}: cannot be read ({str(error)[:80]}), not counted; remove it and run again"
     try:
-        settings = flatten(result["config"])
         if not any(result[stage] for stage in STAGES):
             return f"{name}/{RESULT}: has no metrics, not counted; run again"
-        own = {"dataset": result["dataset"], "embedding_size": result["embedding_size"]}
+        settings = comparable(result["config"], result)
     except (KeyError, TypeError, AttributeError) as error:
         return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
-    run = Run(name, folder, own | {k: _number(v) for k, v in settings.items() if _counts(k)}, result)
+    run = Run(name, folder, settings, result)
     if run.untrained:
         for key in [key for key in run.settings if key.startswith(_OF_TRAINING)]:
             del run.settings[key]

@@ -1,26 +1,74 @@
-"""What makes two runs the same, and what a run's settings are called where runs are compared."""
+"""What makes two runs the same, and what settings, folders and metrics are called wherever runs are compared."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# What a run is called, where it lies, what it ran on, and what was drawn and recorded of it, make it no other run.
+# A name stands for all below it.
+SET_ASIDE = frozenset((
+    "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
+    "tsne", "gallery", "last_checkpoint",
+    *(f"data.{key}" for key in ("root", "workers", "cache", "cache_dir", "eval_batch_size")),
+    *(f"trainer.{key}" for key in (
+        "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
+        "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "enable_autolog_hparams",
+        "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps",
+    )),
+    "model.network.init_args.embedding_size", "data.dataset.class_path",  # they stand in the summary
+))  # fmt: skip
 
-def slug(text: str) -> str:
-    """A name that is safe as a folder's name: lower case, words joined by hyphens."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", text)
-    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.") or "run"
+LONGEST_GROUP = 128  # characters that W&B takes
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level with dotted keys, for dashboards that group by a key."""
+def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes a run what it is, but for its seed: runs for which this is equal are repeats of one another.
+
+    W&B's groups and a report's rows are made of it. (A sweep's trial is known by all that it was given, seed included.)
+
+    Args:
+        config: the run's configuration, its paths as :func:`relative_paths` gives them.
+        summary: holds ``dataset`` and ``embedding_size``, as ``result.json`` does.
+
+    Returns:
+        The settings by dotted name, without :data:`SET_ASIDE`; and ``dataset`` and ``embedding_size``.
+    """
+    settings = flatten(config, SET_ASIDE)
+    return {
+        "dataset": summary["dataset"],
+        "embedding_size": summary["embedding_size"],
+        **{name: _without_point_zero(value) for name, value in settings.items()},
+    }
+
+
+def group_name(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The W&B group of a run, which it shares with the runs that are its repeats, and with no other.
+
+    Args:
+        config: as for :func:`comparable`.
+        summary: likewise, with the ``loss``.
+
+    Returns:
+        ``dataset/loss-size-hash``; the hash is of all that makes the group.
+    """
+    digest = hashlib.sha256(json.dumps(comparable(config, summary), sort_keys=True, default=str).encode()).hexdigest()
+    loss = slug(summary["loss"].removesuffix("Loss"))
+    tail = f"/{loss}-{summary['embedding_size']}d-{digest[:8]}"
+    return slug(summary["dataset"])[: LONGEST_GROUP - len(tail)] + tail
+
+
+def flatten(config: Mapping[str, Any], without: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted names, without the names given and what is below them."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
+        if name in without:
+            continue
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
+            flat |= flatten(value, without, f"{name}.")
         else:
             flat[name] = value
     return flat
@@ -41,70 +89,31 @@ def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
     return f"<elsewhere>/{path.name}"
 
 
-# What a run is called, where it lies, the machine it used and the pictures it drew do not make it another run.
-_ASIDE = (
-    "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-)  # fmt: skip
+def slug(text: str) -> str:
+    """A name that is safe as a folder's name: lower case, words joined by hyphens."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", text)
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.") or "run"
 
 
-_ASIDE_GROUPS = ("tsne", "gallery", "last_checkpoint")
+def metric_names(ks: Sequence[int], clustering: bool) -> list[str]:
+    """The metrics of an evaluation that has these K of Recall@K, in the order to show them.
+
+    Args:
+        ks: the K.
+        clustering: whether the embeddings were clustered too, as in a test.
+    """
+    return [f"recall@{k}" for k in ks] + ["r_precision", "map@r"] + (["nmi", "ami", "f1"] if clustering else [])
 
 
-_ASIDE_DATA = ("root", "workers", "cache", "cache_dir", "eval_batch_size")
+def metrics_in_order(names: Iterable[str]) -> list[str]:
+    """The metrics among these names, in the order to show them; other figures of an evaluation are left out."""
+    there = set(names)
+    ks = sorted(int(found[1]) for name in there if (found := re.fullmatch(r"recall@(\d+)", name)))
+    return [name for name in metric_names(ks, clustering=True) if name in there]
 
 
-_ASIDE_TRAINER = (
-    "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
-    "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "enable_autolog_hparams",
-    "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps",
-)  # fmt: skip
-
-
-# These stand in the settings under shorter names.
-_RENAMED = ("model.network.init_args.embedding_size", "data.dataset.class_path")
-
-
-def _number(value: Any) -> Any:
+def _without_point_zero(value: Any) -> Any:
     """1 for 1.0: which of them a configuration says is chance."""
     if isinstance(value, list):
-        return [_number(item) for item in value]
+        return [_without_point_zero(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _counts(key: str) -> bool:
-    top, _, rest = key.partition(".")
-    if top in _ASIDE_GROUPS or key in _ASIDE or key in _RENAMED:
-        return False
-    return not ((top == "data" and rest in _ASIDE_DATA) or (top == "trainer" and rest in _ASIDE_TRAINER))
-
-
-NOT_GROUPED = (  # settings that may differ within a W&B group
-    "seed_everything",
-    "experiment",
-    "name",
-    "runs_dir",
-    "ckpt_path",
-    "data.root",
-    "data.cache_dir",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-)
-
-
-LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
-
-
-def group_name(experiment: str, config: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The W&B group of a run: the runs that differ in nothing but the seed, and where they lie, share it.
-
-    Returns:
-        ``experiment/loss-size-hash``; the hash is of all that makes the group.
-    """
-    settings = {key: value for key, value in flatten(config).items() if key not in NOT_GROUPED}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    loss = slug(summary["loss"].removesuffix("Loss"))
-    tail = f"/{loss}-{summary['embedding_size']}d-{digest}"
-    return experiment[: LONGEST_NAME - len(tail)] + tail
-
-
-ORDER = ("recall@", "r_precision", "map@r", "nmi", "ami", "f1")

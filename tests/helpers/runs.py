@@ -41,7 +41,7 @@ def make_run(
     for key in [key for key in changes if "__" in key]:
         place, *parts = config, *key.split("__")
         for part in parts[:-1]:
-            place = place[part]
+            place = place.setdefault(part, {})
         place[parts[-1]] = changes.pop(key)
     recall = {f"recall@{k}": 1 - (1 - score) / k for k in (1, 2, 4, 8)}
     ranking = recall | {"r_precision": 0.6 * score, "map@r": 0.5 * score}

@@ -9,12 +9,11 @@ import pytest
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
 from lifted_lightning.report.read import read
-from lifted_lightning.runs.settings import ORDER
 from tests.helpers.runs import make_run, make_sweep
 
 
 def compared(folder: Path, *by: str) -> Comparison:
-    return compare(read([str(folder)]), by, ORDER)
+    return compare(read([str(folder)]), by)
 
 
 def rows(comparison: Comparison) -> list[tuple[Any, ...]]:

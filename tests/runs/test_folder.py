@@ -6,8 +6,6 @@ import multiprocessing
 import multiprocessing.synchronize
 from pathlib import Path
 
-import pytest
-
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import (
     CONFIG,
@@ -19,7 +17,6 @@ from lifted_lightning.runs.folder import (
     remove_unfinished,
     write_json,
 )
-from lifted_lightning.runs.settings import flatten, relative_paths, slug
 
 
 def _claim(parent: str, queue: "multiprocessing.Queue[str]", leave: "multiprocessing.synchronize.Event") -> None:
@@ -42,20 +39,6 @@ def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     (tmp_path / "run" / CONFIG).touch()
     (tmp_path / "run-3" / CONFIG).touch()
     assert claim_folder(tmp_path, "run")[0].name == "run-2"  # its process died before it began
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("LiftedStructure", "lifted-structure"),
-        ("Triplet", "triplet"),
-        ("CUB-200-2011", "cub-200-2011"),
-        ("my data/Set", "my-data-set"),
-        ("///", "run"),
-    ],
-)
-def test_slug(text: str, expected: str) -> None:
-    assert slug(text) == expected
 
 
 def _try_lock(folder: str, queue: "multiprocessing.Queue[str]") -> None:
@@ -114,21 +97,3 @@ def test_a_line_of_metrics_that_was_cut_is_left_out(tmp_path: Path) -> None:
 def test_folder_of_checkpoint(tmp_path: Path) -> None:
     assert folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
     assert folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None
-
-
-def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}
-
-
-def test_results_tell_nothing_of_the_machine(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "runs" / "a"
-    config = {
-        "data": {"root": str(data / "cub"), "size": 256},
-        "weights": "/home/someone/w.pth",
-        "out": [str(run / "x")],
-    }
-    assert relative_paths(config, data, run) == {
-        "data": {"root": "<data>/cub", "size": 256},
-        "weights": "<elsewhere>/w.pth",
-        "out": ["<run>/x"],
-    }

@@ -1,7 +1,6 @@
 """The metrics file, and W&B's record offline."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.runs.loggers import MetricsFile, end_wandb_service, wandb_logger, wandb_mode
-from lifted_lightning.runs.settings import group_name
 
 
 def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
@@ -132,23 +130,3 @@ def test_a_mode_that_wandb_does_not_have(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match="WANDB_MODE=ofline: no such mode; set it to online, offline"):
         wandb_mode()
-
-
-CONFIG = {
-    "seed_everything": 0,
-    "name": "a",
-    "runs_dir": "runs",
-    "model": {"loss": {"class_path": "LiftedStructureLoss", "init_args": {"margin": 1.0}}},
-    "data": {"root": None, "size": 28},
-}
-SUMMARY = {"loss": "LiftedStructureLoss", "embedding_size": 64, "dataset": "omniglot", "seed": 0}
-
-
-def test_the_group_is_all_but_the_seed_and_where_files_lie() -> None:
-    group = group_name("omniglot", CONFIG, SUMMARY)
-    assert re.fullmatch("omniglot/lifted-structure-64d-[0-9a-f]{8}", group)
-    moved = CONFIG | {"seed_everything": 1, "name": "b", "runs_dir": "/r", "data": {"root": "/d", "size": 28}}
-    assert group_name("omniglot", moved, SUMMARY | {"seed": 1}) == group
-    for other in ({"data": {"root": None, "size": 32}}, {"model": {"loss": None}}):
-        assert group_name("omniglot", CONFIG | other, SUMMARY) != group
-    assert len(group_name("x" * 500, CONFIG, SUMMARY)) == 128
