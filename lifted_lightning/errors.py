@@ -15,9 +15,24 @@ class RunError(Exception):
     """A run that cannot go on (a loss that is not finite, a dead process): one line, exit code 1."""
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
-    """The remedy for a name that is unknown: the known one that is most like it, or else another line."""
+def one_line(error: object, longest: int = 200) -> str:
+    """What an error says, or a text, as one line of so many characters at most; its kind where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one, if any is like it at all; by its last part where names are dotted."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"did you mean {near[0]}?" if near else otherwise
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not close:
+        parts = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        close = [parts[p] for p in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=1, cutoff=0.7)]
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """The remedy for a name that is unknown: the known one that is most like it, or else another line."""
+    near = nearest(name, known)
+    return f"did you mean {prefix}{near}?" if near else otherwise

@@ -1,10 +1,12 @@
-"""Files that a reader sees whole or not at all."""
+"""Files that a reader sees whole or not at all, and reading YAML or saying why not."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
+
+from lifted_lightning.errors import UserError, one_line
 
 
 @contextmanager
@@ -24,3 +26,26 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path, name: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: the file, for a reader of the message relative to here.
+        name: what the message calls it: the path, with the option before it that names it.
+
+    Raises:
+        UserError: if it cannot be read or is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file; the path is relative to here") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror}); give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = one_line(str(error).replace(' in "<unicode string>"', ""))
+        raise UserError(f"{name}: is no YAML ({reason}); mend it there") from error

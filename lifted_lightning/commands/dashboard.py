@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.loggers import end_wandb_service
 

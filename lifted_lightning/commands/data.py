@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.errors import UserError
 from lifted_lightning.inference.index import EmbeddingIndex

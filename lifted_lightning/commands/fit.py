@@ -1,19 +1,24 @@
-"""`lifted fit | validate | test | predict`: LightningCLI with this package's defaults, folders and errors."""
+"""`lifted fit | validate | test | predict`: one program, from the command line to the table at the end.
+
+parse → data module and module (network, loss) → checks → run folder → trainer → fit → the selected checkpoint on the
+test classes → table: :func:`run` is to be read from top to bottom. The command line is that of LightningCLI.
+"""
 
 import logging
 import os
-import pkgutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import restricted_number_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.cli import LightningArgumentParser
 
 from lifted_lightning import losses, processes
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -25,232 +30,243 @@ from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
-from lifted_lightning.commands import arguments as messages
-from lifted_lightning.commands.arguments import set_up_parsing
-from lifted_lightning.commands.checks import (
-    check_checkpoint,
-    check_images_fit,
-    check_left_to_train,
-    check_monitor,
-    check_optimizer,
-    resolve_checkpoint,
-)
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands import arguments as command_line
+from lifted_lightning.commands.checks import check_run, resolve_checkpoint
 from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.folder import CHECKPOINTS, unfinished_folder
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.training import networks, schedules
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
 
-TRAINER_DEFAULTS = {
-    "logger": False,  # the run folder brings the loggers
-    "use_distributed_sampler": False,  # global batches are sliced by rank already
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "log_every_n_steps": 20,
+# The callbacks of every run, in the order in which they are called, by the name that their options have on the
+# command line (`--tsne.points`). Those of one's own, `--trainer.callbacks+=...`, come before them.
+CALLBACKS: dict[str, type[Callback]] = {
+    "evaluation": RetrievalEvaluation,
+    "diagnostics": BatchDiagnostics,
+    "tsne": TSNEPlot,
+    "gallery": RetrievalGallery,
+    "best_checkpoint": BestCheckpoint,
+    "last_checkpoint": LastCheckpoint,  # saves the state of the one before it
 }
 
+TRAINER_DEFAULTS = {
+    "trainer.logger": False,  # the run folder brings the loggers
+    "trainer.use_distributed_sampler": False,  # global batches are sliced by rank already
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.enable_model_summary": False,
+    "trainer.log_every_n_steps": 20,
+}
 
-SHORT_NAMES = (
-    losses,
-    networks,
-    augment,
-    datasets,
-    schedules,
-)  # the parser knows the short names of classes that are imported
+SHORT_NAMES = (losses, networks, augment, datasets, schedules)  # imported, for the parser to know their classes
+
+
+@contextmanager
+def misconfiguration_in_a_line() -> Iterator[None]:
+    """What Lightning says of settings that do not go together becomes the user's error."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"{one_line(error).rstrip('.')}; give other settings") from error
+
+
+@misconfiguration_in_a_line()
+def run(command: str, arguments: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test`` or ``predict`` with these arguments; returns the exit code.
+
+    Raises:
+        UserError, RunError: what the user can mend, and what ended the run.
+    """
+    # Parse.
+    sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
+    quiet()
+    parser, config = read_arguments(command, arguments)
+    if config.ckpt_path:
+        config.ckpt_path = str(resolve_checkpoint(config))
+
+    # Data module, network, loss, module and callbacks, as the configuration names them.
+    seed_everything(config.seed_everything, workers=True)
+    built = parser.instantiate(config)
+    data, module = built.data, built.model
+
+    # What fits together only now, before anything is written.
+    continued = unfinished_folder(Path(config.ckpt_path)) if config.ckpt_path and command == "fit" else None
+    check_run(command, config, data, module, built.evaluation.metric_names, new=continued is None)
+
+    # The run's folder, and what is written there.
+    settings = settings_of(parser, config)
+    summary = {
+        "seed": config.seed_everything,
+        "dataset": data.table.name,
+        "loss": type(module.loss).__name__,
+        "embedding_size": getattr(module.network, "embedding_size", None),
+    }
+    folder = RunFolder(
+        Path(config.runs_dir) / (config.experiment or slug(summary["dataset"])),
+        config.name or default_name(command, summary),
+        settings,
+        summary,
+        existing=continued,
+        header=f"# lifted {command} --config <this file> repeats the run\n",
+    )
+    callbacks: list[Callback] = [
+        folder,
+        ResultFile(built.evaluation, settings, summary),
+        PerClassTable(),
+        RecallCurve(),
+    ]
+    if config.trainer.enable_progress_bar is not False:
+        callbacks.append(RunProgressBar())
+    if command == "predict":
+        callbacks.append(PredictionFile())
+    own = built.trainer.callbacks or []
+    callbacks += own if isinstance(own, list) else [own]
+    callbacks += [built[key] for key in CALLBACKS]
+
+    # The trainer, and what it is asked for.
+    trainer = make_trainer(built.trainer, callbacks)
+    processes.watch(trainer.strategy.launcher, trainer.world_size, command)
+    # weights_only: never unpickle what a checkpoint may hold besides tensors and plain values
+    task: dict[str, Any] = {"model": module, "datamodule": data, "ckpt_path": config.ckpt_path, "weights_only": True}
+    if command == "predict":
+        trainer.predict(**task, return_predictions=False)
+        return 0
+    if command == "fit":
+        trainer.fit(**task)
+        task["ckpt_path"] = selected_checkpoint(trainer)
+
+    # The test classes, once; validation classes for `lifted validate`, and after a fit with `--test false`.
+    if command == "test" or (command == "fit" and config.test):
+        trainer.test(**task, verbose=False)
+        stage = "test"
+    else:
+        trainer.validate(**task, verbose=False)
+        stage = "validation"
+    if trainer.is_global_zero:
+        print_summary(Path(trainer.default_root_dir), stage)
+    return 0
+
+
+def parse(command: str, arguments: list[str]) -> dict[str, Any]:
+    """The complete configuration that these arguments give, as plain dictionaries; nothing is run.
+
+    Raises:
+        UserError: if the command would not take them.
+    """
+    path = sys.path[:]
+    sys.path.insert(0, os.getcwd())
+    quiet()
+    try:
+        config: dict[str, Any] = read_arguments(command, arguments)[1].as_dict()
+    finally:
+        sys.path[:] = path
+    return config
+
+
+# The command line
 
 
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with the nearest name, instead of usage and a trace of causes."""
 
+    arguments: ClassVar[list[str]] = []  # of the parsers of the classes that it meets, too
+
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        subcommands = self._subcommands_action.choices.values() if self._subcommands_action else ()
-        actions = [action for parser in (self, *subcommands) for action in parser._actions]
-        raise UserError(messages.shorten(message, sorted({a.dest for a in actions}), sys.argv)) from ex
+        options = sorted({action.dest for action in self._actions})
+        raise UserError(command_line.shorten(message, options, self.arguments)) from ex
 
 
-class LiftedCLI(LightningCLI):
-    """One subcommand's parser; the run's folder, loggers and checkpoints are this package's."""
+def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespace]:
+    """Parse a command line; an option wins over every ``--config``, before or after it.
 
-    def __init__(self, command: str, module_class: type[EmbeddingModule]) -> None:
-        self.command = command
-        super().__init__(
-            module_class,
-            RetrievalDataModule,
-            save_config_callback=None,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={command: {"prog": f"lifted {command}"}},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+    Returns:
+        The parser, which builds what the configuration names, and the configuration.
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        return {self.command: LightningCLI.subcommands()[self.command]}
-
-    def setup_parser(self, *args: Any) -> None:
-        super().setup_parser(*args)
-        if self.command in ("validate", "test"):
-            self._parser(self.command).set_defaults(verbose=False)  # ours is the table
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=NonNegativeInt,
-            default=0,
-            help="Seed of weights, batches and augmentation.",
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
-        parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")
-        parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
-        parser.add_argument(
-            "--test",
-            type=bool,
-            default=True,
-            help="Whether fit ends with the test classes; false, for tuning, with the validation classes.",
-        )
-        parser.add_lightning_class_args(RetrievalEvaluation, "evaluation")
-        parser.add_lightning_class_args(BatchDiagnostics, "diagnostics")
-        parser.add_lightning_class_args(TSNEPlot, "tsne")
-        parser.add_lightning_class_args(RetrievalGallery, "gallery")
-        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments(
-            "model.network.init_args.embedding_size", "model.loss.init_args.embedding_size", apply_on="parse"
-        )
-        parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the command line as it is (Lightning lets the checkpoint's settings override it silently)."""
-
-    # The run
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.command]
-        config["weights_only"] = True  # never unpickle what a checkpoint may hold besides tensors and plain values
-        if config.get("ckpt_path"):
-            config["ckpt_path"] = str(resolve_checkpoint(config))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        config = self.config[self.command]
-        checkpoint = config.get("ckpt_path")
-        existing = unfinished_folder(Path(checkpoint)) if checkpoint and self.command == "fit" else None
-        self._check(config, existing)
-        saved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False, skip_link_targets=True))
-        for unshared in ("config", "verbose"):  # no settings of a run: `lifted fit` has no verbose
-            saved.pop(unshared, None)
-        saved["ckpt_path"] = None
-        summary = self._summary(config)
-        folder = RunFolder(
-            Path(config["runs_dir"]) / (config["experiment"] or slug(summary["dataset"])),
-            config["name"] or default_name(summary, self.command),
-            saved,
-            summary,
-            existing=existing,
-            header=f"# lifted {self.command} --config <this file> repeats the run\n",
-        )
-        results = ResultFile(self.config_init[self.command]["evaluation"], saved, summary)
-        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        own: list[Any] = [folder, results, PerClassTable(), RecallCurve()]
-        if trainer_config.get("enable_progress_bar") is not False:
-            own.append(RunProgressBar())
-        if self.command == "predict":
-            own.append(PredictionFile())
-        given = trainer_config.get("callbacks") or []
-        trainer_config["callbacks"] = [*own, *(given if isinstance(given, list) else [given])]
-        layers = [SyncBatchNormLayers()] if trainer_config.get("sync_batchnorm") else []
-        trainer_config["plugins"] = [AtomicCheckpointIO(), *layers, *(trainer_config.get("plugins") or [])]
-        extra = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
-        self.folder = folder
-        try:
-            trainer = self._instantiate_trainer(trainer_config, extra)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split()).rstrip('.')}; give other settings") from error
-        processes.watch(trainer.strategy.launcher, trainer.world_size, self.command)
-        return trainer
-
-    def _check(self, config: Namespace, existing: Path | None) -> None:
-        """Say what does not fit together before the run's folder is made.
-
-        Raises:
-            UserError: for the first mistake found.
-        """
-        check_images_fit(self.model, self.datamodule)
-        if type(self.model) is EmbeddingModule:  # another's optimiser may need the trainer
-            check_optimizer(self.model)
-        if type(self.model) is EmbeddingModule and not config["trainer.callbacks"]:  # else more may be logged
-            names = self.config_init[self.command]["evaluation"].metric_names
-            check_monitor(config["best_checkpoint.monitor"], [f"validation/{name}" for name in names])
-        validated = self.command == "validate" or (self.command == "fit" and not config["test"])
-        if validated and not len(self.datamodule.validation_rows):
-            remedy = "use lifted test" if self.command == "validate" else "leave out --test false"
-            raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
-        if config.get("ckpt_path"):
-            check_checkpoint(self.model, Path(config["ckpt_path"]))
-            if self.command == "fit" and existing is None:  # else its evaluation is left to do
-                limits = config["trainer.max_steps"], config["trainer.max_epochs"]
-                check_left_to_train(Path(config["ckpt_path"]), *limits)
-
-    def _summary(self, config: Namespace) -> dict[str, Any]:
-        return {
-            "seed": config["seed_everything"],
-            "dataset": self.datamodule.table.name,
-            "loss": type(self.model.loss).__name__,
-            "embedding_size": getattr(self.model.network, "embedding_size", None),
-        }
-
-    def after_fit(self) -> None:
-        """Evaluate the selected checkpoint once on the test classes (in tuning, again on the validation classes)."""
-        best = Path(self.trainer.default_root_dir) / CHECKPOINTS / "best.ckpt"
-        last = best.with_name("last.ckpt")
-        selected = best if self.trainer.strategy.broadcast(best.exists()) else last
-        stage = "test" if self.config[self.command]["test"] else "validation"
-        evaluate = self.trainer.test if stage == "test" else self.trainer.validate
-        evaluate(self.model, datamodule=self.datamodule, ckpt_path=selected, weights_only=True, verbose=False)
-        self._show(stage)
-
-    def after_test(self) -> None:
-        self._show("test")
-
-    def after_validate(self) -> None:
-        self._show("validation")
-
-    def _show(self, stage: str) -> None:
-        if self.trainer.is_global_zero:
-            print_summary(Path(self.trainer.default_root_dir), stage)
+    Raises:
+        UserError: for the first argument that the command does not take.
+    """
+    command_line.set_up_parsing()
+    configs, model_class, options = command_line.split(arguments)
+    module_class = command_line.import_class(model_class, EmbeddingModule) if model_class else EmbeddingModule
+    parser = make_parser(command, module_class)
+    Parser.arguments = [*(f"--config={config}" for config in configs), *options]
+    if model_class:
+        Parser.arguments.append(f"--model_class={model_class}")
+    return parser, parser.parse_args(Parser.arguments)
 
 
-def default_name(summary: dict[str, Any], command: str) -> str:
+def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
+    """The options of one command, in the order in which ``config.yaml`` has them."""
+    parser = Parser(
+        prog=f"lifted {command}",
+        usage=f"lifted {command} --config FILE [--config FILE ...] [options]",
+        description="An option stands on the command line or, without its dashes, in a YAML file given by --config.",
+    )
+    parser.add_argument("-c", "--config", action="config", help="A YAML file of options; a later one wins.")
+    seed = restricted_number_type("seed", int, [(">=", 0), ("<", 2**32)])
+    parser.add_argument("--seed_everything", type=seed, default=0, help="Seed of weights, batches and augmentation.")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults(TRAINER_DEFAULTS)
+    parser.add_lightning_class_args(module_class, "model")
+    parser.add_lightning_class_args(RetrievalDataModule, "data")
+    parser.add_argument("--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path.")
+    parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
+    parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")
+    parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
+    parser.add_argument(
+        "--test",
+        type=bool,
+        default=True,
+        help="Whether fit ends with the test classes; false, for tuning, with the validation classes.",
+    )
+    for key, callback in CALLBACKS.items():
+        parser.add_lightning_class_args(callback, key)
+    parser.add_argument(
+        "--ckpt_path", type=str | None, help="A checkpoint to go on from or to evaluate: last, best, or a file."
+    )
+    parser.link_arguments("seed_everything", "model.seed")
+    parser.link_arguments("seed_everything", "data.seed")
+    parser.link_arguments("model.network.init_args.embedding_size", "model.loss.init_args.embedding_size")
+    parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
+    return parser
+
+
+def settings_of(parser: Parser, config: Namespace) -> dict[str, Any]:
+    """The configuration as ``config.yaml`` has it: all that repeats the run, and nothing of how it was given."""
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False, skip_link_targets=True))
+    settings.pop("config", None)
+    return settings | {"ckpt_path": None}
+
+
+def default_name(command: str, summary: dict[str, Any]) -> str:
     """A run's name: loss, embedding size and seed."""
     name = f"{slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"
     return name if command == "fit" else f"{name}-{command}"
 
 
-def run(command: str, arguments: list[str]) -> int:
-    """Run one of Lightning's commands with these arguments; returns the exit code.
+# The trainer
+
+
+def make_trainer(settings: Namespace, callbacks: list[Callback]) -> Trainer:
+    """A trainer with these settings and callbacks, whose checkpoints are written whole or not at all.
 
     Raises:
-        UserError, RunError: what the user can mend, and what ended the run.
+        UserError: for settings that it does not take.
     """
-    sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
-    quiet()
-    set_up_parsing()
-    arguments, module = own_module(arguments)
-    sys.argv = [sys.argv[0], command, *arguments]
+    layers = [SyncBatchNormLayers()] if settings.sync_batchnorm else []
+    plugins = [AtomicCheckpointIO(), *layers, *(settings.plugins or [])]
     try:
-        LiftedCLI(command, module)
-    except MisconfigurationException as error:
-        raise UserError(f"{' '.join(str(error).split()).rstrip('.')}; give other settings") from error
-    return 0
+        return Trainer(**{**settings, "callbacks": callbacks, "plugins": plugins})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trainer: {one_line(error).rstrip('.')}; give other settings") from error
+
+
+def selected_checkpoint(trainer: Trainer) -> Path:
+    """The best checkpoint on the validation classes; without a validation, the last."""
+    best = Path(trainer.default_root_dir) / CHECKPOINTS / "best.ckpt"
+    return best if trainer.strategy.broadcast(best.exists()) else best.with_name("last.ckpt")
 
 
 def quiet() -> None:
@@ -270,80 +286,3 @@ def quiet() -> None:
         r"Total length of `list` across ranks is zero.*",  # there are no validation classes
     ):
         warnings.filterwarnings("ignore", pattern)
-
-
-class _Parsing(LiftedCLI):
-    """Parses, and stops there."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-def parse(command: str, arguments: list[str]) -> dict[str, Any]:
-    """The complete configuration that these arguments give, as plain dictionaries; nothing is run.
-
-    Raises:
-        UserError: if the command would not take them.
-    """
-    argv, path = sys.argv, sys.path[:]
-    sys.path.insert(0, os.getcwd())
-    quiet()
-    set_up_parsing()
-    try:
-        arguments, module = own_module(arguments)
-        sys.argv = [argv[0], command, *arguments]
-        config: dict[str, Any] = _Parsing(command, module).config[command].as_dict()
-    finally:
-        sys.argv, sys.path = argv, path
-    return config
-
-
-def own_module(arguments: list[str]) -> tuple[list[str], type[EmbeddingModule]]:
-    """Turn ``--model=my_file.MyModule`` into ``--model_class=...``, and import that class or the configuration's.
-
-    Raises:
-        UserError: if it cannot be imported or is no EmbeddingModule.
-    """
-    parser = CommandParser("lifted fit", add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", "--model_class", dest="path")
-    parser.add_argument("--config", "-c", action="append", default=[])
-    known, _ = parser.parse_known_args(arguments)
-    given = [_model_class_of(Path(config)) for config in known.config]
-    path = known.path or next((path for path in reversed(given) if path), None)
-    if path is None:
-        return arguments, EmbeddingModule
-    try:
-        module = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here"
-        ) from error
-    if not (isinstance(module, type) and issubclass(module, EmbeddingModule)):
-        raise UserError(f"--model={path}: is no subclass of lifted_lightning.EmbeddingModule")
-    rest = parser.parse_known_args(arguments)[1]
-    configs = [part for config in known.config for part in ("--config", config)]
-    return [*configs, *rest, f"--model_class={path}"], module
-
-
-def _model_class_of(config: Path) -> str | None:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--config {config}: no such file; the path is relative to here") from None
-    except OSError as error:
-        raise UserError(f"--config {config}: cannot be read ({error.strerror}); give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).replace(' in "<unicode string>"', "").split())
-        raise UserError(f"--config {config}: is no valid YAML ({reason}); mend it there") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
-    return content.get("model_class")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.report import figures, page, tables

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.commands.embed import add_device, check_writable
-from lifted_lightning.commands.parser import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.inference.index import EmbeddingIndex, read_index
 

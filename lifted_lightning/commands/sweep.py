@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from lifted_lightning.commands.parser import CommandParser
+from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Driver

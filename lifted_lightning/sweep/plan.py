@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from lifted_lightning.errors import UserError, did_you_mean
+from lifted_lightning.files import read_yaml
 
 KEYS = (
     *("name", "description", "project", "entity", "program"),
@@ -85,12 +84,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UserError: naming the file, the entry, and what it should be.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a sweep file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, str(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no sweep file; it needs method and parameters")
     try:

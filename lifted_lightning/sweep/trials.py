@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from lifted_lightning.errors import UserError
+from lifted_lightning.files import read_yaml
 from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.plan import Sweep, Values
@@ -100,13 +99,7 @@ def digest_of(arguments: Iterable[str]) -> str:
 
 @cache
 def _canonical_file(path: str) -> str:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror}); the path is relative to here") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: is no YAML ({' '.join(str(error).split())})") from error
-    return json.dumps(content, sort_keys=True, default=str)
+    return json.dumps(read_yaml(Path(path), f"--config {path}"), sort_keys=True, default=str)
 
 
 def _text(value: Any) -> str:

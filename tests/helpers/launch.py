@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lifted_lightning.lightning_cli", "tests.helpers.images"])
+CONTEXT.set_forkserver_preload(["lifted_lightning.commands.fit", "tests.helpers.images"])
 DEADLINE = 120.0  # seconds that a run may take
 
 

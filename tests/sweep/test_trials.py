@@ -47,7 +47,7 @@ def test_a_file_counts_by_its_content_not_by_its_name_or_comments(tmp_path: Path
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(UserError, match=r"--config nowhere\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"--config nowhere\.yaml: no such file"):
         digest_of(["--config", "nowhere.yaml"])
 
 
