@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.cli import main
-from tests.helpers.runs import make_run
+from tests.helpers.run_folders import make_run
 
 
 def test_help_lists_our_losses_and_no_layers_of_torch(

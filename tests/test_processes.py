@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.processes import launched_from_outside
-from tests.helpers.launch import DEADLINE, Run, lifted
+from tests.helpers.lifted import DEADLINE, Run, lifted
 from tests.training.test_resume import BASE
 
-FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.helpers.images.Fault"]
-NAN = "--model.network=tests.helpers.images.NaNFrom"
+FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.helpers.faults.Fault"]
+NAN = "--model.network=tests.helpers.faults.NaNFrom"
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -72,7 +72,7 @@ def test_an_exception_on_one_rank(tmp_path: Path, rank: int) -> None:
     assert codes == [1, 1], run.output
     (line,) = said(run.output)
     assert f"rank {rank}: ValueError: my own error" in line
-    assert "images.py:" in line
+    assert "faults.py:" in line
     assert "Traceback" not in run.output
 
 

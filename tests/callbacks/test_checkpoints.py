@@ -7,7 +7,7 @@ from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
-from tests.helpers.evaluations import Data, Model, Recorder, clusters
+from tests.helpers.tiny_evaluation import Data, Model, Recorder, clusters
 
 
 def trained(folder: Path, resume: Path | None = None, steps: int = 4) -> BestCheckpoint:

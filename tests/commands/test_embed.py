@@ -10,7 +10,8 @@ import pytest
 import lifted_lightning
 from lifted_lightning.cli import main
 from lifted_lightning.commands.embed import find_images
-from tests.helpers.checkpoints import draw_images, save_checkpoint
+from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.images import draw_images
 
 Lifted = Callable[..., tuple[int, str, str]]
 

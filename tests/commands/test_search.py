@@ -14,7 +14,8 @@ from PIL import Image
 import lifted_lightning
 from lifted_lightning.cli import main
 from lifted_lightning.pictures.gallery import RIGHT, UNKNOWN, WRONG, draw_gallery
-from tests.helpers.checkpoints import draw_images, save_checkpoint
+from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.images import draw_images
 
 Lifted = Callable[..., tuple[int, str, str]]
 

@@ -1,10 +1,16 @@
-"""Ways for a run to end itself at a given moment, installed in its process before it starts."""
+"""Ways for a run to go wrong at a given moment: in its process, on one of its ranks, or in its numbers."""
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from tests.helpers.tiny import TinyNetwork
 
 EVENTS = ("step", "validation", "writing", "renaming", "renamed")
 
@@ -77,3 +83,48 @@ def _install(event: str, count: int, number: int, group: bool) -> None:
 
 def _is_checkpoint(source: Any, target: Any) -> bool:
     return str(target).endswith(".ckpt")
+
+
+class NaNFrom(TinyNetwork):
+    """Gives an embedding that is not a number in its third row, in training, from a call on."""
+
+    def __init__(self, call: int = 3) -> None:
+        super().__init__()
+        self.calls_left = call
+
+    def forward(self, images: Tensor) -> Tensor:
+        embeddings = super().forward(images)
+        if self.training:
+            self.calls_left -= 1
+            if self.calls_left <= 0:
+                embeddings = embeddings.index_fill(0, embeddings.new_tensor([2]).long(), float("nan"))
+        return embeddings
+
+
+class Fault(Callback):
+    """Something that goes wrong on one rank, at a training step.
+
+    Args:
+        rank: where.
+        kind: ``raise`` an error, ``kill`` the process with SIGKILL, or ``hang`` for ten minutes.
+        step: when.
+        busy: seconds that every other rank then spends outside all communication.
+    """
+
+    def __init__(self, rank: int = 0, kind: str = "raise", step: int = 3, busy: float = 0.0) -> None:
+        self.rank = rank
+        self.kind = kind
+        self.step = step
+        self.busy = busy
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step != self.step:
+            return
+        if trainer.global_rank != self.rank:
+            time.sleep(self.busy)
+        elif self.kind == "raise":
+            raise ValueError("my own error")
+        elif self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            time.sleep(600)

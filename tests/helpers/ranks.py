@@ -1,5 +1,10 @@
-"""Runs a function in several real processes joined by gloo on the loopback interface."""
+"""Calls of a function in several real processes at once, the ranks of one run.
 
+They are forked from a server that has imported all, since importing Lightning takes seconds, and find each other as
+processes of torchrun do: by variables of the environment, on the loopback interface.
+"""
+
+import multiprocessing
 import os
 import pickle
 import socket
@@ -11,18 +16,44 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-TIMEOUT = timedelta(seconds=60)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lifted_lightning.commands.fit", "tests.helpers.faults"])
+DEADLINE = 120.0  # seconds that a run may take
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """Call ``function(*args)`` in ``world_size`` processes of one gloo group.
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment_of(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun sets in the processes that it starts; nothing for one process alone."""
+    if world_size == 1:
+        return {}
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "TORCHELASTIC_RUN_ID": str(port),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, joined: bool = True) -> list[Any]:
+    """Call ``function(*args)`` in ``world_size`` processes.
 
     Args:
         function: picklable: defined at the top of a module.
         world_size: number of processes.
         args: picklable arguments, the same for every rank.
+        joined: whether they are one gloo group; if not, whoever trains there joins them, as Lightning does.
 
     Returns:
         What each rank returned, in rank order.
@@ -30,14 +61,12 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     Raises:
         RuntimeError: if a rank raises or ends without an answer, with its traceback.
     """
-    context = mp.get_context("spawn")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes, answers = [], []
     for rank in range(world_size):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, world_size, port, sender, function, args), daemon=True)
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        variables = environment_of(rank, world_size, port)
+        process = CONTEXT.Process(target=_rank, args=(sender, variables, joined, function, args))
         process.start()
         sender.close()
         processes.append(process)
@@ -52,7 +81,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
 
 def _answer(rank: int, answer: Connection) -> Any:
-    if not answer.poll(TIMEOUT.total_seconds() * 2):
+    if not answer.poll(DEADLINE * 2):
         raise RuntimeError(f"rank {rank} gave no answer")
     try:
         failure, result = pickle.loads(answer.recv_bytes())
@@ -64,27 +93,19 @@ def _answer(rank: int, answer: Connection) -> Any:
 
 
 def _rank(
-    rank: int,
-    world_size: int,
-    port: int,
-    answer: Connection,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    answer: Connection, variables: dict[str, str], joined: bool, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ.update(variables)
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size, timeout=TIMEOUT
-        )
-        result = function(*args)
-        dist.barrier()  # nobody leaves while another still needs it
-        _send(answer, None, result)
-        dist.destroy_process_group()
+        if joined:
+            dist.init_process_group("gloo", timeout=timedelta(seconds=DEADLINE / 2))
+        result = (None, function(*args))
+        if joined:
+            dist.barrier()  # nobody leaves while another still needs it
     except Exception:
-        _send(answer, traceback.format_exc(), None)
-
-
-def _send(answer: Connection, failure: str | None, result: Any) -> None:
+        result = (traceback.format_exc(), None)
     # By value: a tensor in shared memory could not be opened any more once this process has ended.
-    answer.send_bytes(pickle.dumps((failure, result)))
+    answer.send_bytes(pickle.dumps(result))
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import lifted_lightning
-from tests.helpers.launch import lifted
+from tests.helpers.lifted import lifted
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "experiments" / "own"

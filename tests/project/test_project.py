@@ -11,6 +11,8 @@ import pytest
 import yaml
 from importlinter.cli import lint_imports
 
+import lifted_lightning
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -82,3 +84,11 @@ def test_the_command_imports_nothing_heavy_before_it_knows_the_subcommand() -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(name in done.stdout for name in ("fit", "validate", "test", "predict", "data"))
+
+
+def test_the_public_names_are_there_and_documented() -> None:
+    for name in lifted_lightning.__all__:
+        assert getattr(lifted_lightning, name).__name__ == name
+        assert getattr(lifted_lightning, name).__doc__
+    with pytest.raises(AttributeError, match="No lifted_lightning attribute nothing"):
+        lifted_lightning.nothing  # noqa: B018

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from tests.helpers.checkpoints import draw_images
+from tests.helpers.images import draw_images
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import sys, setuptools.build_meta as build; getattr(build, sys.argv[1])(sys.argv[2])"

@@ -9,7 +9,7 @@ import pytest
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
 from lifted_lightning.report.read import read
-from tests.helpers.runs import make_run, make_sweep
+from tests.helpers.run_folders import make_run, make_sweep
 
 
 def compared(folder: Path, *by: str) -> Comparison:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lifted_lightning.cli import main
 from lifted_lightning.report import figures
-from tests.helpers.runs import make_run, make_sweep
+from tests.helpers.run_folders import make_run, make_sweep
 from tests.report.test_compare import compared
 
 EXPECTED = {

@@ -10,7 +10,7 @@ from scipy import stats
 from lifted_lightning.report import tables
 from lifted_lightning.report.read import read
 from lifted_lightning.report.table import Cell, Estimate, Table, as_csv, as_html, latex, markdown, plain
-from tests.helpers.runs import SCORES, make_run, make_sweep
+from tests.helpers.run_folders import SCORES, make_run, make_sweep
 from tests.report.test_compare import compared
 
 

@@ -18,7 +18,7 @@ from lifted_lightning.runs.settings import (
     relative_paths,
     slug,
 )
-from tests.helpers.runs import make_run
+from tests.helpers.run_folders import make_run
 
 SAME: list[dict[str, Any]] = [
     {"seed": 1, "seed_everything": 1},

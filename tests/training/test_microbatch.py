@@ -13,9 +13,9 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.losses import LiftedStructureLoss
 from lifted_lightning.training.microbatch import embed_in_pieces
 from lifted_lightning.training.module import EmbeddingModule
-from tests.helpers.images import TinyNetwork
-from tests.helpers.launch import run_lightning_ranks
-from tests.helpers.training import Case, Outcome, train
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tiny import TinyNetwork
+from tests.helpers.tiny_training import Case, Outcome, train
 
 LABELS = torch.arange(24) // 2
 
@@ -79,7 +79,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
         Case(clip=0.5, precision="bf16-mixed", steps=3),
         Case(clip=0.5, precision="bf16-mixed", steps=3, micro_batch=7),
     ]
-    return run_lightning_ranks(train, 1, cases, 1, tmp_path_factory.mktemp("cache"))[0]
+    return run_ranks(train, 1, cases, 1, tmp_path_factory.mktemp("cache"), joined=False)[0]
 
 
 def test_training_is_that_of_the_whole_batch(outcomes: list[Outcome]) -> None:

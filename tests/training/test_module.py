@@ -1,5 +1,6 @@
-"""EmbeddingModule: learning rates, seeds, what its hooks return, compilation."""
+"""EmbeddingModule: learning rates, seeds, what its hooks return, compilation, and a loss that is not finite."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.errors import RunError
 from lifted_lightning.losses import LiftedStructureLoss
-from lifted_lightning.training.module import EmbeddingModule
-from tests.helpers.images import TinyNetwork
-from tests.helpers.launch import run_lightning_ranks
-from tests.helpers.training import LOSSES, Case, Data, build, relative_difference, train
+from lifted_lightning.training.module import EmbeddingModule, FiniteLoss
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tiny import TinyNetwork
+from tests.helpers.tiny_training import LOSSES, Case, Data, build, relative_difference, train
 
 
 def module(**settings: Any) -> EmbeddingModule:
@@ -123,7 +125,7 @@ def test_a_run_repeats_itself_whatever_torch_drew_before(tmp_path: Path) -> None
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_compiled_network_and_loss(tmp_path: Path, world_size: int) -> None:
     cases = [Case(loss=name, steps=3, precision="32-true", compiled=c) for name in LOSSES for c in (False, True)]
-    for outcomes in run_lightning_ranks(train, world_size, cases, world_size, tmp_path):
+    for outcomes in run_ranks(train, world_size, cases, world_size, tmp_path, joined=False):
         for plain, compiled in zip(outcomes[::2], outcomes[1::2], strict=True):
             assert relative_difference(compiled.gradients[0], plain.gradients[0]) <= 1e-4
             assert relative_difference(compiled.weights, plain.weights) <= 1e-2
@@ -137,7 +139,7 @@ class SecondView(EmbeddingModule):
 
 
 def test_another_view_has_random_numbers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.helpers.training.EmbeddingModule", SecondView)
+    monkeypatch.setattr("tests.helpers.tiny_training.EmbeddingModule", SecondView)
     case = Case(steps=1)
     (outcome,) = train([case], 1, tmp_path)
     monkeypatch.undo()
@@ -151,3 +153,47 @@ def test_another_view_has_random_numbers_of_its_own(tmp_path: Path, monkeypatch:
     expected = torch.cat([p.grad.flatten() for p in module.parameters()])
     assert loss.item() == pytest.approx(outcome.losses[0])
     assert relative_difference(outcome.gradients[0], expected) <= 1e-12
+
+
+def image_names(rows: Sequence[int]) -> list[str]:
+    return [f"image-{row}.jpg" for row in rows]
+
+
+def ask(loss: float, bad_rows: Sequence[int] = ()) -> FiniteLoss:
+    embeddings = torch.zeros(8, 4)
+    for row in bad_rows:
+        embeddings[row, 1] = torch.inf
+    finite = FiniteLoss()
+    finite.ask(torch.tensor(loss), embeddings, torch.arange(100, 108))
+    return finite
+
+
+def test_a_finite_loss_passes() -> None:
+    ask(1.5).check(3, image_names)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_rows_and_images_are_named(loss: float) -> None:
+    with pytest.raises(RunError) as caught:
+        ask(loss, [2, 5]).check(17, image_names)
+    message = str(caught.value)
+    assert f"{loss} at step 17" in message
+    assert "batch rows [2, 5]: image-102.jpg, image-105.jpg" in message
+    assert "\n" not in message
+
+
+def test_three_are_named_and_the_others_counted() -> None:
+    with pytest.raises(RunError, match=r"8 embeddings.*image-102.jpg and 5 more"):
+        ask(float("nan"), range(8)).check(0, image_names)
+
+
+def test_a_loss_of_finite_embeddings_is_told_apart() -> None:
+    with pytest.raises(RunError, match="all embeddings are finite"):
+        ask(float("nan")).check(0, image_names)
+
+
+def test_an_answer_is_read_once() -> None:
+    finite = ask(float("nan"))
+    with pytest.raises(RunError):
+        finite.check(0, image_names)
+    finite.check(1, image_names)

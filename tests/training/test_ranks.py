@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.launch import run_lightning_ranks
-from tests.helpers.training import LOSSES, Case, Outcome, relative_difference, train
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tiny_training import LOSSES, Case, Outcome, relative_difference, train
 
 # Rank 0 of two has rows 0-5, all of different classes; the second batch has no positive pair at all.
 NO_POSITIVES_ON_A_RANK = (
@@ -45,7 +45,7 @@ class Worlds:
 
     def __getitem__(self, world_size: int) -> Outcomes:
         if world_size not in self._outcomes:
-            ranks = run_lightning_ranks(train, world_size, list(EVERYDAY.values()), world_size, self.cache)
+            ranks = run_ranks(train, world_size, list(EVERYDAY.values()), world_size, self.cache, joined=False)
             by_case = zip(*ranks, strict=True)
             self._outcomes[world_size] = {
                 name: list(outcomes) for name, outcomes in zip(EVERYDAY, by_case, strict=True)

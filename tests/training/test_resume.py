@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from tests.helpers import faults as kills
-from tests.helpers.launch import Run, lifted
+from tests.helpers.lifted import Run, lifted
 
 # Three epochs of eight steps with a validation after each, and six steps of a fourth.
 STEPS = 30
 BASE = [
-    "fit", "--model.network=tests.helpers.images.TinyNetwork", "--model.network.dropout=0.1",
+    "fit", "--model.network=tests.helpers.tiny.TinyNetwork", "--model.network.dropout=0.1",
     "--model.loss=LiftedStructureLoss", "--model.augment=CropMirror", "--model.augment.size=12",
     "--model.scheduler=torch.optim.lr_scheduler.StepLR", "--model.scheduler.step_size=7",
-    "--data.dataset=tests.helpers.images.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
+    "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
     "--data.samples_per_class=4", "--data.batches_per_epoch=8", "--data.refresh_interval=6",
     "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={STEPS}",
     "--trainer.log_every_n_steps=2", "--last_checkpoint.every_n_steps=3",

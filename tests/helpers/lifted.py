@@ -1,49 +1,16 @@
-"""Runs of `lifted` and groups of Lightning's ranks as real processes, forked from one that has imported all.
-
-Importing Lightning takes seconds, so a test that starts many runs forks them from a server that has done it.
-Ranks are started as torchrun would: Lightning finds them in the environment.
-"""
+"""Runs of `lifted` as a user starts them, each rank a real process."""
 
 import multiprocessing
 import os
-import pickle
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lifted_lightning.commands.fit", "tests.helpers.images"])
-DEADLINE = 120.0  # seconds that a run may take
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What torchrun sets in the processes that it starts."""
-    if world_size == 1:
-        return {}
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "TORCHELASTIC_RUN_ID": str(port),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
+from tests.helpers.ranks import CONTEXT, DEADLINE, environment_of, free_port
 
 
 @dataclass
@@ -95,7 +62,7 @@ def lifted(
     run = Run([], [])
     for rank in range(world_size):
         log = folder / f"rank{rank}-{port}.log"
-        variables = (environment or {}) | rank_environment(rank, world_size, port)
+        variables = (environment or {}) | environment_of(rank, world_size, port)
         before = prepare[rank] if rank < len(prepare) else None
         process = CONTEXT.Process(target=_run_lifted, args=(list(arguments), log, variables, before))
         process.start()
@@ -129,51 +96,3 @@ def _run_lifted(arguments: list[str], log: Path, variables: dict[str, str], befo
         code = 1
     sys.stdout.flush()
     sys.exit(code)
-
-
-def run_lightning_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """Call ``function(*args)`` in ``world_size`` processes that Lightning takes for its ranks.
-
-    Returns:
-        What each rank returned, in rank order.
-
-    Raises:
-        RuntimeError: if a rank raises or ends without an answer, with its traceback.
-    """
-    port = free_port()
-    processes, answers = [], []
-    for rank in range(world_size):
-        receiver, sender = CONTEXT.Pipe(duplex=False)
-        arguments = (function, args, sender, rank_environment(rank, world_size, port))
-        process = CONTEXT.Process(target=_answer, args=arguments)
-        process.start()
-        sender.close()
-        processes.append(process)
-        answers.append(receiver)
-    try:
-        results = []
-        for rank, answer in enumerate(answers):
-            if not answer.poll(DEADLINE * 2):
-                raise RuntimeError(f"rank {rank} gave no answer")
-            try:
-                failure, result = pickle.loads(answer.recv_bytes())
-            except EOFError:
-                raise RuntimeError(f"rank {rank} ended without an answer") from None
-            if failure:
-                raise RuntimeError(f"rank {rank} raised\n{failure}")
-            results.append(result)
-        return results
-    finally:
-        for process in processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-
-
-def _answer(function: Callable[..., Any], args: tuple[Any, ...], answer: Any, variables: dict[str, str]) -> None:
-    os.environ.update(variables)
-    try:
-        result = (None, function(*args))
-    except Exception:
-        result = (traceback.format_exc(), None)
-    answer.send_bytes(pickle.dumps(result))  # whole, not as handles to this process's memory

@@ -1,4 +1,4 @@
-"""A run in miniature, whose validation hands a given set of embeddings to the pictures."""
+"""A run in miniature, whose validation hands a given set of embeddings to pictures and tables."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.metrics import EmbeddingSet
 
 N, CLASSES = 60, 3
+NAMES = tuple(f"class {c}" for c in range(12))  # of `overlapping`
 
 
 def clusters(n: int = N) -> EmbeddingSet:
@@ -123,3 +124,36 @@ def evaluated(folder: Path, embedding_set: EmbeddingSet, data: Data | None = Non
     evaluation._metric.update(embedding_set.embeddings, embedding_set.labels, embedding_set.indices)
     evaluation._metric.compute()
     return trainer
+
+
+def overlapping(n: int = 120, seed: int = 0) -> EmbeddingSet:
+    """Twelve classes that overlap; the last has one image. Rows are every second row from 10."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.integers(0, 11, n))
+    labels[-1] = 11
+    points = rng.normal(size=(12, 4))[labels] + 0.8 * rng.normal(size=(n, 4))
+    return EmbeddingSet(10 + 2 * torch.arange(n), torch.from_numpy(points).float(), torch.from_numpy(labels))
+
+
+def apart(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a query and of a gallery set: every third item is a query."""
+    rows = 10 + 2 * np.arange(n)
+    return rows[::3], np.delete(rows, np.s_[::3])
+
+
+def brute_force(embedding_set: EmbeddingSet, data: Data) -> tuple[list[int], dict[int, list[int]], dict[int, int]]:
+    """The queries that have an answer; for each the gallery in order of distance; and its answer's rank."""
+    points, labels = embedding_set.embeddings.double().numpy(), embedding_set.labels.tolist()
+    rows = embedding_set.indices.tolist()
+    query, gallery = data.query_gallery("test")
+    answerable, order, rank = [], {}, {}
+    for q in range(len(rows)):
+        if query is not None and rows[q] not in query:
+            continue
+        others = [g for g in range(len(rows)) if g != q and (gallery is None or rows[g] in gallery)]
+        order[q] = sorted(others, key=lambda g: float(np.linalg.norm(points[g] - points[q])))
+        ranks = [r for r, g in enumerate(order[q], start=1) if labels[g] == labels[q]]
+        if ranks:
+            answerable.append(q)
+            rank[q] = ranks[0]
+    return answerable, order, rank

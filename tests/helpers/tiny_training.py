@@ -17,7 +17,7 @@ from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
-from tests.helpers.images import Blobs, TinyNetwork
+from tests.helpers.tiny import Blobs, TinyNetwork
 
 SIZE = 8  # of the embeddings
 
