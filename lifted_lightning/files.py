@@ -1,5 +1,6 @@
-"""Files that a reader sees whole or not at all, and reading YAML or saying why not."""
+"""Files that a reader sees whole or not at all, locks that end with their process, and YAML or why it is none."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,29 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def lock(path: Path, wait: bool = False) -> int:
+    """Lock a file, made if need be, for this process alone: processes that it starts do not hold the lock.
+
+    Args:
+        path: the file.
+        wait: whether to wait while another process holds the lock.
+
+    Returns:
+        A descriptor; the lock is free when that is closed, or when the process ends, however that happens.
+
+    Raises:
+        BlockingIOError: if another process holds it, and it is not to be waited for.
+        OSError: if the file cannot be made, or its file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def read_yaml(path: Path, name: str) -> Any:

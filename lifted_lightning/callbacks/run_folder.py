@@ -15,23 +15,8 @@ from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock
 from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import flatten, group_name, relative_paths
 
-PENDING_ROW = "lifted_pending_row"  # the key in a checkpoint
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
-
-
-def pending_row(trainer: Trainer) -> dict[str, Any] | None:
-    """The metrics of the step just taken, if they are due to be logged.
-
-    Lightning logs a step's metrics after its callbacks, so a run that ends as soon as its checkpoint is saved has
-    not logged them, and goes on after them.
-    """
-    connector = trainer._logger_connector
-    if not trainer.training or not connector.should_update_logs:
-        return None
-    values = {name: float(value) for name, value in connector.metrics["log"].items()}
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
-    return {"step": step, **values, "epoch": trainer.current_epoch}
 
 
 class RunFolder(Callback):
@@ -81,14 +66,7 @@ class RunFolder(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["lifted_config"] = yaml.safe_dump(self.config, sort_keys=False)
-        checkpoint[PENDING_ROW] = pending_row(trainer)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit":
-            return
-        for logger in trainer.loggers:  # here, for Lightning starts no training where none is left to do
-            if isinstance(logger, MetricsFile):
-                logger.resume(checkpoint["global_step"], checkpoint.get(PENDING_ROW))
+        log_pending_row(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best validation so far into W&B's summary, as ``best/map@r`` and so on."""
@@ -135,3 +113,19 @@ class RunFolder(Callback):
             )
             loggers.append(logger)
         return loggers
+
+
+def log_pending_row(trainer: Trainer) -> None:
+    """Write the row of the step just taken to ``metrics.csv``, if that step is due to be logged.
+
+    Lightning logs it after the callbacks that save checkpoints. A run killed in between goes on with the next step,
+    and would never log it.
+    """
+    connector = trainer._logger_connector
+    if not trainer.training or not connector.should_update_logs:
+        return
+    row = {**connector.metrics["log"], "epoch": trainer.current_epoch}
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            logger.log_metrics(row, trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.save()

@@ -8,8 +8,8 @@ from jsonargparse import Namespace
 
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, did_you_mean, one_line
-from lifted_lightning.runs.checkpoint import load_checkpoint
-from lifted_lightning.runs.folder import CHECKPOINTS, checkpoints_beside
+from lifted_lightning.runs.checkpoint import checkpoints_beside, load_checkpoint
+from lifted_lightning.runs.folder import CHECKPOINTS
 from lifted_lightning.training.module import EmbeddingModule
 
 

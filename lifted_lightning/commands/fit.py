@@ -35,7 +35,8 @@ from lifted_lightning.commands.checks import check_run, resolve_checkpoint
 from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
-from lifted_lightning.runs.folder import CHECKPOINTS, unfinished_folder
+from lifted_lightning.runs.checkpoint import unfinished_folder
+from lifted_lightning.runs.folder import CHECKPOINTS
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.training import networks, schedules
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers

@@ -20,8 +20,7 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import ResizeMode, UInt8Array, read_image, to_pixels
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.checkpoint import load_checkpoint
-from lifted_lightning.runs.folder import checkpoints_beside
+from lifted_lightning.runs.checkpoint import checkpoints_beside, load_checkpoint
 from lifted_lightning.training.networks import EmbeddingNetwork
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array

@@ -1,14 +1,28 @@
-"""Reading the checkpoint of a run, without unpickling code."""
+"""A run's checkpoint: the folder it lies in, and reading it without unpickling code."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
 
-if TYPE_CHECKING:
-    pass
+
+def folder_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run's folder that a checkpoint lies in, or None for a checkpoint that lies elsewhere."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS else None
+
+
+def unfinished_folder(checkpoint: Path) -> Path | None:
+    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
+    folder = folder_of_checkpoint(checkpoint)
+    return None if folder is None or (folder / RESULT).exists() else folder
+
+
+def checkpoints_beside(missing: Path) -> str:
+    """What lies where a checkpoint is missed, for a message: a run without a validation has a last one, but no best."""
+    names = sorted(path.name for path in missing.parent.glob("*.ckpt"))
+    return f" ({', '.join(names)} is there)" if names else ""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -17,6 +31,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is none, or is damaged.
     """
+    import torch
+
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own

@@ -1,7 +1,6 @@
-"""Run folders: their names, their lock, and ``result.json``, the contract for all that reads runs."""
+"""Run folders: their names, their lock, ``metrics.csv``, and ``result.json``, the contract for all that reads runs."""
 
 import csv
-import fcntl
 import itertools
 import json
 import math
@@ -10,25 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lifted_lightning import files
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import atomic
 
 CONFIG = "config.yaml"
-
-
 METRICS = "metrics.csv"
-
-
 RESULT = "result.json"
-
-
-PLOTS = "plots"
-
-
-LOCK = ".lock"
-
-
 CHECKPOINTS = "checkpoints"
+PLOTS = "plots"
+LOCK = ".lock"
 
 
 def claim_folder(parent: Path, name: str) -> tuple[Path, int]:
@@ -52,22 +41,16 @@ def claim_folder(parent: Path, name: str) -> tuple[Path, int]:
     raise AssertionError("there is always a next number")
 
 
-def folder_of_checkpoint(checkpoint: Path) -> Path | None:
-    """The run's folder that a checkpoint lies in, or None for a checkpoint that lies elsewhere."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == CHECKPOINTS else None
+def lock(folder: Path, name: str = LOCK) -> int:
+    """Hold the folder for this process until it ends or closes what is returned: no two processes write one run.
 
-
-def unfinished_folder(checkpoint: Path) -> Path | None:
-    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
-    folder = folder_of_checkpoint(checkpoint)
-    return None if folder is None or (folder / RESULT).exists() else folder
-
-
-def checkpoints_beside(missing: Path) -> str:
-    """What lies where a checkpoint is missed, for a message: a run without a validation has a last one, but no best."""
-    names = sorted(path.name for path in missing.parent.glob("*.ckpt"))
-    return f" ({', '.join(names)} is there)" if names else ""
+    Raises:
+        UserError: if another process holds it.
+    """
+    try:
+        return files.lock(folder / name)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is writing this run; wait for it, or end it") from None
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -77,37 +60,35 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock(folder: Path, name: str = LOCK) -> int:
-    """Hold the folder for this process until it ends, so that no two processes write one run.
-
-    The lock is this process's alone: loader workers that outlive it by some seconds do not hold it.
-
-    Raises:
-        UserError: if another process holds it.
-    """
-    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise UserError(f"{folder}: another process is writing this run; wait for it, or end it") from None
-    return descriptor
-
-
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``metrics.csv``; a last line cut short by a killed process is left out."""
+    """The rows of a ``metrics.csv``, one a step that logged anything: none is lost, and none is there twice.
+
+    Lines are only added to the file. Those of one step become one row, in which the value that was written last
+    counts. Training that comes to a step which is in the file has gone on from a checkpoint before it, so that
+    what is there of later steps does not count. A line cut short by a killed process is left out.
+
+    Returns:
+        One dictionary a step, from column to text; empty text where the step has no such value.
+    """
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         lines = file.readlines()
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
-    return [row for row in csv.DictReader(lines) if None not in row.values()]
+    rows: dict[int, dict[str, str]] = {}
+    for line in csv.DictReader(lines):
+        step = int(line["step"])
+        while line.get("train/loss") and rows and next(reversed(rows)) > step:
+            rows.popitem()
+        row = rows.setdefault(step, line)
+        row.update((column, value) for column, value in line.items() if value)
+    return list(rows.values())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the whole file or none; numbers that are not finite become null."""
-    with atomic(path, "w") as file:
+    with files.atomic(path, "w") as file:
         json.dump(_plain(content), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 

@@ -17,26 +17,19 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import METRICS, read_metrics
 
-ENVIRONMENT = {
-    "project": "WANDB_PROJECT",
-    "id": "WANDB_RUN_ID",
-    "name": "WANDB_NAME",
-    "group": "WANDB_RUN_GROUP",
-    "job_type": "WANDB_JOB_TYPE",
-    "tags": "WANDB_TAGS",
-}
-
 
 class MetricsFile(Logger):
-    """``metrics.csv`` in the run's folder, one row a logging step; a resumed run continues it.
+    """``metrics.csv`` in the run's folder, to which every logging step adds a line; a resumed run adds to it, too.
 
-    (Lightning's CSVLogger deletes the earlier file.)
+    What a process that was killed logged after its last checkpoint is logged again and then stands there twice:
+    :func:`lifted_lightning.runs.folder.read_metrics` reads each step once. (Lightning's CSVLogger deletes the
+    earlier file.)
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / METRICS
-        self._columns: list[str] | None = None
+        self._columns: list[str] | None = None  # of the file, once this process has looked
         self._rows: list[dict[str, Any]] = []
 
     @property
@@ -57,50 +50,72 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
-        if self._rows and self._rows[-1]["step"] == step:
-            self._rows[-1].update(values)
-        else:
-            self._rows.append({"step": step, **values})
+        self._rows.append({"step": step, **values})
 
     @rank_zero_only
     def save(self) -> None:
+        """Add the lines to the file; where they bring columns, write it anew."""
         if not self._rows:
             return
-        known = self._columns or [key for row in read_metrics(self.path)[:1] for key in row]
-        columns = list(dict.fromkeys(["step", *known, *(key for row in self._rows for key in row)]))
-        if columns == self._columns:
+        known = self._columns if self._columns is not None else columns_of(self.path)
+        columns = list(dict.fromkeys([*known, *(key for row in self._rows for key in row)]))
+        if columns == known:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)
         else:
-            self._replace(columns, [*read_metrics(self.path), *self._rows])
+            rows = [*read_metrics(self.path), *self._rows]
+            with atomic(self.path, "w") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
         self._columns, self._rows = columns, []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
-    @rank_zero_only
-    def resume(self, step: int, pending: Mapping[str, Any] | None = None) -> None:
-        """Keep the rows logged before ``step``, so that a resumed run repeats none and misses none.
 
-        Args:
-            step: optimiser steps that the checkpoint has seen.
-            pending: the row that was still to be logged when the checkpoint was saved; it may be there or not.
-        """
-        rows: list[dict[str, Any]] = [row for row in read_metrics(self.path) if int(row["step"]) < step]
-        if pending and all(int(row["step"]) != pending["step"] for row in rows):
-            rows.append(dict(pending))
-        if not rows:
-            self.path.unlink(missing_ok=True)
-        else:
-            self._replace(list(dict.fromkeys(key for row in rows for key in row)), rows)
+def columns_of(path: Path) -> list[str]:
+    """The columns of a CSV file, none where there is no file; a last line that was cut short is cut off."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return next(csv.reader(whole.decode().splitlines()), [])
 
-    def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        with atomic(self.path, "w") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        self._columns = columns
+
+# W&B
+
+MODES = ("online", "offline", "disabled")
+ENVIRONMENT = {  # what wandb.init is given, by the variable that wins over it
+    "project": "WANDB_PROJECT",
+    "id": "WANDB_RUN_ID",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "tags": "WANDB_TAGS",
+}
+
+
+def wandb_mode() -> str:
+    """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
+
+    Raises:
+        UserError: if ``WANDB_MODE`` is none of W&B's modes.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
+    if mode:
+        return mode
+    import wandb
+
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
+        return offline_instead(error)
 
 
 def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
@@ -149,26 +164,11 @@ def _list_beside_others(record: Path, shared: Path) -> None:
         (shared / record.name).symlink_to(os.path.relpath(record, shared), target_is_directory=True)
 
 
-MODES = ("online", "offline", "disabled")  # of W&B
-
-
-def wandb_mode() -> str:
-    """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
-
-    Raises:
-        UserError: if ``WANDB_MODE`` is none of W&B's modes.
-    """
-    mode = os.environ.get("WANDB_MODE")
-    if mode and mode not in MODES:
-        raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
-    if mode:
-        return mode
-    import wandb
-
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
-        return offline_instead(error)
+def offline_instead(error: Exception) -> str:
+    """Say that the server does not answer, and forget it; returns the mode to go on in."""
+    end_wandb_service()
+    print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
+    return "offline"
 
 
 def end_wandb_service(patience: float = 2.0) -> None:
@@ -187,10 +187,3 @@ def end_wandb_service(patience: float = 2.0) -> None:
     with contextlib.suppress(SystemExit):  # which W&B raises if its process was killed
         wandb.teardown()
     killer.cancel()
-
-
-def offline_instead(error: Exception) -> str:
-    """Say that the server does not answer, and forget it; returns the mode to go on in."""
-    end_wandb_service()
-    print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
-    return "offline"

@@ -124,7 +124,7 @@ def test_the_wandb_record_can_be_read(first_run: tuple[Path, str]) -> None:
     records = inspect(run)
     begun = next(record["run"] for record in records if record["type"] == "run")
     assert begun["display_name"] == "quickstart/lifted-structure-64d-seed0"
-    assert begun["run_group"].startswith("quickstart/lifted-structure-64d-")
+    assert begun["run_group"].startswith("glyphs/lifted-structure-64d-")
     assert begun["job_type"] == "fit"
     assert begun["tags"] == ["LiftedStructureLoss", "glyphs", "64d", "quickstart"]
     config = begun["config"]["update"]

@@ -9,9 +9,7 @@ from pathlib import Path
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import (
     CONFIG,
-    checkpoints_beside,
     claim_folder,
-    folder_of_checkpoint,
     lock,
     read_metrics,
     remove_unfinished,
@@ -79,13 +77,6 @@ def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
 
 
-def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
-    missing = tmp_path / "best.ckpt"
-    assert checkpoints_beside(missing) == checkpoints_beside(tmp_path / "none" / "best.ckpt") == ""
-    (tmp_path / "last.ckpt").touch()
-    assert checkpoints_beside(missing) == " (last.ckpt is there)"
-
-
 def test_a_line_of_metrics_that_was_cut_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     assert read_metrics(path) == []
@@ -94,6 +85,14 @@ def test_a_line_of_metrics_that_was_cut_is_left_out(tmp_path: Path) -> None:
         assert len(read_metrics(path)) == rows
 
 
-def test_folder_of_checkpoint(tmp_path: Path) -> None:
-    assert folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
-    assert folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None
+def test_a_step_that_was_logged_again_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    first = "1,4.0,\n3,3.0,\n4,,0.25\n5,2.0,\n"
+    path.write_text(f"step,train/loss,map\n{first}3,3.5,\n4,,0.5\n")  # from a checkpoint after step 2
+    assert [tuple(row.values()) for row in read_metrics(path)] == [("1", "4.0", ""), ("3", "3.5", ""), ("4", "", "0.5")]
+
+
+def test_two_lines_of_a_step_are_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,map\n3,3.0,\n3,,0.25\n3,2.5,\n")
+    assert read_metrics(path) == [{"step": "3", "train/loss": "2.5", "map": "0.25"}]
