@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lifted_lightning.processes import launched_from_outside
 from tests.helpers.lifted import DEADLINE, Run, lifted
@@ -64,6 +65,16 @@ def test_a_loss_that_is_not_a_number(tmp_path: Path, world_size: int) -> None:
     assert "batch rows [2" in line
     assert "Traceback" not in run.output
     assert not list(tmp_path.glob("e/run/result.json"))
+    assert not list(tmp_path.glob("e/run/checkpoints/*")), "step 2 is the one after which the first would be saved"
+
+
+def test_a_loss_that_is_not_a_number_is_seen_when_a_step_is_logged(tmp_path: Path) -> None:
+    codes, run = forked(tmp_path, 1, NAN, f"{NAN.split('=')[0]}.call=5")
+    assert codes == [1], run.output
+    assert "the loss is not finite since step 4, as seen after step 5" in said(run.output)[0]
+    saved = torch.load(tmp_path / "e" / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(torch.isfinite(weight).all() for weight in saved["state_dict"].values())
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -18,13 +18,11 @@ from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.files import atomic
 from lifted_lightning.metrics.embedding_set import gather_embedding_set
+from lifted_lightning.runs.checkpoint import PROGRESS_KEY
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.settings import relative_paths
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
-
-
-PROGRESS = "lifted_progress"  # the key in a checkpoint
 
 
 class ResultFile(Callback):
@@ -81,10 +79,10 @@ class ResultFile(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._note_fit_time()
-        checkpoint[PROGRESS] = dict(self._progress)
+        checkpoint[PROGRESS_KEY] = dict(self._progress)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint.get(PROGRESS)
+        saved = checkpoint.get(PROGRESS_KEY)
         if saved is None:
             return
         if trainer.state.fn == "fit":

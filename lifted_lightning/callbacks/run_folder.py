@@ -11,6 +11,7 @@ from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoin
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
+from lifted_lightning.runs.checkpoint import SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import flatten, group_name, relative_paths
@@ -65,7 +66,7 @@ class RunFolder(Callback):
                 callback.folder = self.folder / CHECKPOINTS
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lifted_config"] = yaml.safe_dump(self.config, sort_keys=False)
+        checkpoint[SETTINGS_KEY] = yaml.safe_dump(self.config, sort_keys=False)
         log_pending_row(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,8 +8,7 @@ from jsonargparse import Namespace
 
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, did_you_mean, one_line
-from lifted_lightning.runs.checkpoint import checkpoints_beside, load_checkpoint
-from lifted_lightning.runs.folder import CHECKPOINTS
+from lifted_lightning.runs.checkpoint import load_checkpoint
 from lifted_lightning.training.module import EmbeddingModule
 
 
@@ -120,31 +119,3 @@ def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | Non
                 f"{path}: has {made} of trainer.{setting} {most}, so nothing is left to train; raise "
                 f"trainer.{setting} to train on in a new folder, or evaluate it with lifted test"
             )
-
-
-def resolve_checkpoint(config: Namespace) -> Path:
-    """The checkpoint file that ``--ckpt_path`` means; ``last`` and ``best`` are looked for in the run's folder.
-
-    That folder is the one of the ``config.yaml`` given, or the one that ``--experiment`` and ``--name`` give.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    given = config["ckpt_path"]
-    if given not in ("last", "best"):
-        if not Path(given).is_file():
-            raise UserError(
-                f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
-            )
-        return Path(given)
-    folders = [Path(str(path)).resolve().parent for path in reversed(config.get("config") or [])]
-    if config["name"]:
-        folders += sorted(Path(config["runs_dir"]).glob(f"{config['experiment'] or '*'}/{config['name']}"))
-    candidates = [f / CHECKPOINTS / f"{given}.ckpt" for f in dict.fromkeys(map(Path.resolve, folders))]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = ", ".join(f"{c}{checkpoints_beside(c)}" for c in candidates) or "nowhere"
-    raise UserError(
-        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
-    )

@@ -31,11 +31,11 @@ from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
-from lifted_lightning.commands.checks import check_run, resolve_checkpoint
+from lifted_lightning.commands.checks import check_run
 from lifted_lightning.data import augment, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
-from lifted_lightning.runs.checkpoint import unfinished_folder
+from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
 from lifted_lightning.runs.folder import CHECKPOINTS
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.training import networks, schedules
@@ -85,7 +85,7 @@ def run(command: str, arguments: list[str]) -> int:
     quiet()
     parser, config = read_arguments(command, arguments)
     if config.ckpt_path:
-        config.ckpt_path = str(resolve_checkpoint(config))
+        config.ckpt_path = str(find_checkpoint(config.as_dict()))
 
     # Data module, network, loss, module and callbacks, as the configuration names them.
     seed_everything(config.seed_everything, workers=True)

@@ -20,7 +20,7 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import ResizeMode, UInt8Array, read_image, to_pixels
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.checkpoint import checkpoints_beside, load_checkpoint
+from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, load_checkpoint
 from lifted_lightning.training.networks import EmbeddingNetwork
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
@@ -53,9 +53,9 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
         raise UserError(f"{path}: no such checkpoint{there}; give a file such as runs/.../checkpoints/best.ckpt")
     where = find_device(device)
     saved = load_checkpoint(path)
-    if not isinstance(saved.get("lifted_config"), str):
+    if not isinstance(saved.get(SETTINGS_KEY), str):
         raise UserError(f"{path}: is not a checkpoint of lifted fit: it does not say what network it is of")
-    config = yaml.safe_load(saved["lifted_config"])
+    config = yaml.safe_load(saved[SETTINGS_KEY])
     module = build(config, path)
     weights = {name: value for name, value in saved["state_dict"].items() if not name.startswith("loss.")}
     try:

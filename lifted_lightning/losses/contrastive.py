@@ -12,6 +12,7 @@ from lifted_lightning.losses.pairs import (
     Terms,
     active_share,
     check_batch,
+    checked_margin,
     over_distance_,
     pair_loss,
     wide_dtype,
@@ -47,6 +48,7 @@ class ContrastiveLoss(nn.Module):
         squared: whether the terms are squared.
 
     Raises:
+        UserError: for a margin that is negative or not finite.
         ValueError: for another word, and for the active ones of given pairs.
     """
 
@@ -64,7 +66,7 @@ class ContrastiveLoss(nn.Module):
             raise ValueError(f"average must be 'all' or 'active', not {average!r}")
         if (pairs, average) == ("consecutive", "active"):
             raise ValueError("average must be 'all' with pairs='consecutive'")
-        self.margin = margin
+        self.margin = checked_margin(margin)
         self.pairs = pairs
         self.average: Average = average
         self.squared = squared

@@ -9,6 +9,7 @@ from lifted_lightning.losses.pairs import (
     PairBlocks,
     Terms,
     active_share,
+    checked_margin,
     over_distance_,
     pair_loss,
 )
@@ -36,11 +37,14 @@ class LiftedStructureLoss(nn.Module):
     Args:
         margin: the paper's α; its value is 1, for embeddings that are not normalised.
         smooth: eq. 4 (True) or eq. 3 (False).
+
+    Raises:
+        UserError: for a margin that is negative or not finite.
     """
 
     def __init__(self, margin: float = 1.0, smooth: bool = True) -> None:
         super().__init__()
-        self.margin = margin
+        self.margin = checked_margin(margin)
         self.smooth = smooth
 
     def extra_repr(self) -> str:

@@ -13,12 +13,15 @@ Three things make the result right where a plain Gram matrix is not:
 - the derivative of a distance that is 0 is 0.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from lifted_lightning.errors import UserError
 
 BLOCK_ENTRIES_CPU = 2**19  # 4 MB of float64: a block's passes stay in the processor's cache
 BLOCK_ENTRIES_GPU = 2**26  # 512 MB: few kernel launches
@@ -179,6 +182,17 @@ def _cut(size: int, cpu: bool) -> list[slice]:
 def over_distance_(weights: Tensor, distances: Tensor) -> Tensor:
     """Divide by the distances in place, 0 where the distance is 0: the length's subgradient there."""
     return weights.div_(distances).masked_fill_(distances == 0, 0)
+
+
+def checked_margin(margin: float) -> float:
+    """A loss's margin, as it is given.
+
+    Raises:
+        UserError: if it is negative or not finite.
+    """
+    if not 0 <= margin < math.inf:
+        raise UserError(f"margin={margin}: give a finite distance of at least 0")
+    return margin
 
 
 def check_batch(embeddings: Tensor, labels: Tensor) -> None:

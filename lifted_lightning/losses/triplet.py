@@ -13,6 +13,7 @@ from lifted_lightning.losses.pairs import (
     PairBlocks,
     Terms,
     active_share,
+    checked_margin,
     over_distance_,
     pair_loss,
 )
@@ -48,6 +49,10 @@ class TripletLoss(nn.Module):
         squared: squared distances in place of distances.
         mining: which triplets are kept.
         average: over the active triplets or all the kept.
+
+    Raises:
+        UserError: for a margin that is negative or not finite.
+        ValueError: for another word.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class TripletLoss(nn.Module):
             raise ValueError(f"mining must be 'all', 'semihard' or 'hard', not {mining!r}")
         if average not in ("active", "all"):
             raise ValueError(f"average must be 'active' or 'all', not {average!r}")
-        self.margin = margin
+        self.margin = checked_margin(margin)
         self.squared = squared
         self.mining: Mining = mining
         self.average: Average = average

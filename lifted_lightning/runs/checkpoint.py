@@ -1,10 +1,45 @@
-"""A run's checkpoint: the folder it lies in, and reading it without unpickling code."""
+"""A run's checkpoint: which one is meant, the folder it lies in, and reading it without unpickling code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
+
+SETTINGS_KEY = "lifted_config"  # in a checkpoint: the run's configuration, as YAML
+PROGRESS_KEY = "lifted_progress"  # in a checkpoint: time, images and validations so far
+
+
+def find_checkpoint(settings: Mapping[str, Any]) -> Path:
+    """The checkpoint file that ``ckpt_path`` means; ``last`` and ``best`` are looked for in the run's folder.
+
+    That folder is the one of the ``config.yaml`` given, or the one that ``experiment`` and ``name`` give.
+
+    Args:
+        settings: ``ckpt_path``, ``config`` (files), ``runs_dir``, ``experiment`` and ``name``.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    given = settings["ckpt_path"]
+    if given not in ("last", "best"):
+        if not Path(given).is_file():
+            raise UserError(
+                f"--ckpt_path {given}: no such file; give a checkpoint, or last or best with a run's config.yaml"
+            )
+        return Path(given)
+    folders = [Path(str(path)).resolve().parent for path in reversed(settings.get("config") or [])]
+    if settings["name"]:
+        folders += sorted(Path(settings["runs_dir"]).glob(f"{settings['experiment'] or '*'}/{settings['name']}"))
+    candidates = [f / CHECKPOINTS / f"{given}.ckpt" for f in dict.fromkeys(map(Path.resolve, folders))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = ", ".join(f"{c}{checkpoints_beside(c)}" for c in candidates) or "nowhere"
+    raise UserError(
+        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
+    )
 
 
 def folder_of_checkpoint(checkpoint: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """EmbeddingModule: a network, a loss and an optimiser; the loss is that of the global batch on every rank."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, world_size
+from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.training.microbatch import embed_in_pieces
 
 Batch = dict[str, Tensor]
+NEVER = 2**62  # a step that no training takes
 
 
 class EmbeddingModule(LightningModule):
@@ -63,7 +65,10 @@ class EmbeddingModule(LightningModule):
     ) -> None:
         super().__init__()
         if micro_batch is not None and micro_batch < 1:
-            raise UserError(f"micro_batch is {micro_batch}: give a positive number of images, or leave it out")
+            raise UserError(f"micro_batch={micro_batch}: give at least 1 image, or leave it out")
+        for name, factor in (("head_lr_factor", head_lr_factor), ("loss_lr_factor", loss_lr_factor)):
+            if not 0 <= factor < math.inf:
+                raise UserError(f"{name}={factor}: give a finite factor of at least 0")
         self.network = network
         self.loss = loss
         self.augment = augment
@@ -134,6 +139,7 @@ class EmbeddingModule(LightningModule):
     # Lightning's hooks
 
     def on_fit_start(self) -> None:
+        self._finite = FiniteLoss()
         batches = self.trainer.accumulate_grad_batches
         if batches > 1:
             rank_zero_warn(
@@ -154,12 +160,22 @@ class EmbeddingModule(LightningModule):
                 loss = self.compute_loss(batch, embeddings, labels)
             else:
                 loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
-        self._finite.ask(loss, embeddings, indices)
+        noted = loss.detach() if self.gather else sum_over_ranks(loss.detach())  # on every rank alike
+        self._finite.note(self.global_step, noted, embeddings.detach(), indices)
         data_of(self.trainer).record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
 
+    def on_after_backward(self) -> None:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:  # the callbacks' figures are taken of this step
+            self._check_finite()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check_finite()
+
     def on_validation_start(self) -> None:
+        self._check_finite()
         broadcast_buffers(self.network)
 
     def on_test_start(self) -> None:
@@ -178,8 +194,8 @@ class EmbeddingModule(LightningModule):
         embeddings = in_full_precision(self(batch["images"]))
         return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
 
-    def on_after_backward(self) -> None:
-        self._finite.check(self.global_step, data_of(self.trainer).names)
+    def _check_finite(self) -> None:
+        self._finite.check(lambda rows: data_of(self.trainer).names(rows))
 
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
@@ -211,55 +227,33 @@ def in_full_precision(embeddings: Tensor) -> Tensor:
 
 
 class FiniteLoss:
-    """Asks whether a loss is finite when it is computed, and reads the answer before the optimiser's step.
-
-    On CUDA the answer is copied while the backward pass is queued, so reading it costs no idle time.
-    """
+    """Remembers the first step whose loss is not finite; only :meth:`check` waits for the device."""
 
     def __init__(self) -> None:
-        self._flag: Tensor | None = None
-        self._event: torch.cuda.Event | None = None
-        self._batch: tuple[Tensor, Tensor, Tensor] | None = None
+        self._bad_step: Tensor | None = None  # a scalar, NEVER as long as all is well
+        self._latest: tuple[int, Tensor, Tensor, Tensor] | None = None
 
-    def ask(self, loss: Tensor, embeddings: Tensor, indices: Tensor) -> None:
-        """Note the loss (scalar), and embeddings (B, D) and indices (B,) to name the images by if it is not finite."""
-        finite = torch.isfinite(loss.detach())
-        self._batch = (loss.detach(), embeddings.detach(), indices)
-        if not finite.is_cuda:
-            self._flag = finite
+    def note(self, step: int, loss: Tensor, embeddings: Tensor, indices: Tensor) -> None:
+        """Look at a training step's loss (scalar), embeddings (B, D) and rows of the image table (B,)."""
+        bad = torch.where(torch.isfinite(loss), NEVER, step)
+        self._bad_step = bad if self._bad_step is None else torch.minimum(self._bad_step, bad)
+        self._latest = step, loss, embeddings, indices
+
+    def check(self, names: Callable[[Sequence[int]], Sequence[str]]) -> None:
+        """Raise RunError if a loss was not finite; ``names`` gives the images of rows of the image table."""
+        step = NEVER if self._bad_step is None else int(self._bad_step)
+        if step == NEVER or self._latest is None:
             return
-        if self._flag is None:
-            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True)
-        self._flag.copy_(finite, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
-
-    def check(self, step: int, name: Callable[[Sequence[int]], Sequence[str]]) -> None:
-        """Raise if the loss noted last is not finite.
-
-        Args:
-            step: the optimiser step, for the message.
-            name: from rows of the image table to the names of the images.
-
-        Raises:
-            RunError: naming the rows and images whose embeddings are not finite.
-        """
-        if self._batch is None or self._flag is None:
-            return
-        if self._event is not None:
-            self._event.synchronize()
-        batch, self._batch = self._batch, None
-        if bool(self._flag):
-            return
-        loss, embeddings, indices = batch
-        rows = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
-        message = f"the loss is {loss.item()} at step {step}: "
-        if not rows:
-            message += "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
-        else:
-            shown = rows[:3]
-            names = ", ".join(name([int(indices[row]) for row in shown]))
+        latest, loss, embeddings, indices = self._latest
+        if step < latest:
+            raise RunError(
+                f"the loss is not finite since step {step}, as seen after step {latest}; to see of which images, go on "
+                "from the last checkpoint with --trainer.log_every_n_steps 1"
+            )
+        rows = (~torch.isfinite(embeddings).all(dim=1)).nonzero()[:, 0]
+        reason = "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
+        if len(rows):
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            are = "embedding is" if len(rows) == 1 else "embeddings are"
-            message += f"{len(rows)} {are} not finite (batch rows {shown}: {names}{more})"
-        raise RunError(message)
+            shown = f"{rows[:3].tolist()}: {', '.join(names(indices[rows[:3]].tolist()))}{more}"
+            reason = f"embeddings that are not finite: {len(rows)} (batch rows {shown})"
+        raise RunError(f"the loss is {loss.item()} at step {step}: {reason}")

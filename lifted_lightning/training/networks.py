@@ -1,6 +1,6 @@
 """Networks that turn images into embeddings: a pretrained trunk with a linear head, and a small ConvNet."""
 
-import difflib
+import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, did_you_mean, one_line
+
+SEE = "see its documentation for the names"
 
 
 class Embedder(nn.Module):
@@ -48,7 +50,7 @@ class Embedder(nn.Module):
             raise UserError(f"embedding_size={embedding_size}: give at least 1 (the paper uses 64 to 512)")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout}: give a probability of at least 0 and below 1")
-        if length <= 0 or (length != 1 and not normalize):
+        if not 0 < length < math.inf or (length != 1 and not normalize):
             raise UserError(f"length={length}, normalize={normalize}: give a length above 0, with normalize=true")
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -187,9 +189,8 @@ def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | No
     except (OSError, RuntimeError) as error:
         if not download:
             raise
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"trunk {name}: its weights could not be had ({reason}); use pretrained=false to start from "
+            f"trunk {name}: its weights could not be had ({one_line(error)}); use pretrained=false to start from "
             "random weights, or weights_file=FILE with a state dict that you have"
         ) from error
     if weights_file is not None:
@@ -203,7 +204,7 @@ def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int
 
     known = models.list_models(module=models)
     if name not in known:
-        raise unknown_trunk(name, known, "torchvision")
+        raise UserError(f"trunk={name}: torchvision has no such network; {did_you_mean(name, known, SEE)}")
     options: dict[str, bool] = {}
     with_auxiliary = name in ("googlenet", "inception_v3")
     if with_auxiliary and not pretrained:
@@ -239,7 +240,8 @@ def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple
         raise UserError(f"trunk timm:{name} needs timm: pip install 'lifted-lightning[timm]'") from None
 
     if not timm.is_model(name):
-        raise unknown_trunk(f"timm:{name}", [f"timm:{known}" for known in timm.list_models()], "timm")
+        hint = did_you_mean(name, timm.list_models(), SEE, prefix="timm:")
+        raise UserError(f"trunk=timm:{name}: timm has no such network; {hint}")
     if isinstance(pretrained, str):
         raise UserError(f"pretrained={pretrained}: timm's weights are part of the name, as in timm:{name}.TAG")
     network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
@@ -249,12 +251,6 @@ def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple
     # With a hidden layer between pooling and classifier, num_features is the width before it.
     features = getattr(network, "head_hidden_size", network.num_features)
     return network, features, tuple(f"{name}." for name in classifiers)
-
-
-def unknown_trunk(name: str, known: Sequence[str], library: str) -> UserError:
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "see its documentation for the names"
-    return UserError(f"trunk={name}: {library} has no such network; {hint}")
 
 
 def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:

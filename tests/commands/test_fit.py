@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from jsonargparse import Namespace
-
-from lifted_lightning.commands.checks import resolve_checkpoint
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
@@ -278,22 +275,6 @@ class Saves(Callback):
         with open("saves.txt", "a") as file:
             file.write(f"{trainer.global_step} ")
 """
-
-
-def test_last_is_that_of_the_run_whose_config_is_given(first_run: tuple[Path, str]) -> None:
-    run = first_run[0]
-    config = run.parent / "named-2" / "config.yaml"
-    for folder in (run.parent / "named", config.parent):
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "checkpoints" / "last.ckpt").touch()
-    settings = Namespace(
-        ckpt_path="last", config=[config], name="named", experiment="quickstart", runs_dir=run.parents[1]
-    )
-    assert resolve_checkpoint(settings) == config.parent / "checkpoints" / "last.ckpt"
-    settings = Namespace(
-        ckpt_path="last", config=[Path(QUICKSTART)], name="named", experiment=None, runs_dir=run.parents[1]
-    )
-    assert resolve_checkpoint(settings) == run.parent / "named" / "checkpoints" / "last.ckpt"
 
 
 def test_checkpoints_find_the_best_score_again(first_run: tuple[Path, str]) -> None:

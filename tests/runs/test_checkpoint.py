@@ -1,8 +1,16 @@
-"""Where a checkpoint lies."""
+"""Which checkpoint is meant, and where it lies."""
 
 from pathlib import Path
 
-from lifted_lightning.runs.checkpoint import checkpoints_beside, folder_of_checkpoint, unfinished_folder
+import pytest
+
+from lifted_lightning.errors import UserError
+from lifted_lightning.runs.checkpoint import (
+    checkpoints_beside,
+    find_checkpoint,
+    folder_of_checkpoint,
+    unfinished_folder,
+)
 
 
 def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
@@ -22,3 +30,16 @@ def test_a_finished_run_s_folder_is_not_gone_on_in(tmp_path: Path) -> None:
     assert unfinished_folder(checkpoint) == tmp_path
     (tmp_path / "result.json").touch()
     assert unfinished_folder(checkpoint) is None
+
+
+def test_last_is_that_of_the_run_whose_config_is_given(tmp_path: Path) -> None:
+    for name in ("named", "named-2"):
+        (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "sweep" / name / "checkpoints" / "last.ckpt").touch()
+    settings = {"ckpt_path": "last", "name": "named", "experiment": "sweep", "runs_dir": tmp_path}
+    config = tmp_path / "sweep" / "named-2" / "config.yaml"
+    assert find_checkpoint(settings | {"config": [config]}) == config.parent / "checkpoints" / "last.ckpt"
+    elsewhere = {"config": [Path("experiments/quickstart.yaml")], "experiment": None}
+    assert find_checkpoint(settings | elsewhere) == tmp_path / "sweep" / "named" / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"best: no such checkpoint \(looked for .*last.ckpt is there"):
+        find_checkpoint(settings | {"ckpt_path": "best"})

@@ -159,41 +159,42 @@ def image_names(rows: Sequence[int]) -> list[str]:
     return [f"image-{row}.jpg" for row in rows]
 
 
-def ask(loss: float, bad_rows: Sequence[int] = ()) -> FiniteLoss:
+def noted(*losses: float, bad_rows: Sequence[int] = ()) -> FiniteLoss:
+    """The losses of steps 17, 18, …, and in the last of them embeddings that are not finite."""
     embeddings = torch.zeros(8, 4)
-    for row in bad_rows:
-        embeddings[row, 1] = torch.inf
     finite = FiniteLoss()
-    finite.ask(torch.tensor(loss), embeddings, torch.arange(100, 108))
+    for step, loss in enumerate(losses, start=17):
+        if step == 16 + len(losses):
+            embeddings[list(bad_rows), 1] = torch.inf
+        finite.note(step, torch.tensor(loss), embeddings, torch.arange(100, 108))
     return finite
 
 
-def test_a_finite_loss_passes() -> None:
-    ask(1.5).check(3, image_names)
+def test_finite_losses_pass() -> None:
+    FiniteLoss().check(image_names)
+    noted(1.5, 2.0).check(image_names)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_rows_and_images_are_named(loss: float) -> None:
     with pytest.raises(RunError) as caught:
-        ask(loss, [2, 5]).check(17, image_names)
+        noted(1.5, loss, bad_rows=[2, 5]).check(image_names)
     message = str(caught.value)
-    assert f"{loss} at step 17" in message
-    assert "batch rows [2, 5]: image-102.jpg, image-105.jpg" in message
+    assert f"{loss} at step 18" in message
+    assert "2 (batch rows [2, 5]: image-102.jpg, image-105.jpg)" in message
     assert "\n" not in message
 
 
 def test_three_are_named_and_the_others_counted() -> None:
-    with pytest.raises(RunError, match=r"8 embeddings.*image-102.jpg and 5 more"):
-        ask(float("nan"), range(8)).check(0, image_names)
+    with pytest.raises(RunError, match=r"8 \(batch.*image-102.jpg and 5 more"):
+        noted(float("nan"), bad_rows=range(8)).check(image_names)
 
 
 def test_a_loss_of_finite_embeddings_is_told_apart() -> None:
     with pytest.raises(RunError, match="all embeddings are finite"):
-        ask(float("nan")).check(0, image_names)
+        noted(float("nan")).check(image_names)
 
 
-def test_an_answer_is_read_once() -> None:
-    finite = ask(float("nan"))
-    with pytest.raises(RunError):
-        finite.check(0, image_names)
-    finite.check(1, image_names)
+def test_the_first_step_is_told_though_later_losses_are_finite_again() -> None:
+    with pytest.raises(RunError, match=r"not finite since step 18, as seen after step 20"):
+        noted(1.5, float("nan"), float("inf"), 2.0).check(image_names)

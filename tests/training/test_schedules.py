@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from lifted_lightning.errors import UserError
 from lifted_lightning.training.schedules import WarmupCosine
 
 
@@ -46,9 +45,3 @@ def test_at_the_end_the_rate_is_0_and_stays():
         optimizer.step()
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(0, 0.1), (-1, 0.1), (10, 1.0), (10, -0.1)])
-def test_bad_settings(steps, warmup):
-    with pytest.raises(UserError, match=f"steps={steps}, warmup={warmup}"):
-        WarmupCosine(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps, warmup)
