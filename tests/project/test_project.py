@@ -92,3 +92,15 @@ def test_the_public_names_are_there_and_documented() -> None:
         assert getattr(lifted_lightning, name).__doc__
     with pytest.raises(AttributeError, match="No lifted_lightning attribute nothing"):
         lifted_lightning.nothing  # noqa: B018
+
+
+def test_the_map_names_every_room_and_every_loose_file_and_no_file_that_is_gone() -> None:
+    package = ROOT / "lifted_lightning"
+    rooms = {path.parent.relative_to(package) for path in package.rglob("*.py")} - {Path()}
+    loose = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w/]+/|\w+\.py)` \| (.*) \|$", text, re.MULTILINE))
+    assert rows.keys() == {f"{room}/" for room in rooms} | loose
+    for name, about in rows.items():
+        for file in re.findall(r"`(\w+\.py)`", about):
+            assert (package / name / file).is_file(), f"{name}{file}"
