@@ -122,6 +122,37 @@ def loading(root: Path, workers: int, images: int, repeats: int) -> None:
             print(f"| {name} | {arrives} | {figures} | {r['thread'] / r['torchvision']:.1f} |", flush=True)
 
 
+def first_epoch(root: Path, repeats: int) -> None:
+    """What the checksums cost: the first epoch checks each block of the cache file, the second one none."""
+    print("\nImages a second from the cache, warm, with its checks (first epoch) and without (second)\n")
+    print("| data | what arrives | first | second | second / first |\n|---|---|---|---|---|")
+    for name, (dataset, _, size, crop, channels) in SETS.items():
+        table = dataset.table(root)
+        count = len(table) // BATCH * BATCH
+        for arrives, augment in (("bytes", None), ("floats, augmented on this CPU", CropMirror(crop))):
+            loaders: list[DataLoader] = []
+
+            def first(
+                table: ImageTable = table,
+                size: int = size,
+                channels: int = channels,
+                augment: Augmentation | None = augment,
+                loaders: list[DataLoader] = loaders,
+                count: int = count,
+            ) -> float:
+                pixels = open_pixels(table, size, channels=channels)
+                loaders[:] = [cached(PrefetchLoader, PixelRows(pixels, table.labels, np.arange(len(table))))]
+                return rate(augmented(loaders[0], augment), count)
+
+            def second(
+                augment: Augmentation | None = augment, loaders: list[DataLoader] = loaders, count: int = count
+            ) -> float:
+                return rate(augmented(loaders[0], augment), count)
+
+            r = in_turns({"first": first, "second": second}, repeats)
+            print(f"| {name} | {arrives} | {r['first']:,.0f} | {r['second']:,.0f} | {r['second'] / r['first']:.2f} |")
+
+
 def building(root: Path, workers: int, images: int, repeats: int) -> None:
     print(f"\nBuilding the cache, {workers} processes, images a second\n")
     print("| data | plain PIL loop | cache | ratio |\n|---|---|---|---|")
@@ -254,6 +285,7 @@ def main() -> None:
         on_device(root, options.steps, options.repeats)
         return
     loading(root, options.workers, options.images, options.repeats)
+    first_epoch(root, options.repeats)
     building(root, options.workers, options.images, options.repeats)
     memory(root)
     waiting(root, options.steps)

@@ -1,24 +1,16 @@
 """`lifted data`: list, prepare and verify data sets."""
 
 import argparse
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from lifted_lightning.data.datasets import RetrievalDataset
-    from lifted_lightning.data.pixels import Steps
-    from lifted_lightning.data.table import ImageTable
-
 
 NAMED = 20  # unreadable images that an error names
-
-
-CHUNK = 256  # images decoded at a time
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     texts = {
         "list": "all data sets, and which of them are there",
         "prepare": "download, check and unpack a data set, or say which files to put where",
-        "verify": "check a data set's counts and split, and decode every image",
+        "verify": "check a data set's counts and split, decode every image, and check its caches of decoded images",
     }
     for action, text in texts.items():
         sub = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
@@ -56,7 +48,7 @@ def list_datasets(root: str | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lifted_lightning.data.datasets import data_root
+    from lifted_lightning.data.datasets import data_root, published
 
     folder = data_root(root)
     table = Table(title=f"data sets; data root {folder}", box=None, title_justify="left", pad_edge=False)
@@ -64,10 +56,8 @@ def list_datasets(root: str | None = None) -> None:
         table.add_column(column, overflow="fold")
     for name, dataset in published().items():
         counts = dataset.expected
-        train, test = "", ""
-        if counts:
-            train = f"{counts.train_images:,} ({counts.train_classes:,})"
-            test = f"{counts.test_images:,} ({counts.test_classes:,})"
+        train = f"{counts.train_images:,} ({counts.train_classes:,})" if counts else ""
+        test = f"{counts.test_images:,} ({counts.test_classes:,})" if counts else ""
         table.add_row(name, dataset.title, train, test, "yes" if dataset.present(folder) else "no")
     console = Console()
     console.print(table)
@@ -83,14 +73,14 @@ def prepare(name: str, root: str | None = None) -> None:
     from lifted_lightning.data.datasets import data_root
     from lifted_lightning.data.datasets.base import Counts
 
-    dataset = named(name, published())
+    dataset = named(name)
     folder = data_root(root)
     dataset.prepare(folder)
     print(f"{dataset.title}: {Counts.of(dataset.table(folder))}; ready below {folder}")
 
 
 def verify(name: str, root: str | None = None) -> None:
-    """Check a data set's counts and split, and decode every image.
+    """Check a data set's counts and split, decode every image, and check its pixel caches; damaged ones are rebuilt.
 
     Args:
         name: of a data set, or the path of an own folder of class folders, or of a CSV or Parquet file.
@@ -99,75 +89,38 @@ def verify(name: str, root: str | None = None) -> None:
     Raises:
         UserError: if anything is wrong; it names the images that cannot be decoded.
     """
-    from lifted_lightning.data.datasets import data_root
+    from lifted_lightning.data.datasets import ImageFolder, TableFile, data_root
     from lifted_lightning.data.datasets.base import Counts
-    from lifted_lightning.data.pixels import with_progress
+    from lifted_lightning.data.datasets.own import own_path
+    from lifted_lightning.data.pixels import unreadable, verified_caches
 
     folder = data_root(root)
-    table = find(name, root).table(folder)
-    steps = with_progress(decode_errors(table), len(table), f"decoding {table.name}")
-    broken = [why for found in steps for _, why in found]
+    path = own_path(name, folder)
+    own = TableFile(name) if path.is_file() else ImageFolder(name) if path.is_dir() else None
+    dataset = named(name, or_else=own)
+    table = dataset.table(folder)
+    for pixels in verified_caches(table):
+        print(f"{pixels.path}: {len(pixels)} decoded images, as they were written")
+    broken = [why for _, why in unreadable(table)]
     if broken:
         shown = broken[:NAMED] + [f"and {len(broken) - NAMED} more"] * (len(broken) > NAMED)
         raise UserError(f"{table.name}: {len(broken)} of {len(table)} images cannot be read: {'; '.join(shown)}")
     print(f"{table.name}: {Counts.of(table)}; all classes of the test are unseen, all images can be read")
 
 
-def published() -> "dict[str, RetrievalDataset]":
-    """The data sets that need no options, by name."""
-    from lifted_lightning.data import datasets
-
-    classes = (
-        datasets.Glyphs,
-        datasets.Omniglot,
-        datasets.CUB200,
-        datasets.Cars196,
-        datasets.StanfordOnlineProducts,
-        datasets.InShop,
-    )
-    return {cls.name: cls() for cls in classes}
-
-
-def named(name: str, known: "dict[str, RetrievalDataset]") -> "RetrievalDataset":
+def named(name: str, or_else: "RetrievalDataset | None" = None) -> "RetrievalDataset":
     """The data set of this name, or of this class name, in any case.
 
     Raises:
-        UserError: if there is none, with the nearest name.
+        UserError: if there is none, nor another in its place, with the nearest name.
     """
-    import difflib
+    from lifted_lightning.data.datasets import published
 
+    known = published()
     names = {alias.lower(): key for key, found in known.items() for alias in (key, type(found).__name__)}
     if name.lower() in names:
         return known[names[name.lower()]]
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else f"choose {', '.join(known)}"
-    raise UserError(f"no data set {name!r}; {hint}")
-
-
-def find(name: str, root: str | None) -> "RetrievalDataset":
-    """The data set of this name, or the user's own at this path."""
-    from lifted_lightning.data.datasets import ImageFolder, TableFile, data_root
-    from lifted_lightning.data.datasets.own import own_path
-
-    known = published()
-    path = own_path(name, data_root(root))
-    if name.lower() not in known and path.exists():
-        return ImageFolder(name) if path.is_dir() else TableFile(name)
-    return named(name, known)
-
-
-def decode_errors(table: "ImageTable") -> "Steps":
-    """Decode every image; yields after each chunk how many images it had, and which rows broke, and why."""
-
-    def reason(item: str) -> str:
-        try:
-            table.reader(item)
-        except UserError as error:
-            return str(error)
-        return ""
-
-    # Decoding lets other threads run. By chunks, so that no hundred thousand tasks wait at once.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(table), CHUNK):
-            found = list(pool.map(reason, table.items[start : start + CHUNK]))
-            yield len(found), [(row, why) for row, why in enumerate(found, start) if why]
+    if or_else is not None:
+        return or_else
+    remedy = did_you_mean(name.lower(), names, "choose " + ", ".join(known))
+    raise UserError(f"no data set {name!r}; {remedy}")

@@ -180,10 +180,10 @@ def short_name(path: str) -> str:
 
 def picture(path: str, resize: "ResizeMode") -> "UInt8Array":
     """(128, 128, 3) pixels of a file in the way that its model resizes; white if it is gone."""
-    from lifted_lightning.data.images import read_image, to_pixels
+    from lifted_lightning.data.images import image_or_error, read_image, to_pixels
 
-    try:
-        return to_pixels(read_image(path), SIDE, resize, 3)
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+    image = image_or_error(lambda: read_image(path), path, 3)
+    if isinstance(image, UserError):
+        print(f"warning: {image}", file=sys.stderr)
         return np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
+    return to_pixels(image, SIDE, resize)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
 from lifted_lightning.data.batches.base import AHEAD, GlobalBatchSampler
-from lifted_lightning.data.images import ResizeMode, UInt8Array, channels_last, flattened, to_pixels
+from lifted_lightning.data.images import ResizeMode, UInt8Array, channels_last, image_or_error, to_pixels
 from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
@@ -52,7 +52,7 @@ class PixelRows(Dataset):
         """A batch: images (b, C, H, W) uint8 in channels_last memory, labels (b,) and indices (b,) int64."""
         rows = self.rows[np.asarray(positions, dtype=np.int64)]
         images = empty_images((len(rows), *self.pixels.shape[1:]))
-        np.take(self.pixels.array, rows, axis=0, out=images.numpy(), mode="clip")
+        self.pixels.take(rows, out=images.numpy())
         return {
             "images": images.permute(0, 3, 1, 2),
             "labels": torch.from_numpy(self.labels[rows]),
@@ -88,7 +88,7 @@ class FileRows(Dataset):
         labels: (N,) int64, a class for each row of the table.
         rows: the table's rows that are in this set; positions index it.
         size: side of the square images in pixels.
-        mode: how an image that is not cropped becomes square, see ``resize.to_pixels``.
+        mode: how an image that is not cropped becomes square, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         scale: least and greatest area of a random crop, as a share of the image.
     """
@@ -134,15 +134,10 @@ class FileRows(Dataset):
 
     def read(self, row: int, draws: Sequence[float] | None) -> UInt8Array:
         """One image (size, size, C)."""
-        try:
-            image = self.table.read(row)
-            if draws is None:
-                return to_pixels(image, self.size, self.mode, self.channels)
-            return self.random_crop(flattened(image, self.channels), draws)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(
-                f"{self.table.name}: {self.table.items[row]} cannot be decoded ({error}); replace it"
-            ) from error
+        image = image_or_error(lambda: self.table.read(row), self.table.items[row], self.channels)
+        if isinstance(image, UserError):
+            raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with skip_broken=true")
+        return to_pixels(image, self.size, self.mode) if draws is None else self.random_crop(image, draws)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
         row = torch.tensor([draws])

@@ -1,239 +1,140 @@
 """The pixel cache: each image decoded once, to uint8 at the working size, in one memory-mapped file.
 
-All processes of a machine share the file's pages, so neither ranks nor workers add to the memory it takes.
-
-The file: a header of 4,096 bytes (``MAGIC``, then JSON that says what the file holds, padded with zeros), the
-pixels (N, size, size, C), and N bytes that are 1 for images that could be decoded.
+``NAME.npy`` holds the pixels (N, size, size, C); ``numpy.load(path, mmap_mode="r")`` opens it anywhere. ``NAME.json``
+beside it says of which images they are and which of these cannot be decoded, and has a checksum for each block of
+the file. All processes of a machine share the file's pages, so neither ranks nor workers add to the memory it takes.
 """
 
-import errno
+import ctypes
 import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import re
-import shutil
 import signal
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, UInt8Array, to_pixels
+from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, UInt8Array, image_or_error, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
+from lifted_lightning.files import atomic
 
-CHUNK = 32  # images decoded between two writes
+BLOCK = 1 << 20  # bytes that share a checksum
+CHUNK = 32  # images that a process decodes at a time
+SMALL = 1000  # up to here, starting processes takes longer than decoding
 
-
-SMALL = 256  # up to here, starting processes takes longer than decoding
-
-
-Broken = list[tuple[int, str]]  # rows that cannot be decoded, and why
-
-
-Steps = Generator[tuple[int, Broken]]  # after each chunk: how many images it had, and which broke
+Broken = list[tuple[int, str]]  # rows whose images cannot be decoded, and why
+Steps = Iterator[tuple[int, Broken]]  # some images at a time: how many, and which of them broke
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What to decode: a table's images, to (size, size, channels) in the way ``mode`` says."""
+    """What a cache holds: a table's images, brought to (size, size, channels) in the way ``mode`` says."""
 
     table: ImageTable
-    size: int
-    mode: ResizeMode
-    channels: int
+    size: int = 1
+    mode: ResizeMode = "squash"
+    channels: int = 3
 
     @property
-    def image_bytes(self) -> int:
-        return self.size * self.size * self.channels
+    def identity(self) -> dict[str, Any]:
+        """What the files say of themselves: they are used only if they agree in all."""
+        items, shape = digest("\0".join(self.table.items)), [len(self.table), self.size, self.size, self.channels]
+        return {"key": digest(self.table.key), "items": items, "mode": self.mode, "shape": shape, "block": BLOCK}
 
-    def image(self, row: int) -> UInt8Array | str:
-        """(size, size, channels) pixels, or why there are none."""
-        try:
-            return to_pixels(self.table.read(row), self.size, self.mode, self.channels)
-        except MemoryError:
-            raise
-        except UserError as error:
-            return str(error)
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-    def chunk(self, start: int, stop: int) -> tuple[UInt8Array, Broken]:
-        """Images of rows start..stop-1, zeros for broken ones, and which those are."""
-        pixels = np.zeros((stop - start, self.size, self.size, self.channels), dtype=np.uint8)
+    def decode(self, rows: Iterable[int], into: UInt8Array | None = None) -> Broken:
+        """Decode the images of these rows to those of an array, if there is one; gives those that cannot be."""
         broken: Broken = []
-        for i, row in enumerate(range(start, stop)):
-            image = self.image(row)
-            if isinstance(image, str):
-                broken.append((row, image))
-            else:
-                pixels[i] = image
-        return pixels, broken
-
-
-def decode_all(decoding: Decoding, file: Path, offset: int, workers: int | None) -> Broken:
-    """Decode every image of the table and write row i at ``offset + i * image_bytes`` of ``file``.
-
-    Args:
-        decoding: what to decode.
-        file: exists; written in place.
-        offset: of the first image, in bytes.
-        workers: how many processes decode; by default as many as there are cores.
-
-    Returns:
-        the rows that could not be decoded, ascending, and why.
-
-    Raises:
-        UserError: if a worker process dies, or the disk is full.
-    """
-    count = len(decoding.table)
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    if workers <= 1 or count <= SMALL:
-        steps = write_share(decoding, file, offset, 0, 1)
-    else:
-        steps = spread(decoding, file, offset, workers)
-    broken: Broken = []
-    try:
-        with closing(steps):
-            for bad in with_progress(steps, count, f"decoding {decoding.table.name}"):
-                broken.extend(bad)
-    except OSError as error:
-        raise UserError(f"writing {file}: {error.strerror or error}") from error
-    return sorted(broken)
-
-
-def broken_images(decoding: Decoding, rows: IntArray) -> UserError:
-    """An error that names the first images of these rows and says what is wrong with them."""
-    table = decoding.table
-    named = "; ".join(f"{table.items[row]} ({decoding.image(row)})" for row in rows[:5].tolist())
-    more = f"; and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return UserError(
-        f"{table.name}: {len(rows)} of {len(table)} images cannot be decoded: {named}{more}. Replace them, "
-        "or leave them out with skip_broken=true"
-    )
-
-
-def write_share(decoding: Decoding, file: Path, offset: int, share: int, shares: int) -> Steps:
-    """Decode and write every ``shares``-th chunk; tell after each how many images it had and which broke."""
-    count = len(decoding.table)
-    descriptor = os.open(file, os.O_WRONLY)
-    try:
-        for start in range(share * CHUNK, count, shares * CHUNK):
-            stop = min(start + CHUNK, count)
-            pixels, broken = decoding.chunk(start, stop)
-            if os.pwrite(descriptor, pixels.data, offset + start * decoding.image_bytes) < pixels.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            yield stop - start, broken
-    finally:
-        os.close(descriptor)
-
-
-def spread(decoding: Decoding, file: Path, offset: int, workers: int) -> Steps:
-    """Run ``write_share`` in processes and pass on what they tell."""
-    # Forked children see the table without copying it, start at once, and run nothing of torch.
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ExitStack() as stack:
-        open_pipes: list[Connection] = []
-        for share in range(workers):
-            receiver, sender = context.Pipe(duplex=False)
-            arguments = (os.getpid(), sender, decoding, file, offset, share, workers)
-            process = context.Process(target=run_worker, args=arguments, daemon=True)
-            process.start()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-            sender.close()  # so that the end of the process ends the pipe
-            open_pipes.append(receiver)
-        while open_pipes:
-            for pipe in wait(open_pipes):
-                assert isinstance(pipe, Connection)
-                try:
-                    message = pipe.recv()
-                except EOFError:
-                    name = decoding.table.name
-                    raise UserError(f"{name}: a decoding process was killed; is memory short?") from None
-                if message is None:
-                    open_pipes.remove(pipe)
-                elif isinstance(message, BaseException):
-                    raise message
-                else:
-                    yield message
-
-
-def run_worker(parent: int, sender: Connection, decoding: Decoding, *where: Any) -> None:
-    """The body of a decoding process: a chunk at a time, for as long as the parent lives."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        for message in write_share(decoding, *where):
-            if os.getppid() != parent:
-                os._exit(1)
-            sender.send(message)
-        sender.send(None)
-    except Exception as error:
-        sender.send(error)
-
-
-def with_progress(steps: Steps, count: int, title: str) -> Iterator[Broken]:
-    """Pass on what broke, drawing a bar with the rate and the time left on the standard error stream."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=count, rate=0.0)
-        for done, broken in steps:
-            progress.update(task, advance=done)
-            bar = progress.tasks[task]
-            progress.update(task, rate=bar.completed / bar.elapsed if bar.elapsed else 0.0)
-            yield broken
-
-
-MAGIC = b"lifted-lightning pixels 1\n"
-
-
-HEADER = 4096
+        for row in rows:
+            item = self.table.items[row]
+            image = image_or_error(lambda item=item: self.table.reader(item), item, self.channels)
+            if isinstance(image, UserError):
+                broken.append((row, str(image)))
+            elif into is not None:
+                into[row] = to_pixels(image, self.size, self.mode)
+        return broken
 
 
 class Pixels:
     """N decoded images of one size, memory-mapped; index it with rows as one does an array.
 
-    Pickling it copies no pixels: the other process maps the same file.
+    A block of the file is checked when it is first read; if it is damaged, all images are decoded again. Pickling
+    copies no pixels: the other process maps the same file.
 
     Attributes:
-        path: the cache file.
+        path: the ``.npy`` file.
         shape: (N, H, W, C).
-        valid: (N,) bool, False for images that could not be decoded and hold zeros.
+        valid: (N,) bool, False for images that cannot be decoded and hold zeros.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: if the files are missing, or are not what they must be.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, path: Path, decoding: Decoding) -> None:
         self.path = path
-        self.shape = shape
-        self.array: UInt8Array = np.memmap(path, np.uint8, "r", HEADER, shape)
-        size = int(np.prod(shape, dtype=np.int64))
-        self.valid = np.fromfile(path, np.uint8, count=shape[0], offset=HEADER + size).astype(bool)
+        self.decoding = decoding
+        contents = json.loads(path.with_suffix(".json").read_text())
+        self.array: UInt8Array = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+        self.shape = self.array.shape
+        wrong = [key for key, value in decoding.identity.items() if contents[key] != value]
+        if wrong or self.array.dtype != np.uint8 or [*self.shape] != contents["shape"]:
+            raise ValueError(f"{path} holds other images")
+        self.valid = np.ones(len(self), dtype=bool)
+        self.valid[contents["broken"]] = False
+        self._sums = np.array(contents["crc32"], dtype=np.uint32)
+        self._unread = np.ones(-(-self.array.size // BLOCK), dtype=bool)  # blocks that are not checked yet
+        if self._sums.shape != self._unread.shape:
+            raise ValueError(f"{path} has another number of blocks")
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> UInt8Array:
-        return self.array[rows]
+        return self.take(np.arange(len(self))[rows])
 
-    def __reduce__(self) -> tuple[type["Pixels"], tuple[Path, tuple[int, int, int, int]]]:
-        return Pixels, (self.path, self.shape)
+    def __reduce__(self) -> tuple[type["Pixels"], tuple[Path, Decoding]]:
+        return Pixels, (self.path, self.decoding)
+
+    def take(self, rows: IntArray, out: UInt8Array | None = None) -> UInt8Array:
+        """A copy of the images in rows (n,), as (n, H, W, C); in ``out`` if it is given.
+
+        Raises:
+            UserError: if the file is damaged, and images that it had can no longer be decoded.
+        """
+        if self._unread.any():
+            size = self.array[0].size
+            first, last = rows * size // BLOCK, ((rows + 1) * size - 1) // BLOCK
+            blocks = np.minimum(first[..., None] + np.arange(size // BLOCK + 2), last[..., None])
+            new = np.unique(blocks[self._unread[blocks]])
+            if len(new) and not self.intact(new):
+                fresh = find_or_build(self.path, self.decoding, check=True)
+                lost = np.flatnonzero(self.valid & ~fresh.valid)
+                if len(lost):
+                    raise broken_images(self.decoding.table, lost)
+                vars(self).update(vars(fresh))
+        return np.take(self.array, rows, axis=0, out=out, mode="clip")
+
+    def intact(self, blocks: IntArray | None = None) -> bool:
+        """Whether these blocks, or all, are as they were written."""
+        blocks = np.arange(len(self._sums)) if blocks is None else blocks
+        if not np.array_equal(checksums(self.array, blocks), self._sums[blocks]):
+            return False
+        self._unread[blocks] = False
+        return True
 
 
 def open_pixels(
@@ -253,15 +154,15 @@ def open_pixels(
     Args:
         table: the images.
         size: side of the decoded images in pixels.
-        mode: how an image becomes square: ``squash``, ``crop`` or ``pad``, see ``resize.to_pixels``.
+        mode: how an image becomes square: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         cache_dir: by default the environment's ``LIFTED_CACHE_DIR``, else ``~/.cache/lifted-lightning``.
         workers: how many processes decode; by default as many as there are cores.
         skip_broken: leave out images that cannot be decoded: their rows are False in ``Pixels.valid``.
 
     Raises:
-        UserError: for a setting that cannot be, images that cannot be decoded (named), too little disk space,
-            or a folder that cannot be written.
+        UserError: for a setting that cannot be, images that cannot be decoded (named), or a disk that is full or
+            cannot be written.
     """
     if size <= 0 or channels not in (1, 3) or mode not in RESIZE_MODES:
         raise UserError(
@@ -269,115 +170,206 @@ def open_pixels(
             f"{', '.join(RESIZE_MODES)}, and 1 or 3 channels"
         )
     decoding = Decoding(table, size, mode, channels)
-    contents = describe(decoding)
-    file = (cache_dir or default_cache_dir()) / file_name(table, contents)
-    pixels = find(file, decoding, contents)
+    path = cache_file(table, f"{size}-{mode}-{channels}", cache_dir)
+    pixels = find(path, decoding)
     if pixels is None:
-        with locked(file):
-            pixels = find(file, decoding, contents)
-            if pixels is None:
-                pixels = build(file, decoding, contents, workers)
+        pixels = find_or_build(path, decoding, workers)
     broken = np.flatnonzero(~pixels.valid)
     if len(broken) and not skip_broken:
-        raise broken_images(decoding, broken)
+        raise broken_images(table, broken)
     return pixels
 
 
-def default_cache_dir() -> Path:
-    return Path(os.environ.get("LIFTED_CACHE_DIR") or Path.home() / ".cache" / "lifted-lightning")
+def verified_caches(table: ImageTable, cache_dir: Path | None = None) -> Iterator[Pixels]:
+    """Each cache of a table's images, checked as a whole, and built again if it is damaged."""
+    pattern = cache_file(table, "*", cache_dir)
+    for path in sorted(pattern.parent.glob(pattern.name)):
+        _, size, mode, channels, _ = path.stem.rsplit("-", 4)
+        yield find_or_build(path, Decoding(table, int(size), mode, int(channels)), check=True)  # type: ignore[arg-type]
 
 
-def describe(decoding: Decoding) -> dict[str, Any]:
-    """What a cache file says it holds: it is used only if this agrees in all."""
-    count = len(decoding.table)
-    return {
-        "key": digest(decoding.table.key),
-        "items": digest("\0".join(decoding.table.items)),
-        "size": decoding.size,
-        "mode": decoding.mode,
-        "channels": decoding.channels,
-        "count": count,
-        "bytes": HEADER + count * (decoding.image_bytes + 1),
-    }
+def unreadable(table: ImageTable) -> Broken:
+    """Decode every image of a table and keep none; gives those that cannot be decoded, by row."""
+    return decode_all(Decoding(table), None, None)
 
 
-def file_name(table: ImageTable, contents: dict[str, Any]) -> str:
-    """One name for each data set, size, mode and channels: ``cub200-256-squash-3-1f00ba4b.pixels``."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", table.name)[:60]
-    return "-".join([name, *(str(contents[k]) for k in ("size", "mode", "channels")), contents["key"][:8]]) + ".pixels"
+def broken_images(table: ImageTable, rows: IntArray) -> UserError:
+    """An error that names the first images of these rows and says what is wrong with them."""
+    named = "; ".join(why for _, why in Decoding(table).decode(rows[:5].tolist()))
+    more = f"; and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return UserError(
+        f"{table.name}: {len(rows)} of {len(table)} images cannot be decoded: {named}{more}. Replace them, "
+        "or leave them out with skip_broken=true"
+    )
+
+
+def cache_file(table: ImageTable, settings: str, cache_dir: Path | None) -> Path:
+    """One file for each data set and settings: ``cub200-256-squash-3-1f00ba4b.npy``."""
+    folder = cache_dir or Path(os.environ.get("LIFTED_CACHE_DIR") or Path.home() / ".cache" / "lifted-lightning")
+    return folder / f"{re.sub('[^A-Za-z0-9_-]+', '_', table.name)[:60]}-{settings}-{digest(table.key)[:8]}.npy"
 
 
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def header(contents: dict[str, Any]) -> bytes:
-    return (MAGIC + json.dumps(contents).encode()).ljust(HEADER, b"\0")
+def checksums(array: UInt8Array, blocks: IntArray) -> npt.NDArray[np.uint32]:
+    """The CRC-32 of each of these blocks of an array's bytes, by as many threads as there are cores."""
+    flat = array.reshape(-1)
+    with ThreadPoolExecutor(cores()) as pool:
+        found = pool.map(lambda block: zlib.crc32(flat[block * BLOCK : (block + 1) * BLOCK]), blocks.tolist())
+        return np.fromiter(found, dtype=np.uint32, count=len(blocks))
 
 
-def find(file: Path, decoding: Decoding, contents: dict[str, Any]) -> Pixels | None:
-    """The cached pixels, unless the file is missing, truncated, foreign, outdated, or was made of images that
-    were damaged then and are not now.
-    """
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def find(path: Path, decoding: Decoding) -> Pixels | None:
+    """The cached pixels, unless they are missing, cut short, foreign, or of images that were broken and are mended."""
     try:
-        with file.open("rb") as stream:
-            if stream.read(HEADER) != header(contents) or os.fstat(stream.fileno()).st_size != contents["bytes"]:
-                return None
-    except FileNotFoundError:
+        pixels = Pixels(path, decoding)
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
     except OSError as error:
-        raise UserError(f"pixel cache {file}: cannot be read ({error.strerror}); set another cache_dir") from error
-    pixels = Pixels(file, (contents["count"], decoding.size, decoding.size, decoding.channels))
-    mended = (not isinstance(decoding.image(int(row)), str) for row in np.flatnonzero(~pixels.valid))
-    return None if any(mended) else pixels
+        raise UserError(f"pixel cache {path}: cannot be read ({error.strerror}); set another cache_dir") from error
+    broken = np.flatnonzero(~pixels.valid).tolist()
+    return pixels if len(decoding.decode(broken)) == len(broken) else None
 
 
-def build(file: Path, decoding: Decoding, contents: dict[str, Any], workers: int | None) -> Pixels:
-    """Decode all images; the file appears under its name when complete. The caller holds the lock."""
-    free = shutil.disk_usage(file.parent).free
-    if contents["bytes"] > free:
-        raise UserError(
-            f"pixel cache {file}: needs {contents['bytes'] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free "
-            "some, set another cache_dir (LIFTED_CACHE_DIR) or a smaller size"
-        )
-    temporary = file.with_suffix(".tmp")  # one name, guarded by the lock: a dead process's is overwritten
+def find_or_build(path: Path, decoding: Decoding, workers: int | None = None, check: bool = False) -> Pixels:
+    """The cached pixels, decoded by whoever comes first; with ``check`` again if any of their blocks is damaged."""
+    with locked(path):
+        pixels = find(path, decoding)
+        if pixels is not None and check and not pixels.intact():
+            print(f"pixel cache {path}: is damaged; its images are decoded again", file=sys.stderr)
+            pixels = None
+        if pixels is None:
+            build(path, decoding, workers)
+            pixels = Pixels(path, decoding)
+        return pixels
+
+
+def build(path: Path, decoding: Decoding, workers: int | None) -> None:
+    """Decode all images. The JSON, without which the pixels are not used, comes last; the caller holds the lock."""
+    temporary = path.with_suffix(".tmp")  # one name, guarded by the lock: a dead process's is overwritten
+    shape = tuple(decoding.identity["shape"])
     try:
-        with temporary.open("wb") as stream:
-            stream.write(header(contents))
-            stream.truncate(contents["bytes"])
-        broken = decode_all(decoding, temporary, HEADER, workers)
-        count = contents["count"]
-        if count and len(broken) == count:
-            raise broken_images(decoding, np.arange(count))
-        valid = np.ones(count, dtype=np.uint8)
-        valid[[row for row, _ in broken]] = 0
-        with temporary.open("r+b") as stream:
-            stream.seek(contents["bytes"] - count)
-            stream.write(valid.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+        if sys.platform == "linux":  # or a disk that fills up would kill whoever writes to the mapped file
+            with temporary.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
+        broken = decode_all(decoding, temporary, workers)
+        if broken and len(broken) == len(array):
+            raise broken_images(decoding.table, np.arange(len(array)))
+        sums = checksums(array, np.arange(-(-array.size // BLOCK))).tolist()
+        path.with_suffix(".json").unlink(missing_ok=True)
+        temporary.replace(path)
+        with atomic(path.with_suffix(".json"), "w") as text:
+            json.dump({**decoding.identity, "broken": [row for row, _ in broken], "crc32": sums}, text)
+    except OSError as error:
+        raise UserError(
+            f"pixel cache {path}: needs {np.prod(shape, dtype=float) / 1e9:.1f} GB and cannot be written "
+            f"({error.strerror or error}); make room, set another cache_dir (LIFTED_CACHE_DIR) or a smaller size"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Pixels(file, (count, decoding.size, decoding.size, decoding.channels))
+
+
+def decode_all(decoding: Decoding, file: Path | None, workers: int | None) -> Broken:
+    """Decode every image of the table into an ``.npy`` file of them, if there is one; gives those that cannot be.
+
+    Raises:
+        UserError: if one of the processes that decode dies.
+    """
+    count, workers = len(decoding.table), workers or cores()
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    alone = workers == 1 or count <= SMALL or multiprocessing.current_process().daemon
+    if alone or not can_be_sent(decoding.table):
+        array = file and np.lib.format.open_memmap(file, "r+")
+        steps: Steps = ((len(chunk), decoding.decode(chunk, array)) for chunk in chunks)
+    else:
+        steps = decode_in_processes(decoding, file, chunks, workers)
+    return sorted(found for chunk in with_progress(steps, count, f"decoding {decoding.table.name}") for found in chunk)
+
+
+def decode_in_processes(decoding: Decoding, file: Path | None, chunks: Sequence[range], workers: int) -> Steps:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads as they happen to be
+    with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(), decoding, file)) as pool:
+        try:
+            with without_main():
+                futures = [pool.submit(decode_chunk, chunk) for chunk in chunks]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(f"{decoding.table.name}: a decoding process was killed; is memory short?") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def without_main() -> Iterator[None]:
+    """Processes that start meanwhile do not run the user's script again, so that it needs no guard against that."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def can_be_sent(table: ImageTable) -> bool:
+    """Whether another process can read the images: not by a function of a notebook or script, for example."""
+    try:
+        with without_main():
+            return bool(pickle.dumps(table.reader))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+
+
+_work: tuple[Decoding, UInt8Array | None]  # of a process that decodes, and of no other
+
+
+def start_worker(parent: int, decoding: Decoding, file: Path | None) -> None:
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    _work = decoding, file and np.lib.format.open_memmap(file, "r+")
+
+
+def decode_chunk(rows: range) -> tuple[int, Broken]:
+    decoding, array = _work
+    return len(rows), decoding.decode(rows, array)
+
+
+def with_progress(steps: Steps, count: int, title: str) -> Iterator[Broken]:
+    """Pass on what broke, drawing a bar with the rate and the time left on the standard error stream."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=count, rate=0.0)
+        for done, broken in steps:
+            bar = progress.tasks[task]
+            progress.update(task, advance=done, rate=(bar.completed + done) / (bar.elapsed or 1e9))
+            yield broken
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a cache file. The system frees it when its holder dies, however that happens."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.with_suffix(".lock").open("wb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("wb")
     except OSError as error:
         raise UserError(
-            f"pixel cache {file.parent}: cannot be written ({error.strerror}); set another cache_dir or "
+            f"pixel cache {path.parent}: cannot be written ({error.strerror}); set another cache_dir or "
             "LIFTED_CACHE_DIR"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # blocks while another process decodes, which shows its progress
-        except OSError as error:
-            raise UserError(
-                f"pixel cache {file.parent}: cannot be locked ({error.strerror}); set another cache_dir"
-            ) from error
+        fcntl.flock(lock, fcntl.LOCK_EX)  # blocks while another process decodes, which shows its progress
         yield

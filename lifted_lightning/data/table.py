@@ -1,5 +1,6 @@
 """The image table: what every data set becomes, and all that the rest of the package knows of it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class ImageTable:
         key: identifies the images' content (source, version), so that caches can be told apart.
         query: rows of ``test`` that are queries, where the data set keeps query and gallery apart.
         gallery: rows of ``test`` that are the gallery, given if and only if ``query`` is.
+
+    Raises:
+        UserError: if a class both trains and tests, or an item comes twice.
     """
 
     name: str
@@ -50,7 +54,13 @@ class ImageTable:
         shared = np.intersect1d(self.labels[self.train], self.labels[self.test])
         if len(shared):
             names = ", ".join(self.class_names[c] for c in shared[:3])
-            raise ValueError(f"{self.name}: {len(shared)} classes both train and test, for example {names}")
+            raise UserError(
+                f"{self.name}: {len(shared)} classes both train and test, for example {names}: classes of the test "
+                "must not be seen in training"
+            )
+        if len(set(self.items)) < n:
+            twice = next(item for item, count in Counter(self.items).items() if count > 1)
+            raise UserError(f"{self.name}: {twice} is listed twice; keep one")
         if (self.query is None) != (self.gallery is None):
             raise ValueError(f"{self.name}: query and gallery rows go together")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
-from lifted_lightning.data.images import ResizeMode, UInt8Array, read_image, to_pixels
+from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, read_image, to_pixels
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, load_checkpoint
@@ -77,7 +77,7 @@ class TrainedModel:
         sha256: of the checkpoint file.
         device: where it computes.
         size: side in pixels that an image is brought to.
-        resize: how it becomes square, see ``data.resize.to_pixels``.
+        resize: how it becomes square, see ``data.images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         distance: by which its embeddings were evaluated, ``euclidean`` or ``cosine``.
         embedding_size: D.
@@ -158,23 +158,23 @@ class TrainedModel:
 
     def pixels(self, image: AnyImage) -> UInt8Array | UserError:
         """An image as (size, size, C) uint8, as the pixel cache has it; an error if it cannot be read."""
-        name = "an image"
-        try:
-            if isinstance(image, str | os.PathLike):
-                name = os.fspath(image)
-                image = read_image(image)
-            elif not isinstance(image, Image.Image):
-                image = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-            return to_pixels(image, self.size, self.resize, self.channels)
-        except UserError as error:
-            return error
-        except (OSError, ValueError, SyntaxError) as error:
-            return UserError(f"{name}: cannot be decoded ({' '.join(str(error).split())[:150]})")
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an image"
+        found = image_or_error(lambda: as_image(image), name, self.channels)
+        return found if isinstance(found, UserError) else to_pixels(found, self.size, self.resize)
 
     @torch.inference_mode()
     def _embed_pixels(self, pixels: UInt8Array) -> Tensor:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
         return self.module(images).float().cpu()
+
+
+def as_image(image: AnyImage) -> Image.Image:
+    """A path's or an array's image."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return image
+    return Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
 
 
 def find_device(name: str) -> torch.device:

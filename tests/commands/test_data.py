@@ -5,14 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lifted_lightning.cli import main
 from lifted_lightning.commands import data as data_command
-from lifted_lightning.data.datasets import CUB200, Omniglot
+from lifted_lightning.data.datasets import CUB200, ImageFolder, Omniglot
 from lifted_lightning.data.datasets.base import Counts
 from lifted_lightning.data.datasets.download import Archive
+from lifted_lightning.data.pixels import open_pixels
 from lifted_lightning.errors import UserError
 from tests.data.datasets.test_published import EIGHT, make_cub, make_omniglot
 
@@ -51,8 +53,8 @@ def test_verify_names_unreadable_images(tmp_path: Path, monkeypatch: pytest.Monk
     images[5].write_bytes(b"no image")
     with pytest.raises(UserError, match="2 of 8 images cannot be read") as caught:
         data_command.verify("cub200", str(tmp_path))
-    assert f"{images[1]}: is empty" in str(caught.value)
-    assert f"{images[5]}: is no image" in str(caught.value)
+    assert f"{images[1].relative_to(tmp_path)}: is empty" in str(caught.value)
+    assert f"{images[5].relative_to(tmp_path)}: is empty, no image" in str(caught.value)
 
 
 def test_verify_many_unreadable_images_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +81,26 @@ def test_verify_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "own: 4 train images, 2 train classes" in out
     assert "t: 6 train images, 3 train classes" in out
+
+
+def test_verify_builds_a_damaged_cache_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIFTED_CACHE_DIR", str(tmp_path / "cache"))
+    for c in range(4):
+        (tmp_path / "own" / str(c)).mkdir(parents=True)
+        for i in range(2):
+            Image.new("L", (9, 9), 10 * c + i).save(tmp_path / "own" / str(c) / f"{i}.png")
+    pixels = open_pixels(ImageFolder(str(tmp_path / "own")).table(tmp_path), 9, channels=1)
+    wanted = pixels[:]
+    content = pixels.path.read_bytes()
+    pixels.path.write_bytes(content[:-1] + b"x")
+    data_command.verify(str(tmp_path / "own"))
+    said = capsys.readouterr()
+    assert "is damaged; its images are decoded again" in said.err
+    assert f"{pixels.path}: 8 decoded images, as they were written" in said.out
+    assert pixels.path.read_bytes() == content
+    assert (wanted == 10 * np.arange(4).repeat(2)[:, None, None, None] + np.tile([0, 1], 4)[:, None, None, None]).all()
 
 
 def test_prepare_what_is_there(
@@ -115,7 +137,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from lifted_lightning.cli import main\n"
         "try: main(['data', '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "print([m for m in ('torch', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'rich', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert "prepare" in done.stdout
@@ -123,7 +145,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_data_sets_import_without_torch() -> None:
-    heavy = ("torch", "scipy", "matplotlib")
+    heavy = ("torch", "scipy", "matplotlib", "pandas", "rich")
     code = f"import sys, lifted_lightning.data.datasets; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -43,8 +43,8 @@ def test_a_folder_with_class_folders(lifted: Lifted) -> None:
     assert code == 0
     assert out == "21 embeddings: index.npz\n"
     assert err.splitlines() == [
-        "warning: photos/broken.jpg: is no image, or damaged at its start",
-        "warning: photos/class 1/empty.PNG: is empty (zero bytes)",
+        "warning: photos/broken.jpg: is empty, no image, or damaged at its start",
+        "warning: photos/class 1/empty.PNG: is empty, no image, or damaged at its start",
         "warning: 2 of 23 images could not be read",
     ]
     with np.load("index.npz", allow_pickle=False) as file:
@@ -68,7 +68,7 @@ def test_lists_and_files_each_once(lifted: Lifted) -> None:
     code, _, err = lifted("embed", *arguments, "--ckpt", "best.ckpt")
     assert code == 0
     assert err.splitlines() == [
-        "warning: lists/gone.jpg: no such file",
+        "warning: lists/gone.jpg: cannot be read (No such file or directory)",
         "warning: 1 of 9 images could not be read",
     ]
     with np.load("embeddings.npz", allow_pickle=False) as file:

@@ -1,64 +1,28 @@
 """The pixel cache: decoded once, found again, rebuilt when damaged, and safe among processes."""
 
+import errno
 import multiprocessing
 import os
 import pickle
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lifted_lightning.data import pixels as decode
-from lifted_lightning.data.images import to_pixels
+from lifted_lightning.data import pixels as module
+from lifted_lightning.data.images import normalized, to_pixels
 from lifted_lightning.data.loading import PixelRows, as_batch
-from lifted_lightning.data.pixels import HEADER, Pixels, open_pixels
+from lifted_lightning.data.pixels import BLOCK, Pixels, open_pixels, unreadable, verified_caches
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
-
-COUNT = 300  # enough for several processes
-
-
-class Reader:
-    """Draws item i in a colour of its own and notes that it did in a file; chosen items misbehave."""
-
-    def __init__(self, log: Path, pause: float = 0.0) -> None:
-        self.log = log
-        self.pause = pause
-
-    def __call__(self, item: str) -> Image.Image:
-        with self.log.open("a") as stream:
-            stream.write(f"{item}\n")
-        if (self.log.parent / f"broken {item}").exists():
-            raise OSError("image file is truncated")
-        if (self.log.parent / f"deadly {item}").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self.pause)
-        number = int(item.split()[-1])
-        return Image.new("RGB", (10, 6), (number % 256, number // 256, 77))
-
-    def count(self) -> int:
-        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
-
-
-def make_table(folder: Path, count: int = COUNT, key: str = "one", **options: float) -> ImageTable:
-    labels = np.arange(count) % 10
-    order = np.arange(count)
-    return ImageTable(
-        name="toy set",
-        labels=labels,
-        class_names=[f"c{i}" for i in range(10)],
-        train=order[labels < 5],
-        test=order[labels >= 5],
-        items=[f"ä b/image {i}" if i == 7 else f"image {i}" for i in range(count)],
-        reader=Reader(folder / "log", **options),
-        key=key,
-    )
+from tests.helpers.drawn import COUNT, make_table
 
 
 @pytest.fixture
@@ -67,21 +31,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the small sets of tests are decoded by processes."""
+    monkeypatch.setattr(module, "SMALL", 0)
+
+
 def opened(folder: Path, table: ImageTable | None = None, **options: object) -> Pixels:
     return open_pixels(table or make_table(folder), 4, **({"cache_dir": folder / "cache"} | options))
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted((folder / "cache").glob("*.pixels"))
+    return sorted((folder / "cache").glob("*.npy"))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, None])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_each_image_is_decoded_once_into_its_row(folder, workers, channels):
+@pytest.mark.parametrize(("workers", "channels"), [(1, 3), (2, 1), (3, 3), (None, 3)])
+def test_each_image_is_decoded_once_into_its_row(folder, processes, workers, channels):
     table = make_table(folder)
     pixels = opened(folder, table, workers=workers, channels=channels)
     assert table.reader.count() == COUNT
-    wanted = [to_pixels(table.read(row), 4, "squash", channels) for row in range(COUNT)]
+    wanted = [to_pixels(normalized(table.read(row), channels), 4, "squash") for row in range(COUNT)]
     assert np.array_equal(pixels[:], np.stack(wanted))
     assert pixels.shape == (COUNT, 4, 4, channels)
     assert pixels.valid.all()
@@ -113,7 +82,7 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
 
-def replace(file: Path) -> None:
+def foreign(file: Path) -> None:
     file.write_bytes(b"something else" * 5000)
 
 
@@ -121,16 +90,120 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def outdate(file: Path) -> None:
-    data = file.read_bytes()
-    file.write_bytes(data[:HEADER].replace(b"pixels 1", b"pixels 0") + data[HEADER:])
+def pickled(file: Path) -> None:
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
-@pytest.mark.parametrize("damage", [truncate, replace, empty, outdate])
-def test_a_file_that_is_not_what_it_should_be_is_rebuilt(folder, damage):
+def other_shape(file: Path) -> None:
+    np.save(file, np.zeros((COUNT, 4, 2, 6), dtype=np.uint8))
+
+
+def without_json(file: Path) -> None:
+    file.with_suffix(".json").unlink()
+
+
+def damaged_json(file: Path) -> None:
+    file.with_suffix(".json").write_text("[1, 2")
+
+
+def other_json(file: Path) -> None:
+    file.with_suffix(".json").write_text('{"broken": [9999], "crc32": []}')
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, foreign, empty, pickled, other_shape, without_json, damaged_json, other_json]
+)
+def test_files_that_are_not_what_they_should_be_are_built_again(folder, damage):
     wanted = opened(folder)[:].copy()
     damage(files(folder)[0])
     assert np.array_equal(opened(folder)[:], wanted)
+
+
+def test_numpy_reads_the_file(folder):
+    wanted = opened(folder)[:]
+    assert np.array_equal(np.load(files(folder)[0], mmap_mode="r", allow_pickle=False), wanted)
+
+
+# Damage to the body, which only the checksums tell
+
+SIDE = 96  # 40 images of 27 KB: two blocks
+
+
+def flip_a_bit(file: Path) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(-5, os.SEEK_END)
+        byte = stream.read(1)[0]
+        stream.seek(-5, os.SEEK_END)
+        stream.write(bytes([byte ^ 16]))
+
+
+def zero(file: Path) -> None:
+    size = file.stat().st_size
+    os.truncate(file, 128)
+    os.truncate(file, size)
+
+
+def big(folder: Path) -> Pixels:
+    return open_pixels(make_table(folder, count=40), SIDE, cache_dir=folder / "cache")
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, zero])
+def test_damage_is_found_when_its_block_is_first_read(folder, damage, capsys):
+    wanted = big(folder)[:]
+    assert wanted.nbytes > BLOCK
+    damage(files(folder)[0])
+    pixels, other = big(folder), big(folder)
+    if damage is flip_a_bit:
+        assert np.array_equal(pixels[3], wanted[3])  # the first block is whole, and the last one not looked at
+        assert "damaged" not in capsys.readouterr().err
+    assert np.array_equal(pixels.take(np.array([39, 0])), wanted[[39, 0]])
+    assert capsys.readouterr().err.count("is damaged; its images are decoded again") == 1
+    assert np.array_equal(other[39], wanted[39])  # which maps the old file, finds the damage, then the new one
+    assert np.array_equal(big(folder)[:], wanted)
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_block_is_checked_once(folder, monkeypatch):
+    asked = []
+    big(folder)
+    checksums = module.checksums
+    monkeypatch.setattr(module, "checksums", lambda array, blocks: asked.extend(blocks) or checksums(array, blocks))
+    pixels = big(folder)
+    for rows in ([0, 1], [37, 38], [38], [39, 0], range(40)):
+        assert np.array_equal(pixels.take(np.array(rows)), pixels.array[np.array(rows)])
+    assert asked == [0, 1]  # row 37 lies in both
+
+
+def test_images_larger_than_a_block(folder):
+    table = make_table(folder, count=3)
+    pixels = open_pixels(table, 700, cache_dir=folder / "cache")
+    assert pixels[1].shape == (700, 700, 3)
+    file = files(folder)[0]
+    with file.open("r+b") as stream:
+        stream.seek(128 + 700 * 700 * 3 + 700 * 700)
+        stream.write(b"x")
+    assert (open_pixels(table, 700, cache_dir=folder / "cache")[1] == (1, 0, 77)).all()
+
+
+def test_damage_and_sources_that_are_gone(folder):
+    big(folder)
+    flip_a_bit(files(folder)[0])
+    pixels = open_pixels(make_table(folder, count=40), SIDE, cache_dir=folder / "cache", skip_broken=True)
+    (folder / "broken image 3").touch()
+    with pytest.raises(UserError, match=r"1 of 40 images cannot be decoded: image 3"):
+        pixels.take(np.array([39]))
+
+
+def test_all_caches_of_a_table_are_verified(folder, capsys):
+    table = make_table(folder)
+    opened(folder, table)
+    opened(folder, table, channels=1, mode="pad")
+    opened(folder, make_table(folder, key="other"))
+    flip_a_bit(sorted(files(folder))[0])
+    found = list(verified_caches(table, folder / "cache"))
+    assert [pixels.shape for pixels in found] == [(COUNT, 4, 4, 1), (COUNT, 4, 4, 3)]
+    assert all(pixels.intact() for pixels in found)
+    assert capsys.readouterr().err.count("is damaged") == 1
 
 
 def test_other_items_are_decoded_anew(folder):
@@ -177,7 +250,22 @@ def test_a_killed_builder_blocks_nobody(folder):
     assert not list((folder / "cache").glob("*.tmp"))
 
 
-def test_a_killed_worker_is_an_error(folder):
+def test_workers_end_with_a_killed_builder(folder, processes):
+    context = multiprocessing.get_context("fork")
+    slow = make_table(folder, pause=0.02)
+    process = context.Process(target=opened, args=(folder, slow), kwargs={"workers": 2})
+    process.start()
+    while slow.reader.count() < 10:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    assert workers
+    _gone, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+
+
+def test_a_killed_worker_is_an_error(folder, processes):
     (folder / "deadly image 100").touch()
     with pytest.raises(UserError, match="toy set: a decoding process was killed"):
         opened(folder, workers=2)
@@ -186,18 +274,15 @@ def test_a_killed_worker_is_an_error(folder):
 
 
 def test_too_little_disk_is_said_first(folder, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     table = make_table(folder)
-    with pytest.raises(UserError, match=r"needs 0\.0 GB.*cache_dir"):
+    with pytest.raises(UserError, match=r"needs 0\.0 GB and cannot be written \(No space left.*cache_dir"):
         opened(folder, table)
     assert table.reader.count() == 0
-
-
-def test_a_disk_that_fills_up(folder, monkeypatch):
-    monkeypatch.setattr(os, "pwrite", lambda *args: 3)
-    with pytest.raises(UserError, match="No space left"):
-        opened(folder, workers=2)
-    assert not files(folder)
+    assert not list((folder / "cache").glob("*.npy")) + list((folder / "cache").glob("*.tmp"))
 
 
 @pytest.mark.parametrize("where", ["/proc/no/such", "{folder}/log/below"])
@@ -210,7 +295,7 @@ def test_a_folder_that_cannot_be_written(folder, where):
 def test_broken_images_are_named_or_left_out(folder):
     for item in ("image 3", "image 299"):
         (folder / f"broken {item}").touch()
-    with pytest.raises(UserError, match=r"2 of 300.*image 3 \(OSError: image file is truncated\).*image 299"):
+    with pytest.raises(UserError, match=r"2 of 300.*image 3: cannot be read \(image file is truncated\).*image 299"):
         opened(folder)
     table = make_table(folder)
     before = table.reader.count()
@@ -286,12 +371,46 @@ def test_workers_give_the_same_batches(folder, start):
 def test_another_process_is_sent_no_pixels(folder):
     table = make_table(folder, count=5000)
     rows = PixelRows(open_pixels(table, 32, cache_dir=folder / "cache"), table.labels, table.test[:10])
-    rows.labels = rows.labels[:0]
     sent = pickle.dumps(rows)
-    assert len(sent) < 2000
+    assert len(sent) < 500_000 < rows.pixels.array.nbytes / 30  # the table, not the pixels
     assert np.array_equal(pickle.loads(sent).pixels[4999], rows.pixels[4999])
 
 
 def test_small_sets_start_no_process(folder, monkeypatch):
-    monkeypatch.setattr(decode, "spread", None)
+    monkeypatch.setattr(module, "decode_in_processes", None)
     assert opened(folder, make_table(folder, count=200), workers=8).valid.all()
+
+
+def test_a_reader_that_no_other_process_can_have(folder, processes):
+    table = make_table(folder)
+    local = ImageTable(**(vars(table) | {"reader": lambda item: table.reader(item)}))
+    assert np.array_equal(opened(folder, local, workers=2)[:], opened(folder)[:])
+
+
+def test_a_script_without_a_guard_runs_once(folder):
+    """Decoding processes do not run it again, and so does a class of its own not reach them."""
+    (folder / "script.py").write_text(
+        "import pathlib, sys\n"
+        "from lifted_lightning.data import pixels\n"
+        "from tests.helpers.drawn import Reader, make_table\n"
+        "pixels.SMALL = 0\n"
+        "print('run')\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "print(pixels.open_pixels(make_table(folder), 4, cache_dir=folder, workers=2).valid.all())\n"
+        "class Mine(Reader): pass\n"
+        "table = make_table(folder, key='two')\n"
+        "object.__setattr__(table, 'reader', Mine(folder / 'log'))\n"
+        "print(pixels.open_pixels(table, 4, cache_dir=folder, workers=2).valid.all())\n"
+    )
+    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == ["run", "True", "True"], done.stderr
+
+
+def test_images_that_cannot_be_read_are_found_without_a_cache(folder):
+    for item in ("image 3", "image 299"):
+        (folder / f"broken {item}").touch()
+    found = unreadable(make_table(folder))
+    assert found == [(row, f"image {row}: cannot be read (image file is truncated)") for row in (3, 299)]
+    assert not files(folder)

@@ -69,7 +69,7 @@ def test_paths_images_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     model = lifted_lightning.load(save_checkpoint(tmp_path / "best.ckpt"), "cpu")
     (tmp_path / "broken.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"broken\.jpg: is no image"):
+    with pytest.raises(UserError, match=r"broken\.jpg: is empty, no image"):
         model.embed([*draw_images(tmp_path / "images"), str(tmp_path / "broken.jpg")])
 
 

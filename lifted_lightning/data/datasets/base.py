@@ -2,18 +2,22 @@
 
 import hashlib
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.images import FileReader
-from lifted_lightning.data.table import ImageTable, IntArray
-from lifted_lightning.errors import UserError
+from lifted_lightning.data.table import ImageTable
+from lifted_lightning.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -133,8 +137,7 @@ class RetrievalDataset(ABC):
             name: of the table, where it is not the class's own.
 
         Raises:
-            UserError: if the counts are not the expected ones, a class is both train and test, an item comes
-                twice, or a file is missing.
+            UserError: if the counts are not the expected ones, a file is missing, or ``ImageTable`` refuses it.
         """
         names = list(dict.fromkeys(classes))
         index = {name: label for label, name in enumerate(names)}
@@ -142,7 +145,6 @@ class RetrievalDataset(ABC):
         split = np.array(splits, dtype=object)
         train, query, gallery = (np.flatnonzero(split == part) for part in ("train", "query", "gallery"))
         test = np.flatnonzero(split != "train")
-        self.check_split(items, labels, names, train, test)
         table = ImageTable(
             name=name or self.name,
             labels=labels,
@@ -156,21 +158,6 @@ class RetrievalDataset(ABC):
             gallery=gallery if len(query) else None,
         )
         return self.checked(table)
-
-    def check_split(
-        self, items: Sequence[str], labels: IntArray, names: Sequence[str], train: IntArray, test: IntArray
-    ) -> None:
-        """No class both trains and tests, and no image comes twice."""
-        shared = np.intersect1d(labels[train], labels[test])
-        if len(shared):
-            raise UserError(
-                f"{self.title}: {len(shared)} classes both train and test, for example {names[shared[0]]}: "
-                "test classes must not be seen in training"
-            )
-        if len(set(items)) < len(items):
-            seen: set[str] = set()
-            twice = next(item for item in items if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-            raise UserError(f"{self.title}: {twice} is listed twice; keep one")
 
     def checked(self, table: ImageTable) -> ImageTable:
         """The table itself.
@@ -217,54 +204,40 @@ def content_digest(title: str, base: Path, items: Sequence[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, whatever its line ends.
+def read_columns(path: Path, names: Sequence[str], **options: Any) -> "pandas.DataFrame":
+    """These columns of a text file, all as text: ``001``, ``NA`` and ``True`` stay what they are, empty is "".
+
+    Args:
+        path: the file, in UTF-8.
+        names: of columns; more than these do no harm.
+        options: of ``pandas.read_csv``, which see.
 
     Raises:
-        UserError: if the file is missing or is not text.
+        UserError: if the file is missing, no text, no table, or lacks a column.
     """
+    import pandas
+
+    settings = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False, **options}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with warnings.catch_warnings(action="ignore", category=pandas.errors.ParserWarning):  # lines that end in commas
+            frame = pandas.read_csv(path, **settings).rename(columns=str.strip)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; it belongs to the data set") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text") from error
-    return [line for line in text.splitlines() if line.strip()]
+    except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+        raise UserError(f"{path}: cannot be read as a table ({one_line(error)})") from error
+    return text_columns(frame, names, path)
 
 
-def read_columns(path: Path, count: int) -> list[list[str]]:
-    """The lines of a text file as columns between white space; the last one may hold spaces.
-
-    Raises:
-        UserError: naming a line with fewer columns.
-    """
-    lines = [line.split(maxsplit=count - 1) for line in read_lines(path)]
-    for number, line in enumerate(lines, start=1):
-        if len(line) < count:
-            raise UserError(f"{path}: line {number} of its text has {len(line)} columns instead of {count}")
-    return [[column.rstrip() for column in line] for line in lines]
-
-
-def read_table(path: Path, header: str) -> list[list[str]]:
-    """The columns below a header line.
+def text_columns(frame: "pandas.DataFrame", names: Sequence[str], path: Path) -> "pandas.DataFrame":
+    """These columns of a table, as text without space around it.
 
     Raises:
-        UserError: if the header is another one.
+        UserError: naming the columns that the table lacks.
     """
-    names = header.split()
-    lines = read_columns(path, len(names))
-    if not lines or lines[0] != names:
-        raise UserError(f"{path}: its header line is not {header!r}; is it the original file?")
-    return lines[1:]
-
-
-def whole_number(text: str, path: Path) -> int:
-    """A number of a metadata file.
-
-    Raises:
-        UserError: if it is none.
-    """
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError(f"{path}: {text[:40]!r} is no number; is it the original file?") from error
+    missing = [name for name in names if name not in frame]
+    if missing:
+        found = ", ".join(map(str, frame)) or "none"
+        raise UserError(f"{path}: no column {', '.join(missing)} (found: {found}); it needs {', '.join(names)}")
+    return frame[[*names]].astype("string").fillna("").apply(lambda column: column.str.strip())

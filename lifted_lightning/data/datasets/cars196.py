@@ -6,7 +6,7 @@ from typing import Any
 from lifted_lightning.data.datasets.base import Counts, RetrievalDataset
 from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 
 ORIGINAL = "cars196"
 TORCHVISION = "stanford_cars"
@@ -97,4 +97,4 @@ def read_mat(path: Path, *variables: str) -> dict[str, Any]:
     except KeyError as error:
         raise UserError(f"{path}: holds no {error}; is it the original file?") from error
     except Exception as error:  # scipy raises nearly anything on damaged files
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:150]})") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error

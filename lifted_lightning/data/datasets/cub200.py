@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_columns, whole_number
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_columns
 from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError
 
 FOLDER = "CUB_200_2011"
-TRAIN_CLASSES = 100
+LAST_TRAIN_CLASS = "100"
 
 
 class CUB200(RetrievalDataset):
@@ -33,16 +32,16 @@ class CUB200(RetrievalDataset):
     def table(self, root: Path) -> ImageTable:
         """The table; items are paths below the data root."""
         folder = self.first(root, FOLDER)
-        names = dict(read_columns(folder / "classes.txt", 2))
-        classes = dict(read_columns(folder / "image_class_labels.txt", 2))
-        images = read_columns(folder / "images.txt", 2)
-        unknown = next((path for number, path in images if classes.get(number) not in names), None)
-        if unknown:
-            raise UserError(f"{folder / 'images.txt'}: {unknown} has no class in image_class_labels.txt")
-        listed = sorted((whole_number(classes[number], folder / "classes.txt"), path) for number, path in images)
+        images, labels, classes = (
+            read_columns(folder / file, ["number", name], sep=" ", names=["number", name])
+            for file, name in (("images.txt", "path"), ("image_class_labels.txt", "species"), ("classes.txt", "name"))
+        )
+        listed = images.merge(labels, on="number").merge(classes, left_on="species", right_on="number")
+        species = listed["species"].str.zfill(3)
+        listed = listed.assign(species=species).sort_values(["species", "path"])
         return self.files(
             root,
-            items=[f"{FOLDER}/images/{path}" for _, path in listed],
-            classes=[names[str(species)] for species, _ in listed],
-            splits=["train" if species <= TRAIN_CLASSES else "test" for species, _ in listed],
+            items=[f"{FOLDER}/images/{path}" for path in listed["path"]],
+            classes=listed["name"].tolist(),
+            splits=["train" if species <= LAST_TRAIN_CLASS else "test" for species in listed["species"]],
         )

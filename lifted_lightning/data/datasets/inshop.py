@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_lines, whole_number
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_columns
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError
 
 LIST = "list_eval_partition.txt"
 FOLDERS = ("inshop", "In-shop Clothes Retrieval Benchmark")
-HEADER = ["image_name", "item_id", "evaluation_status"]
-STATUS = frozenset(("train", "query", "gallery"))
+COLUMNS = ["image_name", "item_id", "evaluation_status"]
 
 
 class InShop(RetrievalDataset):
@@ -41,31 +39,14 @@ class InShop(RetrievalDataset):
         folder = next(f for f in FOLDERS if (root / f) in partition.parents)
         if (root / folder / "Img" / "img").is_dir():
             folder = f"{folder}/Img"
-        listed = sorted(read_partition(partition), key=lambda line: line[1])
+        # The first line is their number; white space aligns the columns.
+        listed = read_columns(partition, COLUMNS, sep=r"\s+", skiprows=1).sort_values("item_id", kind="stable")
         return self.files(
             root,
-            items=[f"{folder}/{image}" for image, _, _ in listed],
-            classes=[garment for _, garment, _ in listed],
-            splits=[status for _, _, status in listed],
+            items=[f"{folder}/{image}" for image in listed["image_name"]],
+            classes=listed["item_id"].tolist(),
+            splits=listed["evaluation_status"].tolist(),
         )
 
     def present(self, root: Path) -> bool:
         return any((root / folder).exists() for folder in FOLDERS)
-
-
-def read_partition(path: Path) -> list[list[str]]:
-    """Image, garment and status of each line of the list, which begins with their number and a header.
-
-    Raises:
-        UserError: if the list is truncated or has an unknown status.
-    """
-    lines = [line.split() for line in read_lines(path)]
-    if len(lines) < 2 or lines[1] != HEADER:
-        raise UserError(f"{path}: its second line is not {' '.join(HEADER)!r}; is it the original file?")
-    count, images = whole_number(lines[0][0], path), lines[2:]
-    if len(images) != count:
-        raise UserError(f"{path}: lists {len(images)} images, and says it has {count}; is it complete?")
-    wrong = next((line for line in images if len(line) != 3 or line[2] not in STATUS), None)
-    if wrong:
-        raise UserError(f"{path}: {' '.join(wrong)[:80]!r} is not an image, its item and {sorted(STATUS)}")
-    return images

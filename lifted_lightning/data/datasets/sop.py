@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_table
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, read_columns
 from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 
 FOLDER = "Stanford_Online_Products"
-HEADER = "image_id class_id super_class_id path"
 
 
 class StanfordOnlineProducts(RetrievalDataset):
@@ -27,8 +26,9 @@ class StanfordOnlineProducts(RetrievalDataset):
         folder = self.first(root, FOLDER)
         items, classes, splits = [], [], []
         for split in ("train", "test"):
-            for _, product, _, path in read_table(folder / f"Ebay_{split}.txt", HEADER):
-                items.append(f"{FOLDER}/{path}")
-                classes.append(f"{path.split('_final/')[0]} {product.zfill(5)}")
-                splits.append(split)
+            listed = read_columns(folder / f"Ebay_{split}.txt", ["class_id", "path"], sep=" ")
+            items += [f"{FOLDER}/{path}" for path in listed["path"]]
+            kinds = [path.split("_final/")[0] for path in listed["path"]]
+            classes += [f"{kind} {product:>05}" for kind, product in zip(kinds, listed["class_id"], strict=True)]
+            splits += [split] * len(listed)
         return self.files(root, items, classes, splits)

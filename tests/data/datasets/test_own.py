@@ -210,10 +210,7 @@ def test_absolute_paths(tmp_path: Path) -> None:
         ([*PLAIN, ("", "dog", "train")], "line 6 has no path"),
         ([*PLAIN, ("c.png", "dog", "valid")], "line 6 has the split 'valid'"),
         ([*PLAIN, ("a/../b/1.png", "dog", "train")], "b/1.png is listed twice"),
-        (
-            [*PLAIN, ("c.png", "dog", "test"), ("d.png", "dog", "test")],
-            "both train and test, for example dog",
-        ),
+        ([*PLAIN, ("c.png", "dog", "test"), ("d.png", "dog", "test")], "both train and test, for example dog"),
         ([*PLAIN, ("c.png", "cat", "train")], "label 'cat' has one image in train"),
         ([*PLAIN, ("c.png", "cat", "gallery")], "has the splits train, test, gallery"),
         (PLAIN[:1] + PLAIN[2:3], "has the splits train; it needs"),
@@ -237,10 +234,12 @@ def test_missing_image(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("t.csv", b"path,class,split\na,b,train", "no column label (found: path, class, split)"),
-        ("t.csv", b"", "no column path, label, split (found: none)"),
+        ("t.csv", b"", "cannot be read as a table (No columns"),
+        ("t.csv", b"path,label,split\n\na.png,dog,train,more\nb.png,dog", "line 4 has no split"),
+        ("t.csv", b'path,label,split\na.png,"dog,train', "cannot be read as a table"),
         ("t.csv", b"path,label,split\n\xff\xfe,a,train", "is not UTF-8"),
         ("t.csv", b"path,label,split\na.png,dog", "line 2 has no split"),
-        ("t.parquet", b"no parquet", "cannot be read as Parquet"),
+        ("t.parquet", b"no parquet", "no Parquet file with the columns path, label, split"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -261,7 +260,27 @@ def test_parquet_without_a_column_or_a_label(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "t.parquet")
     assert "line 2 has no label" in failure(TableFile("t.parquet"), tmp_path)
     frame.drop(columns="label").to_parquet(tmp_path / "t.parquet")
-    assert "no column label" in failure(TableFile("t.parquet"), tmp_path)
+    assert "no Parquet file with the columns path, label, split (No match for FieldRef.Name(label)" in failure(
+        TableFile("t.parquet"), tmp_path
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_are_text(tmp_path: Path, suffix: str) -> None:
+    labels = ["001", "1", "NA", "None", "True", "nan", "1.0", "null"]
+    lines = [(f"{i}.png", label, "train" if i < 8 else "test") for i, label in enumerate(np.repeat(labels, 2))]
+    table = TableFile(make_table(tmp_path, lines, suffix)).table(tmp_path)
+    assert table.class_names == sorted(labels)
+
+
+def test_labels_of_parquet_that_are_numbers(tmp_path: Path) -> None:
+    import pandas
+
+    lines = [(f"{i}.png", i // 2 + 5, "train" if i < 4 else "test") for i in range(8)]
+    for path, *_ in lines:
+        picture(tmp_path / path)
+    pandas.DataFrame(lines, columns=["path", "label", "split"]).to_parquet(tmp_path / "t.parquet")
+    assert TableFile("t.parquet").table(tmp_path).class_names == ["5", "6", "7", "8"]
 
 
 def test_names_on_the_command_line() -> None:

@@ -1,0 +1,159 @@
+"""Reading image files of every kind, and naming those that cannot be read."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifted_lightning.data.images import FileReader, image_or_error, read_image
+from lifted_lightning.errors import UserError
+
+RED = (200, 30, 20)
+
+
+def read(path: Path, channels: int = 3) -> Image.Image:
+    found = image_or_error(lambda: read_image(path), str(path), channels)
+    assert isinstance(found, Image.Image), found
+    return found
+
+
+def why_not(path: Path) -> str:
+    found = image_or_error(lambda: read_image(path), str(path), 3)
+    assert isinstance(found, UserError)
+    return str(found)
+
+
+def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    value = image.getpixel((x, y))
+    return value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+def test_upright(tmp_path: Path, ending: str) -> None:
+    image = Image.new("RGB", (64, 32))
+    image.paste(RED, (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it
+    image.save(tmp_path / f"a.{ending}", exif=exif, quality=95)
+    found = read(tmp_path / f"a.{ending}")
+    assert found.size == (32, 64)
+    assert np.allclose(pixel(found, 24, 8), RED, atol=12)
+    assert np.allclose(pixel(found, 8, 8), 0, atol=12)
+
+
+def test_an_image_that_is_given_stays_as_it_is() -> None:
+    image = Image.new("RGB", (4, 2))
+    image.getexif()[0x0112] = 6
+    found = image_or_error(lambda: image, "mine", 1)
+    assert isinstance(found, Image.Image)
+    assert (found.size, found.mode) == ((2, 4), "L")
+    assert (image.size, image.mode) == ((4, 2), "RGB")
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), RED).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    found = read(tmp_path / "a.jpg")
+    assert found.mode == "RGB"
+    assert np.allclose(pixel(found, 4, 4), RED, atol=6)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bits(tmp_path: Path, ending: str) -> None:
+    Image.fromarray(np.full((3, 3), 200 * 257, dtype=np.uint16)).save(tmp_path / f"a.{ending}")
+    assert pixel(read(tmp_path / f"a.{ending}", 1)) == (200,)
+
+
+def test_16_bits_of_dark_images_are_on_the_same_scale(tmp_path: Path) -> None:
+    for value, expected in ((200, 0), (300, 1), (65535, 255)):
+        Image.fromarray(np.full((3, 3), value, dtype=np.uint16)).save(tmp_path / "a.png")
+        assert pixel(read(tmp_path / "a.png", 1)) == (expected,)
+
+
+def test_more_than_16_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 3), 70_000, dtype=np.int32)).save(tmp_path / "a.tif")
+    assert "more than 16 bits" in why_not(tmp_path / "a.tif")
+
+
+def test_floating_point_pixels(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "a.tif")
+    assert "floating point" in why_not(tmp_path / "a.tif")
+
+
+def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "clear.png", transparency=1)
+    plain, clear = read(tmp_path / "plain.png"), read(tmp_path / "clear.png")
+    assert [pixel(plain), pixel(plain, 1)] == [RED, (0, 0, 0)]
+    assert [pixel(clear), pixel(clear, 1)] == [RED, (255, 255, 255)]
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in (RED, "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(read(tmp_path / "a.gif")) == RED
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (*RED, 0)), ("LA", (10, 0))])
+def test_transparent_is_white(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
+    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
+    assert pixel(read(tmp_path / "a.png")) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("mode", "colour", "grey"), [("L", 77, 77), ("1", 1, 255), ("RGB", (77, 77, 77), 77)])
+def test_grey_and_colour(tmp_path: Path, mode: str, colour: int, grey: int) -> None:
+    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
+    assert pixel(read(tmp_path / "a.png", 1)) == (grey,)
+    assert pixel(read(tmp_path / "a.png", 3)) == (grey,) * 3
+
+
+def broken_file(path: Path, kind: str) -> None:
+    Image.effect_noise((40, 40), 80).save(path, "JPEG")
+    content = path.read_bytes()
+    if kind in ("folder", "pipe"):
+        path.unlink()
+        path.mkdir() if kind == "folder" else os.mkfifo(path)
+    elif kind != "missing":
+        path.write_bytes({"empty": b"", "text": b"no image at all", "truncated": content[: len(content) // 2]}[kind])
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("empty", "is empty"),
+        ("text", "no image"),
+        ("truncated", "truncated"),
+        ("missing", "No such file"),
+        ("folder", "a folder"),
+        ("pipe", "no file"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, kind: str, reason: str) -> None:
+    path = tmp_path / "ein Bild ä.jpg"
+    broken_file(path, kind)
+    message = why_not(path)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_memory_that_runs_out_is_no_broken_image() -> None:
+    def read() -> Image.Image:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        image_or_error(read, "large", 3)
+
+
+def test_reader_travels_to_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "über uns").mkdir()
+    Image.new("RGB", (2, 2), RED).save(tmp_path / "über uns" / "a b.png")
+    reader = pickle.loads(pickle.dumps(FileReader(tmp_path)))
+    assert pixel(reader("über uns/a b.png")) == RED
