@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lifted_lightning.data.datasets.download import Archive
+from lifted_lightning.data.datasets.download import Archive, fetch_and_unpack
 from lifted_lightning.data.images import FileReader
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError, one_line
@@ -55,8 +55,8 @@ class Counts:
 class RetrievalDataset(ABC):
     """Images of many classes, some of which train and the others test.
 
-    A subclass is one file: the names below, and ``table``. Its constructor takes the data set's own options,
-    which the command line then offers.
+    A subclass is one file: the names below, and ``table``. Its constructor takes the data set's own options, which the
+    command line then offers.
 
     Attributes:
         name: as results and caches call it, and as ``lifted data`` knows it.
@@ -94,38 +94,27 @@ class RetrievalDataset(ABC):
             return
         if not self.archives:
             raise UserError(f"{self.title} is not below {root}: {self.remedy}")
-        from lifted_lightning.data.datasets.download import fetch_and_unpack
-
         for archive in self.archives:
             if not (root / archive.target).exists():
                 fetch_and_unpack(archive, root, self.remedy)
-
-    def not_found(self, root: Path, *paths: str) -> UserError:
-        """The error that says what was looked for below the data root, and how to get it."""
-        return UserError(
-            f"{self.title} not found: looked for {' or '.join(paths)} below {root.absolute()}"
-            f"{'' if root.is_dir() else ' (which does not exist)'}; {self.remedy}; or set the data root, "
-            "--data.root or LIFTED_DATA_DIR"
-        )
 
     def first(self, root: Path, *paths: str) -> Path:
         """The first of these paths below the data root that exists.
 
         Raises:
-            UserError: if none does.
+            UserError: if none does, saying what was looked for and how to get it.
         """
         for path in paths:
             if (root / path).exists():
                 return root / path
-        raise self.not_found(root, *paths)
+        raise UserError(
+            f"{self.title} not found: looked for {' or '.join(paths)} below {root.absolute()}"
+            f"{'' if root.is_dir() else ' (which does not exist)'}; {self.remedy}; or set the data root, "
+            "--data.root or LIFTED_DATA_DIR"
+        )
 
     def files(
-        self,
-        base: Path,
-        items: Sequence[str],
-        classes: Sequence[str],
-        splits: Sequence[str],
-        name: str | None = None,
+        self, base: Path, items: Sequence[str], classes: Sequence[str], splits: Sequence[str], name: str | None = None
     ) -> ImageTable:
         """The checked table of image files.
 
@@ -157,14 +146,6 @@ class RetrievalDataset(ABC):
             query=query if len(query) else None,
             gallery=gallery if len(query) else None,
         )
-        return self.checked(table)
-
-    def checked(self, table: ImageTable) -> ImageTable:
-        """The table itself.
-
-        Raises:
-            UserError: if its counts are not the expected ones.
-        """
         found = Counts.of(table)
         if self.expected is not None and found != self.expected:
             raise UserError(
@@ -172,12 +153,6 @@ class RetrievalDataset(ABC):
                 f"another version; move them away, then {self.remedy}"
             )
         return table
-
-
-def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """A folder's entries by name, without hidden ones, such as the ``._*`` that macOS leaves in archives."""
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def content_digest(title: str, base: Path, items: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Omniglot: handwritten characters of 50 alphabets (Lake, Salakhutdinov, Tenenbaum, Science 2015)."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lifted_lightning.data.datasets.base import Counts, RetrievalDataset, visible
+from lifted_lightning.data.datasets.base import Counts, RetrievalDataset
 from lifted_lightning.data.datasets.download import Archive
 from lifted_lightning.data.table import ImageTable
 
@@ -57,13 +56,11 @@ class Omniglot(RetrievalDataset):
         items, classes, splits = [], [], []
         for part, split in PARTS.items():
             folder = self.first(root, f"{FOLDER}/{part}")
-            for alphabet in filter(_is_folder, visible(folder)):
-                for character in filter(_is_folder, visible(Path(alphabet))):
-                    for image in visible(Path(character)):
-                        if image.name.endswith(".png"):
-                            items.append(f"{FOLDER}/{part}/{alphabet.name}/{character.name}/{image.name}")
-                            classes.append(f"{alphabet.name}/{character.name}")
-                            splits.append(split)
+            for image in sorted(folder.glob("[!.]*/[!.]*/[!.]*.png")):  # macOS leaves hidden files in archives
+                alphabet, character, name = image.parts[-3:]
+                items.append(f"{FOLDER}/{part}/{alphabet}/{character}/{name}")
+                classes.append(f"{alphabet}/{character}")
+                splits.append(split)
         table = self.files(root, items, classes, splits)
         return with_turned(table) if self.rotations else table
 
@@ -105,7 +102,3 @@ def with_turned(table: ImageTable) -> ImageTable:
         reader=TurningReader(table.reader),
         key=f"{table.key}-turned",
     )
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifted_lightning.data.datasets.base import RetrievalDataset, read_columns, text_columns, visible
+from lifted_lightning.data.datasets.base import RetrievalDataset, read_columns, text_columns
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError, one_line
@@ -18,13 +18,12 @@ LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "desktop.ini"))
 class ImageFolder(RetrievalDataset):
     """One folder a class, named after it, with its images directly in it.
 
-    If the folder has ``train`` and ``test`` folders that hold class folders, these say which classes train
-    and which test. Else classes are sorted by name and the last ``test_share`` of them test, as the field
-    does with CUB and Cars.
+    If the folder has ``train`` and ``test`` folders that hold class folders, these say which classes train and which
+    test. Else classes are sorted by name and the last ``test_share`` of them test, as the field does with CUB and Cars.
 
-    Hidden files are passed over, and so are files beside the class folders that are no images. Within a class
-    folder, a file whose ending is not an image's is an error that names it. Whether a file can be decoded is
-    seen when it is: by the pixel cache, or by ``lifted data verify FOLDER``.
+    Hidden files are passed over, and so are files beside the class folders that are no images. Within a class folder, a
+    file whose ending is not an image's is an error that names it. Whether a file can be decoded is seen when it is: by
+    the pixel cache, or by ``lifted data verify FOLDER``.
 
     Args:
         path: the folder, as it is or below the data root.
@@ -47,7 +46,7 @@ class ImageFolder(RetrievalDataset):
         if not base.is_dir():
             raise UserError(f"{self.path}: no such folder, here or below {root.absolute()}; {self.remedy}")
         parts = [base / part for part in ("train", "test")]
-        if all(part.is_dir() and any(e.is_dir() for e in visible(part)) for part in parts):
+        if all(part.is_dir() and any(path.is_dir() for path in _visible(part)) for part in parts):
             train, test = (_classes(part) for part in parts)
         else:
             classes = _classes(base)
@@ -73,12 +72,23 @@ def own_path(path: str, root: Path) -> Path:
     return given if given.exists() else root / given
 
 
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds, by name, without hidden files, such as the ``._*`` that macOS leaves in archives."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def _classes(base: Path) -> list[Path]:
-    entries = visible(base)
-    stray = next((e.path for e in entries if e.is_file() and _is_image(e)), None)
-    if stray:
-        raise UserError(f"{stray}: lies beside the class folders; move it into the folder of its class")
-    folders = [Path(e) for e in entries if e.is_dir()]
+    """The folders of the classes.
+
+    Raises:
+        UserError: if there are none, or an image lies beside them.
+    """
+    folders = []
+    for path in _visible(base):
+        if path.is_dir():
+            folders.append(path)
+        elif path.suffix.lower() in EXTENSIONS:
+            raise UserError(f"{path}: lies beside the class folders; move it into the folder of its class")
     if not folders:
         raise UserError(f"{base}: has no class folders; put the images of each class into a folder of its own")
     return folders
@@ -90,20 +100,16 @@ def _images(folder: Path) -> list[Path]:
     Raises:
         UserError: if there are fewer than two, or there is anything but images.
     """
-    entries = [e for e in visible(folder) if e.name.lower() not in LEFT_BY_SYSTEMS]
-    for entry in entries:
-        if entry.is_dir():
-            raise UserError(f"{entry.path}: a folder in a class folder; images lie directly in their class's")
-        if not _is_image(entry):
-            raise UserError(f"{entry.path}: is no image (by its ending); move it out of the class folder")
-    if len(entries) < 2:
-        holds = "one image" if entries else "no images"
+    images = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
+    for path in images:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder in a class folder; images lie directly in their class's")
+        if path.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"{path}: is no image (by its ending); move it out of the class folder")
+    if len(images) < 2:
+        holds = "one image" if images else "no images"
         raise UserError(f"{folder}: holds {holds}; a class needs at least two, add some or remove the folder")
-    return [Path(e) for e in entries]
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+    return images
 
 
 COLUMNS = ("path", "label", "split")
@@ -113,9 +119,9 @@ SPLITS = ("train", "test", "query", "gallery")
 class TableFile(RetrievalDataset):
     """Images listed in a CSV or Parquet file with the columns ``path``, ``label`` and ``split``.
 
-    ``split`` is ``train`` or ``test``; or ``train``, ``query`` and ``gallery``, where queries are sought in
-    the gallery only. Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A
-    CSV file has a header line and is separated by commas, semicolons or tabs. More columns do no harm.
+    ``split`` is ``train`` or ``test``; or ``train``, ``query`` and ``gallery``, where queries are sought in the gallery
+    only. Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A CSV file has a header
+    line and is separated by commas, semicolons or tabs. More columns do no harm.
 
     Args:
         path: the file, as it is or below the data root; ``.parquet``, or else read as CSV.
