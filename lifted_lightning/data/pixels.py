@@ -6,7 +6,6 @@ the file. All processes of a machine share the file's pages, so neither ranks no
 """
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -15,6 +14,7 @@ import pickle
 import re
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -31,11 +31,14 @@ import numpy.typing as npt
 from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, UInt8Array, image_or_error, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import atomic
+from lifted_lightning.files import atomic, lock
 
 BLOCK = 1 << 20  # bytes that share a checksum
 CHUNK = 32  # images that a process decodes at a time
+REMEDY = "set another cache_dir (or LIFTED_CACHE_DIR)"
 SMALL = 1000  # up to here, starting processes takes longer than decoding
+
+_builds = threading.Lock()  # of this process; a file's lock is against other processes only
 
 Broken = list[tuple[int, str]]  # rows whose images cannot be decoded, and why
 Steps = Iterator[tuple[int, Broken]]  # some images at a time: how many, and which of them broke
@@ -232,22 +235,30 @@ def find(path: Path, decoding: Decoding) -> Pixels | None:
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
     except OSError as error:
-        raise UserError(f"pixel cache {path}: cannot be read ({error.strerror}); set another cache_dir") from error
+        raise UserError(f"pixel cache {path}: cannot be read ({error.strerror}); {REMEDY}") from error
     broken = np.flatnonzero(~pixels.valid).tolist()
     return pixels if len(decoding.decode(broken)) == len(broken) else None
 
 
 def find_or_build(path: Path, decoding: Decoding, workers: int | None = None, check: bool = False) -> Pixels:
     """The cached pixels, decoded by whoever comes first; with ``check`` again if any of their blocks is damaged."""
-    with locked(path):
-        pixels = find(path, decoding)
-        if pixels is not None and check and not pixels.intact():
-            print(f"pixel cache {path}: is damaged; its images are decoded again", file=sys.stderr)
-            pixels = None
-        if pixels is None:
-            build(path, decoding, workers)
-            pixels = Pixels(path, decoding)
-        return pixels
+    with _builds:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = lock(path.with_suffix(".lock"), wait=True)  # while another process decodes, which shows its progress
+        except OSError as error:
+            raise UserError(f"pixel cache {path}: cannot be written ({error.strerror}); {REMEDY}") from error
+        try:
+            pixels = find(path, decoding)
+            if pixels is not None and check and not pixels.intact():
+                print(f"pixel cache {path}: is damaged; its images are decoded again", file=sys.stderr)
+                pixels = None
+            if pixels is None:
+                build(path, decoding, workers)
+                pixels = Pixels(path, decoding)
+            return pixels
+        finally:
+            os.close(held)
 
 
 def build(path: Path, decoding: Decoding, workers: int | None) -> None:
@@ -268,10 +279,8 @@ def build(path: Path, decoding: Decoding, workers: int | None) -> None:
         with atomic(path.with_suffix(".json"), "w") as text:
             json.dump({**decoding.identity, "broken": [row for row, _ in broken], "crc32": sums}, text)
     except OSError as error:
-        raise UserError(
-            f"pixel cache {path}: needs {np.prod(shape, dtype=float) / 1e9:.1f} GB and cannot be written "
-            f"({error.strerror or error}); make room, set another cache_dir (LIFTED_CACHE_DIR) or a smaller size"
-        ) from error
+        need = f"needs {np.prod(shape, dtype=float) / 1e9:.1f} GB and cannot be written ({error.strerror or error})"
+        raise UserError(f"pixel cache {path}: {need}; make room, or {REMEDY}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -357,19 +366,3 @@ def with_progress(steps: Steps, count: int, title: str) -> Iterator[Broken]:
             bar = progress.tasks[task]
             progress.update(task, advance=done, rate=(bar.completed + done) / (bar.elapsed or 1e9))
             yield broken
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a cache file. The system frees it when its holder dies, however that happens."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("wb")
-    except OSError as error:
-        raise UserError(
-            f"pixel cache {path.parent}: cannot be written ({error.strerror}); set another cache_dir or "
-            "LIFTED_CACHE_DIR"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # blocks while another process decodes, which shows its progress
-        yield

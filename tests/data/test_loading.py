@@ -81,7 +81,7 @@ def test_the_crop_is_the_device_s(table):
 
 def test_a_broken_image_is_named(table):
     open(table.items[2], "w").close()
-    with pytest.raises(UserError, match=r"smooth: .*2\.png cannot be decoded"):
+    with pytest.raises(UserError, match=r"smooth: .*2\.png: is empty"):
         FileRows(table, table.labels, table.train, 16)[2]
 
 

@@ -210,7 +210,7 @@ def test_other_items_are_decoded_anew(folder):
     opened(folder)
     table = make_table(folder)
     swapped = ImageTable(**(vars(table) | {"items": list(table.items)[::-1]}))
-    assert opened(folder, swapped)[0, 0, 0, 0] == (COUNT - 1) % 256
+    assert opened(folder, swapped)[0][0, 0, 0] == (COUNT - 1) % 256
     assert len(files(folder)) == 1
 
 

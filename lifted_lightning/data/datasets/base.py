@@ -179,12 +179,12 @@ def content_digest(title: str, base: Path, items: Sequence[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def read_columns(path: Path, names: Sequence[str], **options: Any) -> "pandas.DataFrame":
+def read_columns(path: Path, columns: Sequence[str], **options: Any) -> "pandas.DataFrame":
     """These columns of a text file, all as text: ``001``, ``NA`` and ``True`` stay what they are, empty is "".
 
     Args:
         path: the file, in UTF-8.
-        names: of columns; more than these do no harm.
+        columns: their names; more than these do no harm.
         options: of ``pandas.read_csv``, which see.
 
     Raises:
@@ -194,15 +194,15 @@ def read_columns(path: Path, names: Sequence[str], **options: Any) -> "pandas.Da
 
     settings = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False, **options}
     try:
-        with warnings.catch_warnings(action="ignore", category=pandas.errors.ParserWarning):  # lines that end in commas
+        with warnings.catch_warnings(action="error", category=pandas.errors.ParserWarning):  # too many fields
             frame = pandas.read_csv(path, **settings).rename(columns=str.strip)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; it belongs to the data set") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text") from error
-    except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+    except (ValueError, OSError, pandas.errors.ParserWarning) as error:  # pandas' own are ValueErrors
         raise UserError(f"{path}: cannot be read as a table ({one_line(error)})") from error
-    return text_columns(frame, names, path)
+    return text_columns(frame, columns, path)
 
 
 def text_columns(frame: "pandas.DataFrame", names: Sequence[str], path: Path) -> "pandas.DataFrame":

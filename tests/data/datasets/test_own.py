@@ -235,7 +235,9 @@ def test_missing_image(tmp_path: Path) -> None:
     [
         ("t.csv", b"path,class,split\na,b,train", "no column label (found: path, class, split)"),
         ("t.csv", b"", "cannot be read as a table (No columns"),
-        ("t.csv", b"path,label,split\n\na.png,dog,train,more\nb.png,dog", "line 4 has no split"),
+        ("t.csv", b"path,label,split\n\na.png,dog,train\nb.png,dog", "line 4 has no split"),
+        ("t.csv", b"path,label,split\na.png,dog,train\nb,1.png,dog,train", "Expected 3 fields in line 3, saw 4"),
+        ("t.csv", b"path,label,split\nb,1.png,dog,train\na.png,dog,train", "cannot be read as a table"),
         ("t.csv", b'path,label,split\na.png,"dog,train', "cannot be read as a table"),
         ("t.csv", b"path,label,split\n\xff\xfe,a,train", "is not UTF-8"),
         ("t.csv", b"path,label,split\na.png,dog", "line 2 has no split"),

@@ -302,7 +302,7 @@ LABELS = (make_cub, CUB200, "CUB_200_2011/image_class_labels.txt")
     [
         (SOP, "class_id", "id", r"Ebay_test\.txt: no column class_id"),
         (SOP, "image_id", '"', r"Ebay_test\.txt: cannot be read as a table"),
-        (SOP, "5 11319 1 ", "5 11319 ", "listed images are missing"),
+        (SOP, "5 11319 1 ", "5 11319 ", "found .*, 3 test classes; it must be"),
         (INSHOP, "evaluation_status", "status", r"list_eval_partition\.txt: no column evaluation_status"),
         (INSHOP, "gallery", "galery", "found .*, 2 gallery images; it must be"),
         (LABELS, "3 101", "3 1010", "found 4 train images, 2 train classes, 3 test images"),
