@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,7 +65,7 @@ class Decoding:
         broken: Broken = []
         for row in rows:
             item = self.table.items[row]
-            image = image_or_error(lambda item=item: self.table.reader(item), item, self.channels)
+            image = image_or_error(partial(self.table.reader, item), item, self.channels)
             if isinstance(image, UserError):
                 broken.append((row, str(image)))
             elif into is not None:
@@ -218,7 +219,7 @@ def digest(text: str) -> str:
 
 def checksums(array: UInt8Array, blocks: IntArray) -> npt.NDArray[np.uint32]:
     """The CRC-32 of each of these blocks of an array's bytes, by as many threads as there are cores."""
-    flat = array.reshape(-1)
+    flat = array.reshape(-1).data
     with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(lambda block: zlib.crc32(flat[block * BLOCK : (block + 1) * BLOCK]), blocks.tolist())
         return np.fromiter(found, dtype=np.uint32, count=len(blocks))
@@ -295,7 +296,7 @@ def decode_all(decoding: Decoding, file: Path | None, workers: int | None) -> Br
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     alone = workers == 1 or count <= SMALL or multiprocessing.current_process().daemon
     if alone or not can_be_sent(decoding.table):
-        array = file and np.lib.format.open_memmap(file, "r+")
+        array = None if file is None else np.lib.format.open_memmap(file, "r+")
         steps: Steps = ((len(chunk), decoding.decode(chunk, array)) for chunk in chunks)
     else:
         steps = decode_in_processes(decoding, file, chunks, workers)
@@ -346,7 +347,7 @@ def start_worker(parent: int, decoding: Decoding, file: Path | None) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-    _work = decoding, file and np.lib.format.open_memmap(file, "r+")
+    _work = decoding, None if file is None else np.lib.format.open_memmap(file, "r+")
 
 
 def decode_chunk(rows: range) -> tuple[int, Broken]:
