@@ -74,8 +74,8 @@ class LastCheckpoint(Checkpoint):
     """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM or Ctrl-C.
 
     It must come right after the callback that selects the best checkpoint, whose state it saves; a checkpoint that
-    this one has just written is not written again. Where a validation is
-    due after a step, it saves after that validation, because Lightning would skip it on resuming.
+    this one has just written is not written again. Where a validation is due after a step, it saves after that
+    validation, because Lightning would skip it on resuming. Outside training a signal ends the command at once.
 
     Args:
         every_n_steps: training steps between two saves.
@@ -113,8 +113,6 @@ class LastCheckpoint(Checkpoint):
             self._end_when_told(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._restore_handlers()
         if trainer.state.fn != "fit" or trainer.sanity_checking or _gradients_are_pending(trainer):
             return
         self._save(trainer)
@@ -124,25 +122,19 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._saved_step != trainer.global_step:
             self._save(trainer)
-        self._restore_handlers()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_when_told(trainer)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handlers()
+    on_predict_start = on_test_start
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_when_told(trainer)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
 
     def _end_when_told(self, trainer: Trainer) -> None:
-        """Outside training there is nothing to save, so a signal ends the run at once."""
         self._handle_signals(lambda number, frame: self._exit(trainer, number))
         if self._stop_signal:
             self._exit(trainer, self._stop_signal)

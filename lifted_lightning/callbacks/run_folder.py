@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lifted_lightning.data.datamodule import data_of
@@ -14,10 +14,10 @@ from lifted_lightning.files import atomic
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
-from lifted_lightning.runs.settings import flatten, group_name, relative_paths
+from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
 
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
-LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
+LONGEST_TAG = 64  # characters that W&B takes
 
 
 class RunFolder(Callback):
@@ -50,7 +50,7 @@ class RunFolder(Callback):
         self.existing = existing
         self.header = header
         self.folder: Path | None = None
-        self._lock: int | None = None
+        self._lock: int | None = None  # held as long as this process lives
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
@@ -82,38 +82,39 @@ class RunFolder(Callback):
                 logger.experiment.summary.update({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
 
     def _choose(self) -> Path:
-        if self.existing is None:
-            try:
+        try:
+            if self.existing is None:
                 folder, self._lock = claim_folder(self.parent, self.name)
-            except OSError as error:
-                raise UserError(
-                    f"--runs_dir: {self.parent} cannot be made or written ({error.strerror}); give another"
-                ) from error
-        else:
-            folder, self._lock = self.existing, lock(self.existing)
+            else:
+                folder, self._lock = self.existing, lock(self.existing)
+        except OSError as error:
+            place = self.existing or self.parent
+            raise UserError(
+                f"--runs_dir: {place} cannot be made or written ({error.strerror}); give another"
+            ) from error
         remove_unfinished(folder)
         with atomic(folder / CONFIG, "w") as file:  # after resuming too: options may have changed
             file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return folder
 
-    def _loggers(self, mode: str, trainer: Trainer) -> list[Any]:
+    def _loggers(self, mode: str, trainer: Trainer) -> list[Logger]:
         assert self.folder is not None
-        loggers: list[Any] = [MetricsFile(self.folder)]
-        if mode != "disabled":
-            experiment, summary = self.parent.name, self.summary
-            tags = [summary["loss"], summary["dataset"], f"{summary['embedding_size']}d", experiment]
-            logger = wandb_logger(
-                self.folder,
-                mode,
-                project=PROJECT,
-                name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
-                group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary),
-                job_type=str(trainer.state.fn and trainer.state.fn.value),
-                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
-                config=flatten(self.config) | summary,
-            )
-            loggers.append(logger)
-        return loggers
+        assert trainer.state.fn is not None
+        if mode == "disabled":
+            return [MetricsFile(self.folder)]
+        experiment, summary = self.parent.name, self.summary
+        tags = [summary["loss"], summary["dataset"], f"{summary['embedding_size']}d", experiment]
+        record = wandb_logger(
+            self.folder,
+            mode,
+            project=PROJECT,
+            name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
+            group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary),
+            job_type=trainer.state.fn.value,
+            tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
+            config=flatten(self.config) | summary,
+        )
+        return [MetricsFile(self.folder), record]
 
 
 def log_pending_row(trainer: Trainer) -> None:

@@ -25,7 +25,7 @@ from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheck
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
-from lifted_lightning.callbacks.results import PredictionFile, ResultFile
+from lifted_lightning.callbacks.outputs import PredictionFile, ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary

@@ -21,7 +21,7 @@ SET_ASIDE = frozenset((
     "model.network.init_args.embedding_size", "data.dataset.class_path",  # they stand in the summary
 ))  # fmt: skip
 
-LONGEST_GROUP = 128  # characters that W&B takes
+LONGEST_NAME = 128  # characters that W&B takes
 
 
 def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def group_name(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(comparable(config, summary), sort_keys=True, default=str).encode()).hexdigest()
     loss = slug(summary["loss"].removesuffix("Loss"))
     tail = f"/{loss}-{summary['embedding_size']}d-{digest[:8]}"
-    return slug(summary["dataset"])[: LONGEST_GROUP - len(tail)] + tail
+    return slug(summary["dataset"])[: LONGEST_NAME - len(tail)] + tail
 
 
 def flatten(config: Mapping[str, Any], without: Collection[str] = (), prefix: str = "") -> dict[str, Any]:

@@ -116,6 +116,7 @@ def test_a_service_that_waits_for_ever_is_killed(tmp_path: Path) -> None:
     again.experiment.finish()
 
 
+@pytest.mark.usefixtures("_no_account")
 def test_a_key_without_a_network_records_offline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from lifted_lightning.report.compare import compare
 from lifted_lightning.report.read import read
 from lifted_lightning.runs.settings import (
-    LONGEST_GROUP,
+    LONGEST_NAME,
     comparable,
     flatten,
     group_name,
@@ -55,7 +55,7 @@ def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_repo
 def test_a_group_s_name_tells_what_it_is_and_is_short_enough_for_wandb() -> None:
     summary = {"loss": "LiftedStructureLoss", "embedding_size": 64, "dataset": "CUB-200-2011"}
     assert group_name({}, summary).startswith("cub-200-2011/lifted-structure-64d-")
-    assert len(group_name({}, summary | {"dataset": "x" * 500})) == LONGEST_GROUP
+    assert len(group_name({}, summary | {"dataset": "x" * 500})) == LONGEST_NAME
 
 
 def test_what_a_run_is_does_not_name_its_seed_or_its_machine() -> None:

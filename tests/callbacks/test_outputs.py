@@ -1,7 +1,9 @@
+"""The result that a run leaves."""
+
 import json
 from pathlib import Path
 
-from lifted_lightning.callbacks.results import with_training_means
+from lifted_lightning.callbacks.outputs import with_training_means
 from lifted_lightning.cli import main
 
 

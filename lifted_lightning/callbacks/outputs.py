@@ -1,4 +1,4 @@
-"""``result.json``, and the table at the end of a run."""
+"""The files that a command ends with: ``result.json``, and ``embeddings.npz`` of a prediction."""
 
 import platform
 import subprocess
@@ -38,14 +38,8 @@ class ResultFile(Callback):
         self.evaluation = evaluation
         self.config = config
         self.summary = summary
-        self._progress: dict[str, Any] = {
-            "fit": 0.0,
-            "training": 0.0,
-            "images": 0,
-            "validation": {},
-            "step": 0,
-            "history": [],
-        }
+        # Kept in checkpoints: seconds of fit and of training steps, images trained on, the latest validation, and all.
+        self._progress: dict[str, Any] = {"fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": []}
         self._selected: dict[str, Any] = {"validation": {}, "step": 0}
         self._fit_began: float | None = None
         self._git = git_state()  # as the run begins; files may change while it goes on
@@ -67,7 +61,6 @@ class ResultFile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step_began = time.monotonic()
         self._progress["validation"] = self.evaluation.results.get("validation", {})
-        self._progress["step"] = trainer.global_step
         if trainer.state.fn == "fit":
             self._note_history(trainer)
         if trainer.state.fn == "validate" and trainer.is_global_zero:
