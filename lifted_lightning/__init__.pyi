@@ -11,8 +11,13 @@ from .data.datamodule import RetrievalDataModule as RetrievalDataModule
 # What one's own classes derive from: a data set and what it becomes, a batch sampler, an augmentation, a network.
 from .data.datasets.base import RetrievalDataset as RetrievalDataset
 from .data.table import ImageTable as ImageTable
+from .data.batches.base import GlobalBatchSampler as GlobalBatchSampler
 from .data.augment import Augmentation as Augmentation
 from .training.networks import Embedder as Embedder
+
+# Batch samplers: the paper's text, and its released code.
+from .data.batches.balanced import PositivePairs as PositivePairs
+from .data.batches.released import ReleasedPairs as ReleasedPairs
 
 # Networks, losses (of embeddings (B, D) and labels (B,); any nn.Module of that kind will do), a schedule.
 from .training.networks import ConvNet as ConvNet

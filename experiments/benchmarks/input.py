@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Subset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, CropMirror
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datasets.base import data_root
 from lifted_lightning.data.datasets.cars196 import Cars196
 from lifted_lightning.data.datasets.glyphs import Glyphs
@@ -79,7 +79,7 @@ def folder_loader(root: Path, crop: int, workers: int, images: int, channels: in
     return DataLoader(chosen, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True)
 
 
-def cached(kind: type[DataLoader], rows: PixelRows, workers: int = 0) -> DataLoader:
+def cached(kind: type[DataLoader], rows: Dataset, workers: int = 0) -> DataLoader:
     # A generator of its own: the thread of PrefetchLoader must not share torch's.
     order = RandomSampler(rows, generator=torch.Generator().manual_seed(0))
     return kind(
@@ -101,7 +101,7 @@ def loading(root: Path, workers: int, images: int, repeats: int) -> None:
     for name, (dataset, folder, size, crop, channels) in SETS.items():
         table = dataset.table(root)
         pixels = open_pixels(table, size, channels=channels)
-        rows = PixelRows(pixels, table.labels, np.arange(len(table)))
+        rows = PixelRows(pixels, table.labels)
         count = len(table) // BATCH * BATCH
         augment = CropMirror(crop)
         loaders = {
@@ -141,7 +141,7 @@ def first_epoch(root: Path, repeats: int) -> None:
                 count: int = count,
             ) -> float:
                 pixels = open_pixels(table, size, channels=channels)
-                loaders[:] = [cached(PrefetchLoader, PixelRows(pixels, table.labels, np.arange(len(table))))]
+                loaders[:] = [cached(PrefetchLoader, PixelRows(pixels, table.labels))]
                 return rate(augmented(loaders[0], augment), count)
 
             def second(
@@ -201,7 +201,7 @@ def memory(root: Path) -> None:
     table = dataset.table(root)
     pixels = open_pixels(table, size, channels=channels)
     for share in (16, 4, 1):
-        rows = PixelRows(pixels, table.labels, np.arange(len(table) // share))
+        rows = Subset(PixelRows(pixels, table.labels), range(len(table) // share))
         loader = cached(DataLoader, rows, workers=1)
         for _ in range(2):
             for batch in loader:
@@ -211,9 +211,10 @@ def memory(root: Path) -> None:
         print(f"| Cars-196 crops | {len(rows):,} | {megabytes:,.0f} | {used:.0f} |", flush=True)
 
 
-def training_rows(pixels: Pixels, table: ImageTable, steps: int) -> tuple[PixelRows, PositivePairBatchSampler]:
-    sampler = PositivePairBatchSampler(table.labels[table.train], BATCH, 4, 0, batches_per_epoch=steps)
-    return PixelRows(pixels, table.labels, table.train), sampler
+def training_rows(pixels: Pixels, table: ImageTable, steps: int) -> tuple[PixelRows, PositivePairs]:
+    labels = np.where(np.isin(np.arange(len(table)), table.train), table.labels, -1)
+    sampler = PositivePairs(neighbours=0).bind(labels, batch_size=BATCH, batches_per_epoch=steps)
+    return PixelRows(pixels, table.labels), sampler
 
 
 def waiting(root: Path, steps: int) -> None:

@@ -49,7 +49,7 @@ def result(number: int) -> dict[str, object]:
         "loss": {"class_path": f"lifted_lightning.losses.{name}", "init_args": LOSSES[name]},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001 * (loss + 1)}},
     }
-    data = {"size": 28, "neighbours": NEIGHBOURS[share], "batch_size": 64 * (batch + 1)}
+    data = {"size": 28, "sampler": {"init_args": {"neighbours": NEIGHBOURS[share]}}, "batch_size": 64 * (batch + 1)}
     row = {f"batch/{key}": 1.0 for key in ("norm_mean", "positive_distance", "negative_distance", "effective_rank")}
     history = [
         {"step": s, "seconds": s / 30, "validation/recall@1": score * (1 - math.exp(-s / 400)), **row}

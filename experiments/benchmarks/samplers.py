@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torchvision.models import resnet50
 
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
-from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.batches.released import ReleasedPairBatchSampler
+from lifted_lightning.data.batches import GlobalBatchSampler, PositivePairs, ReleasedPairs
 
 IMAGES, CLASSES, BATCH, SIZE = 59_551, 11_318, 128, 224
 
@@ -44,10 +42,10 @@ def median_time(call: Callable[[], object], repeats: int, device: torch.device) 
     return float(np.median(times[1:]))
 
 
-def rate(make: Callable[[], GlobalBatchSampler], seconds: float) -> tuple[float, float]:
+def rate(sampler: GlobalBatchSampler, labels: np.ndarray, seconds: float) -> tuple[float, float]:
     """Seconds to the first batch, and batches a second after it, in processor time of this one thread."""
     start = time.process_time()
-    sampler = make()
+    sampler.bind(labels, batch_size=BATCH)
     sampler.global_batch(0, 0)
     startup = time.process_time() - start
     start, drawn = time.process_time(), 0
@@ -62,17 +60,17 @@ def neighbour_costs(
     labels: np.ndarray, dimension: int, share: float, device: torch.device, repeats: int
 ) -> dict[str, float]:
     """Seconds a step for the search, for recording a batch, and for snapshots spread over an interval."""
-    sampler = PositivePairBatchSampler(labels, BATCH, neighbours=share, refresh_interval=50, device=device)
-    plain = PositivePairBatchSampler(labels, BATCH)
+    sampler = PositivePairs(neighbours=share).bind(labels, batch_size=BATCH, device=device)
+    plain = PositivePairs(neighbours=0).bind(labels, batch_size=BATCH)
     random = torch.Generator().manual_seed(0)
     for _ in range(50):  # every image seen at the first refresh, so that the search has all to do
-        positions = torch.randperm(IMAGES, generator=random)
-        sampler.record(positions, torch.randn(IMAGES, dimension, generator=random).to(device))
+        rows = torch.randperm(IMAGES, generator=random)
+        sampler.record(rows, torch.randn(IMAGES, dimension, generator=random).to(device))
     batch, rows = torch.from_numpy(plain.global_batch(0, 0)), torch.randn(BATCH, dimension).to(device)
     batch = batch.to(device)
     steps = iter(range(100, 150))  # one interval, which seeks in that refresh
     with_search = median_time(lambda: sampler.global_batch(0, next(steps)), repeats, device)
-    assert sampler.neighbour_share(0, 100) == share
+    assert sampler.diagnostics(100) == {"neighbour_share": share}
     without = median_time(lambda: plain.global_batch(0, 7), repeats, device)
     table = torch.empty(IMAGES, dimension, dtype=torch.float16, device=device)
     return {
@@ -110,12 +108,12 @@ def main() -> None:
     device, labels = torch.device(args.device), product_like_labels()
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads; D = {args.dimension}\n")
     print("| sampler | start-up, s | global batches/s |\n|---|---|---|")
-    for name, make in {
-        "positive pairs": lambda: PositivePairBatchSampler(labels, BATCH),
-        "positive pairs, by size": lambda: PositivePairBatchSampler(labels, BATCH, class_weights="size"),
-        "released scheme": lambda: ReleasedPairBatchSampler(labels, BATCH),
+    for name, sampler in {
+        "positive pairs": PositivePairs(neighbours=0),
+        "positive pairs, by size": PositivePairs(neighbours=0, class_weights="size"),
+        "released scheme": ReleasedPairs(),
     }.items():
-        startup, batches = rate(make, args.seconds)
+        startup, batches = rate(sampler, labels, args.seconds)
         print(f"| {name} | {startup:.3f} | {batches:,.0f} |", flush=True)
     costs = neighbour_costs(labels, args.dimension, args.neighbours, device, args.repeats)
     step = step_time(device, args.step_images or (8 if device.type == "cpu" else BATCH))

@@ -15,7 +15,8 @@ class BatchDiagnostics(Callback):
     """Logs, at each logging step, figures of the global batch just trained on.
 
     - ``batch/classes``, ``batch/positives_per_anchor``: what the sampler gave.
-    - ``batch/neighbour_share``: the share of the batch that came as difficult neighbours.
+    - ``batch/neighbour_share``: the share of the batch that came as difficult neighbours, from ``PositivePairs``
+      (whatever else a sampler's method ``diagnostics`` returns is logged too).
     - ``batch/active_share``: the share of pairs or triplets that the loss still acts on, from losses that
       tell (whatever else their method ``diagnostics`` returns is logged too).
     - ``batch/norm_mean``, ``batch/positive_distance``, ``batch/negative_distance``, ``batch/effective_rank``:
@@ -32,9 +33,10 @@ class BatchDiagnostics(Callback):
             return
         embeddings, labels = outputs["embeddings"], outputs["labels"]
         figures = batch_figures(embeddings, labels)
-        share = getattr(trainer.datamodule, "neighbour_share", None)  # type: ignore[attr-defined]
-        if share is not None:
-            figures["neighbour_share"] = torch.tensor(share(trainer.current_epoch, batch_idx))
+        of_sampler = getattr(trainer.datamodule, "batch_diagnostics", None)  # type: ignore[attr-defined]
+        if of_sampler is not None:
+            told = of_sampler(trainer.current_epoch, batch_idx)
+            figures |= {name: torch.tensor(figure) for name, figure in told.items()}
         of_loss = getattr(pl_module.loss, "diagnostics", None)
         if of_loss is not None:
             figures |= of_loss(embeddings, labels)

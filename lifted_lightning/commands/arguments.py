@@ -17,6 +17,11 @@ from lifted_lightning.files import read_yaml
 # Settings that are no more, each with its new name or with what to do instead. An old one is refused in one line,
 # whether it stands on the command line or in a configuration, the `config.yaml` of an old run for example.
 MOVED: dict[str, str] = {
+    "data.sampling": "is --data.sampler now, PositivePairs (it was balanced) or ReleasedPairs (it was released)",
+    "data.samples_per_class": "is --data.sampler.samples_per_class now",
+    "data.neighbours": "is --data.sampler.neighbours now",
+    "data.refresh_interval": "is --data.sampler.refresh_interval now",
+    "data.class_weights": "is --data.sampler.class_weights now",
     "weights_only": "leave it out: it is always true",
     "return_predictions": "leave it out: lifted predict writes a file",
     "verbose": "leave it out",
@@ -189,6 +194,7 @@ _CLASSES = {  # where a setting's classes are looked for: their base, and the mo
     "model.network": ("torch.nn:Module", "lifted_lightning.training.networks"),
     "model.augment": ("lifted_lightning:Augmentation", _OURS),
     "data.dataset": ("lifted_lightning:RetrievalDataset", _OURS),
+    "data.sampler": ("lifted_lightning:GlobalBatchSampler", _OURS),
     "model.optimizer": ("torch.optim:Optimizer", "torch.optim."),
     "model.scheduler": ("torch.optim.lr_scheduler:LRScheduler", _OURS, "torch.optim."),
 }
@@ -219,7 +225,7 @@ def _parameters() -> list[str]:
     """The options of the classes that a run's main settings may name: ``model.loss.margin`` and so on."""
     return [
         f"{key}.{name}"
-        for key in ("model.loss", "model.network", "model.augment", "data.dataset")
+        for key in ("model.loss", "model.network", "model.augment", "data.dataset", "data.sampler")
         for found in classes_for(key).values()
         for name in inspect.signature(found).parameters
         if name not in ("self", "args", "kwargs")

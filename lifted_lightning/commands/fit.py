@@ -32,7 +32,7 @@ from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
 from lifted_lightning.commands.checks import check_run
-from lifted_lightning.data import augment, datasets
+from lifted_lightning.data import augment, batches, datasets
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
@@ -61,7 +61,14 @@ TRAINER_DEFAULTS = {
     "trainer.log_every_n_steps": 20,
 }
 
-SHORT_NAMES = (losses, networks, augment, datasets, schedules)  # imported, for the parser to know their classes
+SHORT_NAMES = (
+    losses,
+    networks,
+    augment,
+    batches,
+    datasets,
+    schedules,
+)  # imported, for the parser to know their classes
 
 
 @contextmanager
@@ -212,6 +219,7 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     parser.set_defaults(TRAINER_DEFAULTS)
     parser.add_lightning_class_args(module_class, "model")
     parser.add_lightning_class_args(RetrievalDataModule, "data")
+    parser.set_defaults({"data.sampler": {"class_path": "PositivePairs"}})  # its options may be given without it
     parser.add_argument("--model_class", type=str | None, help="A subclass of EmbeddingModule, by class path.")
     parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
     parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")

@@ -7,20 +7,18 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
-from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.batches.released import ReleasedPairBatchSampler
+from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
 from lifted_lightning.data.images import ResizeMode
 from lifted_lightning.data.loading import (
     CropDraws,
     FileRows,
     PixelRows,
+    drawn_ahead,
     make_loader,
     share_of_rank,
 )
@@ -30,20 +28,14 @@ from lifted_lightning.errors import UserError
 
 
 class RetrievalDataModule(LightningDataModule):
-    """Images of a data set, as class-balanced training batches and as evaluation sets of unseen classes.
+    """Images of a data set, as global training batches and as evaluation sets of unseen classes.
 
     Args:
         dataset: what to train and test on.
+        sampler: which images make a batch, ``PositivePairs()`` for example; on the command line that is the default.
         root: the folder that holds data sets; by default the environment's ``LIFTED_DATA_DIR``, else ``data``.
         batch_size: images in a *global* batch, whatever the number of devices.
-        sampling: ``balanced`` draws classes with ``samples_per_class`` images each; ``released`` draws random
-            pairs, half of them positive, as the paper's released code does.
-        samples_per_class: images of each class in a balanced batch.
         batches_per_epoch: global batches in an epoch; None is one pass's worth.
-        neighbours: share of a batch's classes that come as difficult neighbours of its positive pairs; half by
-            default, which was better on validation (``experiments/benchmarks/RESULTS.md``).
-        refresh_interval: steps between two looks at where the neighbours are.
-        class_weights: whether classes are drawn alike, or by their number of images.
         size: side in pixels of the decoded images that training crops from.
         resize: how an image becomes square: ``squash``, ``crop`` its middle, or ``pad`` it with white.
         channels: 1 for grey images, 3 for colour.
@@ -57,19 +49,18 @@ class RetrievalDataModule(LightningDataModule):
         crop_scale: least and greatest share of an image's area in a random crop, where there is no cache.
         workers: processes that load batches; 0 loads in a thread, which is faster where there is a cache.
         seed: of the batches; the command line links it to ``seed_everything``.
+
+    Raises:
+        UserError: if a value is out of range.
     """
 
     def __init__(
         self,
         dataset: RetrievalDataset,
+        sampler: GlobalBatchSampler,
         root: str | None = None,
         batch_size: int = 128,
-        sampling: Literal["balanced", "released"] = "balanced",
-        samples_per_class: int = 4,
         batches_per_epoch: int | None = None,
-        neighbours: float = 0.5,
-        refresh_interval: int = 50,
-        class_weights: Literal["uniform", "size"] = "uniform",
         size: int = 256,
         resize: ResizeMode = "squash",
         channels: Literal[1, 3] = 3,
@@ -85,23 +76,27 @@ class RetrievalDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("batches_per_epoch", batches_per_epoch, 1),
             ("size", size, 1),
+            ("split_seed", split_seed, 0),
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
+            ("seed", seed, 0),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
+        if not 0 <= validation_share < 1:
+            raise UserError(
+                f"data.validation_share {validation_share}: give the share of training classes that validate, in [0, 1)"
+            )
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise UserError(f"data.crop_scale {list(crop_scale)}: give two shares, 0 < least <= greatest <= 1")
         self.dataset = dataset
         self.root = data_root(root)
         self.batch_size = batch_size
-        self.sampling = sampling
-        self.samples_per_class = samples_per_class
+        self.sampler = sampler
         self.batches_per_epoch = batches_per_epoch
-        self.neighbours = neighbours
-        self.refresh_interval = refresh_interval
-        self.class_weights = class_weights
         self.size = size
         self.resize = resize
         self.channels = channels
@@ -115,7 +110,7 @@ class RetrievalDataModule(LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.pixels: Pixels | None = None
-        self.sampler: GlobalBatchSampler | None = None
+        self._bound = False
         self._sampler_state: dict[str, Any] = {}
 
     # What is known without decoding an image
@@ -165,8 +160,7 @@ class RetrievalDataModule(LightningDataModule):
         """The images of these rows as a network sees them before augmentation, (n, H, W, C) uint8."""
         if self.pixels is not None:
             return np.asarray(self.pixels[rows])
-        files = self._rows(self.table.labels, np.arange(len(self.table)))
-        return files.__getitems__(rows.tolist())["images"].permute(0, 2, 3, 1).numpy()
+        return self._dataset(self.table.labels).__getitems__(rows.tolist())["images"].permute(0, 2, 3, 1).numpy()
 
     # Lightning's hooks
 
@@ -183,31 +177,42 @@ class RetrievalDataModule(LightningDataModule):
             )
         if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
             raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
-        if stage == "fit" and self.sampler is None:
-            self.sampler = self._build_sampler()
+        if stage == "fit" and not self._bound:
+            self._bind_sampler()
+
+    def _bind_sampler(self) -> None:
+        rank, ranks = self._rank()
+        usable = np.zeros(len(self.table), dtype=bool)
+        usable[self._usable(self.train_rows)] = True
+        self.sampler.bind(
+            np.where(usable, self.train_labels, -1),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            batches_per_epoch=self.batches_per_epoch,
+            class_names=[self.class_names[c] for c in np.unique(self.table.labels[self.train_rows])],
+            rank=rank,
+            world_size=ranks,
+            device=self.trainer.strategy.root_device if self.trainer else "cpu",
+            drawn_ahead=drawn_ahead(self.workers),
+        )
+        self._bound = True
 
     def _usable(self, rows: IntArray) -> IntArray:
         """The rows whose images could be decoded."""
         return rows if self.pixels is None else rows[self.pixels.valid[rows]]
-
-    def _build_sampler(self) -> GlobalBatchSampler:
-        return build_sampler(self, self.train_labels[self._usable(self.train_rows)], *self._rank())
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
         """This rank's slices of the global batches, from where the run stands."""
-        assert self.sampler is not None, "setup builds the sampler"
         if self._sampler_state:
             self.sampler.load_state_dict(self._sampler_state)
             self._sampler_state = {}
         if self.trainer:
-            trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-            self.sampler.start = divmod(trained, len(self.sampler))
-        rows = self._rows(self.train_labels, self._usable(self.train_rows))
+            self.sampler.start_at(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
         batches = self.sampler if self.cache else CropDraws(self.sampler)
-        return make_loader(rows, self.workers, batch_sampler=batches)
+        return make_loader(self._dataset(self.train_labels), self.workers, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
         """This rank's share of the validation classes; nothing if there are none."""
@@ -223,27 +228,26 @@ class RetrievalDataModule(LightningDataModule):
 
     def _evaluation_loader(self, rows: IntArray) -> DataLoader:
         share = share_of_rank(self._usable(rows), *self._rank())
-        return make_loader(self._rows(self.table.labels, share), self.workers, batch_size=self.eval_batch_size)
+        images: Dataset = Subset(self._dataset(self.table.labels), share.tolist())
+        return make_loader(images, self.workers, batch_size=self.eval_batch_size)
 
-    def _rows(self, labels: IntArray, rows: IntArray) -> PixelRows | FileRows:
+    def _dataset(self, labels: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
-            return PixelRows(self.pixels, labels, rows)
-        return FileRows(self.table, labels, rows, self.size, self.resize, self.channels, self.crop_scale)
+            return PixelRows(self.pixels, labels)
+        return FileRows(self.table, labels, self.size, self.resize, self.channels, self.crop_scale)
 
-    # Hard neighbours, and resuming
+    # What batches depend on besides seed and step
 
-    def record(self, indices: Tensor, embeddings: Tensor) -> None:
-        """Take in the embeddings (B, D) of the global batch in training; ``indices`` (B,) are table rows."""
-        if self.sampler is not None and self.sampler.wants_embeddings:
-            rows = torch.from_numpy(self._usable(self.train_rows)).to(indices.device)
-            self.sampler.record(torch.searchsorted(rows, indices.contiguous()), embeddings)
+    def record(self, rows: Tensor, embeddings: Tensor) -> None:
+        """Take in the embeddings (B, D) of the global batch in training, the rows of the table (B,)."""
+        self.sampler.record(rows, embeddings)
 
-    def neighbour_share(self, epoch: int, step: int) -> float:
-        """Share of a training batch's classes that came as difficult neighbours."""
-        return self.sampler.neighbour_share(epoch, step) if self.sampler else 0.0
+    def batch_diagnostics(self, epoch: int, step: int) -> dict[str, float]:
+        """What the sampler tells of a training batch."""
+        return self.sampler.diagnostics(epoch * len(self.sampler) + step)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict() if self.sampler else {}
+        return self.sampler.state_dict() if self._bound else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sampler_state = state_dict
@@ -252,42 +256,6 @@ class RetrievalDataModule(LightningDataModule):
 def data_of(trainer: Trainer) -> RetrievalDataModule:
     """The data module of a trainer."""
     return cast(RetrievalDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-
-
-def build_sampler(data: "RetrievalDataModule", labels: IntArray, rank: int, ranks: int) -> GlobalBatchSampler:
-    """The sampler of global batches that a data module's settings ask for.
-
-    Args:
-        data: the data module.
-        labels: (n,) labels of the rows that train.
-        rank: of this process, of which the sampler gives the slices.
-        ranks: how many there are.
-    """
-    if data.sampling == "released":
-        return ReleasedPairBatchSampler(
-            labels,
-            data.batch_size,
-            data.seed,
-            batches_per_epoch=data.batches_per_epoch,
-            rank=rank,
-            world_size=ranks,
-        )
-    sampler = PositivePairBatchSampler(
-        labels,
-        data.batch_size,
-        data.samples_per_class,
-        data.seed,
-        batches_per_epoch=data.batches_per_epoch,
-        neighbours=data.neighbours,
-        refresh_interval=data.refresh_interval,
-        class_weights=data.class_weights,
-        class_names=[data.class_names[c] for c in np.unique(data.table.labels[data.train_rows])],
-        rank=rank,
-        world_size=ranks,
-        device=data.trainer.strategy.root_device if data.trainer else "cpu",
-    )
-    sampler.check_drawn_ahead(data.workers)
-    return sampler
 
 
 def batches_are_limited(trainer: Trainer) -> bool:

@@ -4,7 +4,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,54 +13,54 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
-from lifted_lightning.data.batches.base import AHEAD, GlobalBatchSampler
+from lifted_lightning.data.batches.base import GlobalBatchSampler
 from lifted_lightning.data.images import ResizeMode, UInt8Array, channels_last, image_or_error, to_pixels
 from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 
-if TYPE_CHECKING:
-    pass
+Row = int | tuple[int, Sequence[float]]  # of the image table, and the random numbers by which to crop its image
 
 
-Position = int | tuple[int, Sequence[float]]
-
-
+AHEAD = 2  # batches that a thread makes before they are asked for
 RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop
 
 
 class PixelRows(Dataset):
-    """Rows of decoded images as whole batches.
+    """The rows of an image table from its decoded pixels, as whole batches.
 
     Give ``collate_fn=as_batch`` to its loader: a batch comes complete from ``__getitems__``.
 
     Args:
         pixels: of the whole image table.
         labels: (N,) int64, a class for each row of the table.
-        rows: the table's rows that are in this set; positions index it.
     """
 
-    def __init__(self, pixels: Pixels, labels: IntArray, rows: IntArray) -> None:
+    def __init__(self, pixels: Pixels, labels: IntArray) -> None:
         self.pixels = pixels
         self.labels = labels
-        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.labels)
 
-    def __getitems__(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """A batch: images (b, C, H, W) uint8 in channels_last memory, labels (b,) and indices (b,) int64."""
-        rows = self.rows[np.asarray(positions, dtype=np.int64)]
-        images = empty_images((len(rows), *self.pixels.shape[1:]))
-        self.pixels.take(rows, out=images.numpy())
-        return {
-            "images": images.permute(0, 3, 1, 2),
-            "labels": torch.from_numpy(self.labels[rows]),
-            "indices": torch.from_numpy(rows),
-        }
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """A batch: images (b, C, H, W) uint8 in channels_last memory, labels (b,) and indices, the rows, (b,) int64."""
+        indices = np.array(rows, dtype=np.int64)
+        images = empty_images((len(indices), *self.pixels.shape[1:]))
+        self.pixels.take(indices, out=images.numpy())
+        return batch_of(images, self.labels, indices)
 
-    def __getitem__(self, position: int) -> dict[str, Tensor]:
-        return self.__getitems__([position])
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return self.__getitems__([row])
+
+
+def batch_of(images: Tensor, labels: IntArray, indices: IntArray) -> dict[str, Tensor]:
+    """Images (b, H, W, C) as a batch, with the labels of their rows of the image table and the rows themselves."""
+    return {
+        "images": images.permute(0, 3, 1, 2),
+        "labels": torch.from_numpy(labels[indices]),
+        "indices": torch.from_numpy(indices),
+    }
 
 
 def as_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,16 +77,15 @@ def empty_images(shape: tuple[int, ...]) -> Tensor:
 
 
 class FileRows(Dataset):
-    """Rows of an image table as whole batches, decoded when asked for; use it with ``collate_fn=as_batch``.
+    """The rows of an image table as whole batches, decoded when asked for; use it with ``collate_fn=as_batch``.
 
-    A position alone gives the image as the pixel cache would have it. A position with the image's row of
-    random numbers (from ``CropDraws``) gives a random crop of the image at its own resolution, resampled to
+    A row alone gives the image as the pixel cache would have it. A row with the image's random numbers
+    (from ``CropDraws``) gives a random crop of the image at its own resolution, resampled to
     ``size``; mirror and colours are the device's part (``CropMirror(size=None)``).
 
     Args:
         table: the images.
         labels: (N,) int64, a class for each row of the table.
-        rows: the table's rows that are in this set; positions index it.
         size: side of the square images in pixels.
         mode: how an image that is not cropped becomes square, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
@@ -97,7 +96,6 @@ class FileRows(Dataset):
         self,
         table: ImageTable,
         labels: IntArray,
-        rows: IntArray,
         size: int,
         mode: ResizeMode = "squash",
         channels: int = 3,
@@ -105,32 +103,26 @@ class FileRows(Dataset):
     ) -> None:
         self.table = table
         self.labels = labels
-        self.rows = rows
         self.size = size
         self.mode = mode
         self.channels = channels
         self.scale = scale
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.labels)
 
-    def __getitems__(self, positions: Sequence[Position]) -> dict[str, Tensor]:
-        """A batch: images (b, C, size, size) uint8, labels (b,) and indices (b,) int64.
+    def __getitems__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """A batch: images (b, C, size, size) uint8, labels (b,) and indices, the rows, (b,) int64.
 
         Raises:
             UserError: naming an image that cannot be decoded.
         """
-        plain = [(p, None) if isinstance(p, int | np.integer) else p for p in positions]
-        rows = self.rows[np.array([position for position, _ in plain], dtype=np.int64)]
-        images = np.stack([self.read(row, draws) for row, (_, draws) in zip(rows.tolist(), plain, strict=True)])
-        return {
-            "images": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "labels": torch.from_numpy(self.labels[rows]),
-            "indices": torch.from_numpy(rows),
-        }
+        drawn = [(int(row), None) if isinstance(row, int | np.integer) else row for row in rows]
+        images = np.stack([self.read(row, draws) for row, draws in drawn])
+        return batch_of(torch.from_numpy(images), self.labels, np.array([row for row, _ in drawn]))
 
-    def __getitem__(self, position: Position) -> dict[str, Tensor]:
-        return self.__getitems__([position])
+    def __getitem__(self, row: Row) -> dict[str, Tensor]:
+        return self.__getitems__([row])
 
     def read(self, row: int, draws: Sequence[float] | None) -> UInt8Array:
         """One image (size, size, C)."""
@@ -150,7 +142,7 @@ class FileRows(Dataset):
 
 
 class CropDraws:
-    """A batch sampler that gives each position the random numbers that augmentation draws for its image.
+    """A batch sampler that gives each row the random numbers that augmentation draws for its image.
 
     Workers can then crop as the device would have: by (seed, epoch, step) and place in the global batch.
 
@@ -169,15 +161,11 @@ class CropDraws:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[Position]]:
-        batches = self.batches
-        share = batches.batch_size // batches.world_size
-        epoch = batches.epoch
-        first = batches.start[1] if epoch == batches.start[0] else 0
-        for step, positions in enumerate(batches, start=first):
+    def __iter__(self) -> Iterator[list[Row]]:
+        batches, epoch = self.batches, self.batches.epoch
+        for step, rows in zip(batches.steps(), batches, strict=True):
             draws = draw((batches.seed, epoch, step), batches.batch_size)
-            mine = draws[batches.rank * share : (batches.rank + 1) * share].tolist()
-            yield list(zip(positions, mine, strict=True))
+            yield list(zip(rows, draws[batches.own_slice].tolist(), strict=True))
 
 
 END = object()
@@ -215,7 +203,13 @@ def share_of_rank(rows: IntArray, rank: int, ranks: int) -> IntArray:
     return share
 
 
-def make_loader(rows: PixelRows | FileRows, workers: int, **settings: Any) -> DataLoader:
+def drawn_ahead(workers: int) -> int:
+    """How many batches a loader may draw before the first of them has been trained on."""
+    # Each worker prepares two, or a thread AHEAD; and Lightning may hold one to know which is the last.
+    return max(2 * workers, AHEAD) + 1
+
+
+def make_loader(rows: Dataset, workers: int, **settings: Any) -> DataLoader:
     """A loader of whole batches: by worker processes, or without any in a thread."""
     loader = DataLoader if workers else PrefetchLoader
     return loader(

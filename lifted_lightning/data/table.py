@@ -77,17 +77,15 @@ def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[Int
 
     Args:
         table: the image table.
-        share: of the training classes, how many validate: 0 none, else at least one.
+        share: of the training classes, how many validate, in [0, 1): 0 none, else at least one.
         seed: of the choice of classes.
 
     Returns:
         Rows that train and rows that validate, each ascending; no class is in both.
 
     Raises:
-        UserError: if ``share`` is not in [0, 1), or no class would be left to train on.
+        UserError: if no class would be left to train on.
     """
-    if not 0 <= share < 1:
-        raise UserError(f"validation_share {share}: give the share of training classes that validate, in [0, 1)")
     classes = np.unique(table.labels[table.train])
     count = max(1, round(share * len(classes))) if share else 0
     if count >= len(classes):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lifted_lightning.callbacks import diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.losses import LiftedStructureLoss
 
 
@@ -72,13 +72,15 @@ LABELS = torch.arange(12).repeat_interleave(6)
 class Data(LightningDataModule):
     def __init__(self):
         super().__init__()
-        self.sampler = PositivePairBatchSampler(LABELS, 16, neighbours=0.5, refresh_interval=2, batches_per_epoch=5)
+        self.sampler = PositivePairs(neighbours=0.5, refresh_interval=2).bind(
+            LABELS, batch_size=16, batches_per_epoch=5
+        )
 
     def train_dataloader(self):
         return DataLoader(range(len(LABELS)), batch_sampler=self.sampler)
 
-    def neighbour_share(self, epoch, step):
-        return self.sampler.neighbour_share(epoch, step)
+    def batch_diagnostics(self, epoch, step):
+        return self.sampler.diagnostics(5 * epoch + step)
 
 
 class Net(LightningModule):

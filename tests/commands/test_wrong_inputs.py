@@ -81,8 +81,8 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --data.crop_scale=[2,3]", "data.crop_scale [2.0, 3.0]", "least <= greatest"),
     (f"{FIT} --data.eval_batch_size=0", "data.eval_batch_size 0", "at least 1"),
     (f"{FIT} --data.batches_per_epoch=0", "batches_per_epoch 0", "at least 1"),
-    (f"{FIT} --data.samples_per_class=1", "samples_per_class 1", "at least 2"),
-    (f"{FIT} --data.neighbours=2", "neighbours 2.0", "between 0 and 1"),
+    (f"{FIT} --data.sampler.samples_per_class=1", "samples_per_class 1", "at least 2"),
+    (f"{FIT} --data.sampler.neighbours=2", "neighbours 2.0", "between 0 and 1"),
     (f"{FIT} --model.network.embedding_size=0", "embedding_size=0", "at least 1"),
     (f"{FIT} --model.network.dropout=1", "dropout=1.0", "below 1"),
     (f"{FIT} --model.network.width=0", "width=0", "at least 1"),
@@ -246,7 +246,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         config = yaml.safe_load((ROOT / "experiments" / "quickstart.yaml").read_text())
         data = {
             "dataset": {"class_path": "ImageFolder", "init_args": {"path": "photos"}},
-            "samples_per_class": 2,
+            "sampler": {"samples_per_class": 2},
         }
         config["data"] |= data | {"batch_size": 4}
         Path("base.yaml").write_text(yaml.safe_dump(config))

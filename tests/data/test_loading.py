@@ -11,9 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lifted_lightning.data.augment import ResizedCrop, draw
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
-from lifted_lightning.data.batches.base import AHEAD
-from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, PrefetchLoader, as_batch
+from lifted_lightning.data.batches import PositivePairs
+from lifted_lightning.data.loading import AHEAD, CropDraws, FileRows, PixelRows, PrefetchLoader, as_batch
 from lifted_lightning.data.pixels import open_pixels
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
@@ -35,19 +34,21 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("mode", ["squash", "crop"])
 def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode):
-    cached = PixelRows(open_pixels(table, 16, mode=mode, cache_dir=tmp_path), table.labels, table.test)
-    direct = FileRows(table, table.labels, table.test, 16, mode)
+    cached = PixelRows(open_pixels(table, 16, mode=mode, cache_dir=tmp_path), table.labels)
+    direct = FileRows(table, table.labels, 16, mode)
     assert len(direct) == len(cached)
-    for name, values in cached.__getitems__([3, 0]).items():
-        assert torch.equal(direct.__getitems__([3, 0])[name], values)
+    batch = direct.__getitems__([19, 16])
+    assert (batch["indices"].tolist(), batch["labels"].tolist()) == ([19, 16], [4, 4])
+    for name, values in cached.__getitems__([19, 16]).items():
+        assert torch.equal(batch[name], values)
     assert torch.equal(direct[1]["images"], cached[1]["images"])
 
 
 def batches(table, rank=0, world_size=1, start=(0, 0), **options):
-    labels = table.labels[table.train]
-    sampler = PositivePairBatchSampler(labels, 8, 2, 5, rank=rank, world_size=world_size)
-    sampler.start = start
-    rows = FileRows(table, table.labels, table.train, 16)
+    labels = np.where(np.isin(np.arange(24), table.train), table.labels, -1)
+    sampler = PositivePairs(2, 0.0).bind(labels, batch_size=8, seed=5, rank=rank, world_size=world_size)
+    sampler.start_at(start[0] * 2 + start[1])
+    rows = FileRows(table, table.labels, 16)
     loader = DataLoader(rows, batch_sampler=CropDraws(sampler), collate_fn=as_batch, **options)
     sampler.set_epoch(start[0])
     return list(loader)
@@ -70,7 +71,7 @@ def test_a_resumed_run_goes_on_with_the_same_crops(table):
 def test_the_crop_is_the_device_s(table):
     """The same draws give the same region; a smooth picture hides the difference between the filters."""
     draws = draw((0, 0, 0), 4)
-    rows = FileRows(table, table.labels, table.train, 16)
+    rows = FileRows(table, table.labels, 16)
     crops = rows.__getitems__([(i, u) for i, u in enumerate(draws.tolist())])["images"]
     device = ResizedCrop(16, mirror=False, mean=[0.0] * 3, std=[1 / 255] * 3)
     for i in range(4):
@@ -82,7 +83,7 @@ def test_the_crop_is_the_device_s(table):
 def test_a_broken_image_is_named(table):
     open(table.items[2], "w").close()
     with pytest.raises(UserError, match=r"smooth: .*2\.png: is empty"):
-        FileRows(table, table.labels, table.train, 16)[2]
+        FileRows(table, table.labels, 16)[2]
 
 
 class Numbers(Dataset):

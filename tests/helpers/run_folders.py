@@ -35,7 +35,13 @@ def make_run(
                 "init_args": {"lr": LEARNING_RATE.get(name, 0.003)},
             },
         },
-        "data": {"size": 28, "neighbours": 0.0, "workers": seed, "split_seed": 0, "validation_share": 0.2},
+        "data": {
+            "sampler": {"class_path": "lifted_lightning.PositivePairs", "init_args": {"neighbours": 0.0}},
+            "size": 28,
+            "workers": seed,
+            "split_seed": 0,
+            "validation_share": 0.2,
+        },
         "tsne": {"every_n": seed},
     }
     for key in [key for key in changes if "__" in key]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.augment import CropMirror
-from lifted_lightning.data.batches.base import GlobalBatchSampler, IntArray
+from lifted_lightning.data.batches import GlobalBatchSampler, PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
@@ -86,39 +87,30 @@ class Watch(Callback):
 class FixedBatches(GlobalBatchSampler):
     """Batches whose rows have given classes; a class's images in turn."""
 
-    def __init__(self, labels: IntArray, batches: tuple[tuple[int, ...], ...], rank: int, ranks: int) -> None:
-        super().__init__(len(batches[0]), 1, 0, len(batches), rank, ranks)
-        self.positions = []
-        for batch in batches:
-            seen: dict[int, int] = {}
-            rows = []
-            for label in batch:
-                rows.append(int(np.flatnonzero(labels == label)[seen.get(label, 0)]))
-                seen[label] = seen.get(label, 0) + 1
-            self.positions.append(np.array(rows))
+    def __init__(self, batches: tuple[tuple[int, ...], ...]) -> None:
+        self.batches = batches
 
-    def __len__(self) -> int:
-        return len(self.positions)
+    def batches_in_a_pass(self) -> int:
+        return len(self.batches)
 
-    def global_batch(self, epoch: int, step: int) -> IntArray:
-        return self.positions[step]
+    def draw(self, random: np.random.Generator, number: int) -> IntArray:
+        seen: dict[int, int] = {}
+        rows = []
+        for label in self.batches[number % len(self.batches)]:
+            rows.append(int(np.flatnonzero(self.labels == label)[seen.get(label, 0)]))
+            seen[label] = seen.get(label, 0) + 1
+        return np.array(rows)
 
 
-class Data(RetrievalDataModule):
+def blobs(case: Case, cache: Path) -> RetrievalDataModule:
     """Blobs, in the usual batches or in given ones."""
-
-    def __init__(self, case: Case, cache: Path) -> None:
-        super().__init__(
-            Blobs(), batch_size=case.batch_size, samples_per_class=2, batches_per_epoch=10, size=16,
-            channels=1, validation_share=0.2 if case.validate else 0.0, cache_dir=str(cache),
-            eval_batch_size=7, seed=1,
-        )  # fmt: skip
-        self.case = case
-
-    def _build_sampler(self) -> GlobalBatchSampler:
-        if self.case.batches is None:
-            return super()._build_sampler()
-        return FixedBatches(self.train_labels[self.train_rows], self.case.batches, *self._rank())
+    given = case.batches
+    return RetrievalDataModule(
+        Blobs(), FixedBatches(given) if given else PositivePairs(samples_per_class=2),
+        batch_size=len(given[0]) if given else case.batch_size, batches_per_epoch=None if given else 10, size=16,
+        channels=1, validation_share=0.2 if case.validate else 0.0, cache_dir=str(cache),
+        eval_batch_size=7, seed=1,
+    )  # fmt: skip
 
 
 class TwoViews(EmbeddingModule):
@@ -164,7 +156,7 @@ def _train(case: Case, world_size: int, cache: Path) -> Outcome:
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(module, datamodule=Data(case, cache))
+    trainer.fit(module, datamodule=blobs(case, cache))
     outcome = watch.outcome
     outcome.weights = torch.cat([p.detach().flatten() for p in module.parameters()])
     outcome.buffers = {name: b.clone() for name, b in module.network.named_buffers()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import lifted_lightning
 from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.datasets import ImageFolder
 from lifted_lightning.errors import UserError
@@ -30,7 +31,13 @@ def validation_embeddings(checkpoint: Path, folder: Path, cache: Path, **data: A
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     module.load_state_dict({name: value for name, value in saved.items() if name != "loss.proxies"})
     images = RetrievalDataModule(
-        ImageFolder(str(folder)), size=24, eval_batch_size=3, validation_share=0, cache_dir=str(cache), **data
+        ImageFolder(str(folder)),
+        PositivePairs(),
+        size=24,
+        eval_batch_size=3,
+        validation_share=0,
+        cache_dir=str(cache),
+        **data,
     )
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     batches = trainer.predict(module, images)

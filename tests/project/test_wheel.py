@@ -94,8 +94,8 @@ FIT = [
     "fit", "--model.network=ConvNet", "--model.network.channels=3", "--model.network.width=4",
     "--model.augment=CropMirror",
     "--model.loss=my_loss.Mine", "--model.loss.margin=0.3", "--data.dataset=ImageFolder", "--data.dataset.path=photos",
-    "--data.size=32", "--data.batch_size=8", "--data.samples_per_class=2", "--data.batches_per_epoch=2",
-    "--data.neighbours=0", "--evaluation.clustering=none", "--evaluation.baseline=false",
+    "--data.size=32", "--data.batch_size=8", "--data.sampler.samples_per_class=2", "--data.batches_per_epoch=2",
+    "--data.sampler.neighbours=0", "--evaluation.clustering=none", "--evaluation.baseline=false",
     "--trainer.max_steps=2", "--trainer.devices=1", "--trainer.accelerator=cpu", "--name=first",
 ]  # fmt: skip
 

@@ -56,18 +56,18 @@ def test_a_class_that_is_gone_is_left_as_it_is(tmp_path: Path) -> None:
 def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path / f"plain-{seed}", seed)
-        make_run(tmp_path / f"mined-{seed}", seed, data__neighbours=0.5)
+        make_run(tmp_path / f"mined-{seed}", seed, data__sampler__init_args__neighbours=0.5)
     asked = compared(tmp_path, "loss", "embedding_size")
-    assert asked.columns == ["loss", "embedding_size", "data.neighbours"]
+    assert asked.columns == ["loss", "embedding_size", "data.sampler.init_args.neighbours"]
     assert rows(asked) == [("LiftedStructure", 64, 0, [0, 1]), ("LiftedStructure", 64, 0.5, [0, 1])]
     assert any("differ in neighbours, and are kept apart" in line for line in asked.warnings)
-    assert compared(tmp_path).columns == ["loss", "data.neighbours"]
+    assert compared(tmp_path).columns == ["loss", "data.sampler.init_args.neighbours"]
     assert compared(tmp_path, "neighbours").warnings == []
 
 
 def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", 0, data__neighbours=0)
-    make_run(tmp_path / "b", 1, data__neighbours=0.0)
+    make_run(tmp_path / "a", 0, data__sampler__init_args__neighbours=0)
+    make_run(tmp_path / "b", 1, data__sampler__init_args__neighbours=0.0)
     assert len(compared(tmp_path).groups) == 1
 
 

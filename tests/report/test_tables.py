@@ -78,7 +78,9 @@ def test_differences_within_equal_columns_and_along_others(tmp_path: Path) -> No
         for loss in ("TripletLoss", "LiftedStructureLoss"):
             for seed in range(3):
                 score = 0.7 + share / 10 + seed / 100
-                make_run(tmp_path / f"{loss}{share}{seed}", seed, loss, score, data__neighbours=share)
+                make_run(
+                    tmp_path / f"{loss}{share}{seed}", seed, loss, score, data__sampler__init_args__neighbours=share
+                )
     names = [(row[0].value, row[1].value) for row in tables.paired(compared(tmp_path)).rows]
     assert names == [
         ("LiftedStructure − Triplet", "0"),

@@ -10,12 +10,13 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import RunError
 from lifted_lightning.losses import LiftedStructureLoss
 from lifted_lightning.training.module import EmbeddingModule, FiniteLoss
 from tests.helpers.ranks import run_ranks
 from tests.helpers.tiny import TinyNetwork
-from tests.helpers.tiny_training import LOSSES, Case, Data, build, relative_difference, train
+from tests.helpers.tiny_training import LOSSES, Case, blobs, build, relative_difference, train
 
 
 def module(**settings: Any) -> EmbeddingModule:
@@ -68,8 +69,8 @@ class Notes(Callback):
         self.validation.append(outputs)
 
 
-def fit(case: Case, cache: Path) -> tuple[Notes, Data]:
-    notes, data = Notes(), Data(case, cache)
+def fit(case: Case, cache: Path) -> tuple[Notes, RetrievalDataModule]:
+    notes, data = Notes(), blobs(case, cache)
     trainer = Trainer(
         accelerator="cpu", devices=1, max_steps=case.steps, precision=case.precision, callbacks=[notes],
         use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -144,7 +145,7 @@ def test_another_view_has_random_numbers_of_its_own(tmp_path: Path, monkeypatch:
     (outcome,) = train([case], 1, tmp_path)
     monkeypatch.undo()
 
-    data, module = Data(case, tmp_path), build(case).double()
+    data, module = blobs(case, tmp_path), build(case).double()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     draws = module.augment.draw((module.seed, 0, 0, 2), len(batch["images"]))

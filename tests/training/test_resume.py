@@ -23,7 +23,7 @@ BASE = [
     "--model.loss=LiftedStructureLoss", "--model.augment=CropMirror", "--model.augment.size=12",
     "--model.scheduler=torch.optim.lr_scheduler.StepLR", "--model.scheduler.step_size=7",
     "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
-    "--data.samples_per_class=4", "--data.batches_per_epoch=8", "--data.refresh_interval=6",
+    "--data.sampler.samples_per_class=4", "--data.batches_per_epoch=8", "--data.sampler.refresh_interval=6",
     "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={STEPS}",
     "--trainer.log_every_n_steps=2", "--last_checkpoint.every_n_steps=3",
     "--evaluation.baseline=false", "--evaluation.clustering=none", "--experiment=e", "--name=run",
@@ -45,7 +45,7 @@ class Setting:
     def arguments(self) -> list[str]:
         return [
             f"--data.workers={self.workers}",
-            f"--data.neighbours={self.neighbours}",
+            f"--data.sampler.neighbours={self.neighbours}",
             f"--trainer.devices={self.world_size}",
         ]
 
@@ -191,17 +191,17 @@ def test_nothing_is_left_to_train(runs: Runs, limit: list[str]) -> None:
 @pytest.mark.parametrize(
     ("limit", "less", "more", "arguments"),
     [
-        ("max_steps", 20, 26, ["--data.neighbours=0.5", "--data.workers=1"]),
-        ("max_steps", 16, 24, ["--data.neighbours=0.5"]),
+        ("max_steps", 20, 26, ["--data.sampler.neighbours=0.5", "--data.workers=1"]),
+        ("max_steps", 16, 24, ["--data.sampler.neighbours=0.5"]),
         ("max_steps", 20, 26, ["--data.validation_share=0"]),
-        ("max_steps", 16, 24, ["--data.validation_share=0", "--data.neighbours=0.5"]),
+        ("max_steps", 16, 24, ["--data.validation_share=0", "--data.sampler.neighbours=0.5"]),
         ("max_steps", 15, 26, ["--trainer.accumulate_grad_batches=2"]),
-        ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.neighbours=0.5"]),
+        ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5"]),
         (
             "max_epochs",
             2,
             3,
-            ["--trainer.max_steps=-1", "--data.neighbours=0.5", "--data.validation_share=0"],
+            ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5", "--data.validation_share=0"],
         ),
     ],
     ids=str,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lifted_lightning.commands.fit import quiet
 from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.datasets.base import RetrievalDataset
 from lifted_lightning.data.table import ImageTable
@@ -128,7 +129,7 @@ def ours(trunk: str, size: int, **more: Any) -> EmbeddingModule:
 def images(settings: Settings, batch: int, size: int, **more: Any) -> RetrievalDataModule:
     return RetrievalDataModule(
         **{"dataset": Noise(), "cache_dir": str(settings.folder / "cache"), "validation_share": 0.0} | more,
-        batch_size=batch, size=size, batches_per_epoch=1000,
+        sampler=PositivePairs(), batch_size=batch, size=size, batches_per_epoch=1000,
     )  # fmt: skip
 
 

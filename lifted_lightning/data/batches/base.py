@@ -1,4 +1,4 @@
-"""What all batch samplers share: global batches by (epoch, step), each rank's slice, and where to resume."""
+"""GlobalBatchSampler: all that batch samplers share, so that one of one's own is a single method, ``draw``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,64 +12,166 @@ from torch import Tensor
 from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
-AHEAD = 2  # batches drawn before they are asked for
-
-
 Labels = Sequence[int] | npt.NDArray[np.integer] | Tensor
 
 
 class GlobalBatchSampler(ABC):
-    """Yields this rank's slice of global batches, each a pure function of (seed, epoch, step).
+    """Draws global batches of rows of the image table, each from (seed, epoch, step) alone, and slices them by rank.
 
-    A batch is a list of positions into ``labels``. W ranks with B/W rows each draw what one process with B
-    draws, so nothing here depends on the rank but the slice.
+    A sampler is chosen as a loss is, by its class path, and constructed with its own options only. The data module
+    then tells it what there is to draw from (``bind``). A sampler of one's own needs one method::
 
-    It is deliberately no ``torch.utils.data.BatchSampler``: Lightning would silently re-wrap one under DDP.
-    Pass it as ``DataLoader(batch_sampler=...)`` with ``Trainer(use_distributed_sampler=False)``.
+        class AnyImages(GlobalBatchSampler):
+            def draw(self, random, number):
+                return random.choice(self.rows, self.batch_size)
 
-    Args:
+    W ranks with B/W rows each draw what one process with B draws, so ``draw`` must not look at the rank.
+
+    It is deliberately no ``torch.utils.data.BatchSampler``: Lightning would silently wrap one again under DDP. Pass
+    it as ``DataLoader(batch_sampler=...)`` with ``Trainer(use_distributed_sampler=False)``.
+
+    Attributes:
+        group: how many consecutive images of a batch stay together on a rank; a subclass may set its own.
+        labels: (N,) int64, the class of each row of the image table, negative where a row does not train.
+        rows: (n,) int64, the rows that train, ascending: what may be drawn.
+        class_names: names by label, for messages; None where there are none.
         batch_size: images in a global batch, B.
-        group: images that stay together on a rank (a class's images, or the two of a pair).
-        seed: of all that is drawn, at least 0.
-        batches_per_epoch: length of an epoch; None leaves it to the sampler: one pass.
+        seed: of all that is drawn.
+        batches_per_epoch: length of an epoch; None is one pass.
         rank: this process among those that train together.
         world_size: how many processes train together.
-
-    Raises:
-        UserError: if the batch does not divide into whole groups on each rank.
+        device: where the network is; embeddings are best kept there.
+        drawn_ahead: how many batches a loader may draw before the first of them has been trained on.
+        epoch: whose batches the next ``iter`` gives.
+        start: the (epoch, step) from which the run goes on; other epochs begin at step 0.
     """
 
-    def __init__(
+    group: int = 1
+    labels: IntArray
+    rows: IntArray
+    class_names: Sequence[str] | None
+    batch_size: int
+    seed: int
+    batches_per_epoch: int | None
+    rank: int
+    world_size: int
+    device: torch.device
+    drawn_ahead: int
+    epoch: int
+    start: tuple[int, int]
+
+    # What a sampler of one's own says: draw, and where it needs them the others
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator, number: int) -> IntArray:
+        """Draw one global batch.
+
+        Args:
+            random: seeded by (seed, epoch, step); take all that is random from it.
+            number: of the batch in the run, from 0.
+
+        Returns:
+            (B,) rows of the image table, all of them among ``self.rows``. Rank r trains on the r-th slice of B/W.
+        """
+
+    def prepare(self) -> None:  # noqa: B027 (a hook, not a duty)
+        """Get ready to draw: called by ``bind`` when the attributes above are set, anew for each run."""
+
+    def batches_in_a_pass(self) -> int:
+        """Length of an epoch where no ``batches_per_epoch`` is given."""
+        return max(1, len(self.rows) // self.batch_size)
+
+    def record(self, rows: Tensor, embeddings: Tensor) -> None:  # noqa: B027
+        """Take in the embeddings (B, D) of the global batch just trained on, the rows of which are (B,)."""
+
+    def diagnostics(self, number: int) -> dict[str, float]:
+        """Figures of batch ``number``, which was drawn not long ago, to be logged as ``batch/NAME``."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What batches depend on besides (seed, epoch, step): tensors and plain numbers only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what ``state_dict`` gave; called before ``start_at``."""
+
+    # What every sampler has
+
+    def bind(
         self,
+        labels: Labels,
+        *,
         batch_size: int,
-        group: int,
-        seed: int,
-        batches_per_epoch: int | None,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        if seed < 0:
-            raise UserError(f"seed {seed}: give a number of at least 0")
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise UserError(f"batches_per_epoch {batches_per_epoch}: give at least 1, or none for one pass")
+        seed: int = 0,
+        batches_per_epoch: int | None = None,
+        class_names: Sequence[str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        drawn_ahead: int = 0,
+    ) -> Self:
+        """Begin a run: say what to draw from, and for whom. The arguments become the attributes of their names.
+
+        Returns:
+            The sampler itself.
+
+        Raises:
+            UserError: if the batch does not divide into whole groups on each rank, or cannot be drawn of these images.
+        """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not within 0..{world_size - 1}")
-        check_divides(batch_size, group, world_size)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.batches_per_epoch = batches_per_epoch
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self._start = (0, 0)
+        _check_divides(batch_size, self.group, world_size)
+        self.labels = _as_labels(labels)
+        self.rows = np.flatnonzero(self.labels >= 0)
+        self.class_names = class_names
+        self.batch_size, self.seed, self.batches_per_epoch = batch_size, seed, batches_per_epoch
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        self.drawn_ahead = drawn_ahead
+        self.epoch, self.start = 0, (0, 0)
+        self.prepare()
+        return self
 
-    @abstractmethod
+    def start_at(self, batches: int) -> None:
+        """Go on after the run's first ``batches`` batches have been trained on; call ``load_state_dict`` before."""
+        self.start = divmod(batches, len(self))
+        # A loader with workers draws as soon as it is iterated, before Lightning tells the epoch.
+        self.epoch = self.start[0]
+
+    def global_batch(self, epoch: int, step: int) -> IntArray:
+        """Rows (B,) of the image table that are batch ``step`` of ``epoch``, the same on every rank.
+
+        Raises:
+            UserError: if ``draw`` gave other than B rows that train.
+        """
+        random = np.random.default_rng((self.seed, epoch, step))
+        rows = np.asarray(self.draw(random, epoch * len(self) + step))
+        if rows.shape != (self.batch_size,) or not np.issubdtype(rows.dtype, np.integer):
+            raise UserError(
+                f"{type(self).__name__}.draw gave {rows.dtype} of shape {rows.shape}: "
+                f"give batch_size {self.batch_size} row numbers"
+            )
+        if rows.min() < 0 or self.labels[rows].min() < 0:
+            raise UserError(f"{type(self).__name__}.draw gave a row that does not train: draw from self.rows")
+        return rows
+
+    @property
+    def own_slice(self) -> slice:
+        """Which part of a global batch is this rank's."""
+        share = self.batch_size // self.world_size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def steps(self) -> range:
+        """The steps of this epoch that are left."""
+        return range(self.start[1] if self.epoch == self.start[0] else 0, len(self))
+
     def __len__(self) -> int:
         """Global batches in an epoch."""
+        return self.batches_per_epoch or self.batches_in_a_pass()
 
-    @abstractmethod
-    def global_batch(self, epoch: int, step: int) -> IntArray:
-        """Positions (B,) of batch ``step`` of ``epoch``, the same on every rank."""
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self.epoch
+        for step in self.steps():
+            yield self.global_batch(epoch, step)[self.own_slice].tolist()
 
     @property
     def sampler(self) -> Self:
@@ -80,56 +182,8 @@ class GlobalBatchSampler(ABC):
         """Draw the batches of ``epoch`` from the next ``iter`` on."""
         self.epoch = epoch
 
-    @property
-    def start(self) -> tuple[int, int]:
-        """The (epoch, step) from which a run goes on, in batches trained on; other epochs begin at step 0.
 
-        Set it after ``load_state_dict``.
-        """
-        return self._start
-
-    @start.setter
-    def start(self, position: tuple[int, int]) -> None:
-        self._start = position
-        # A loader with workers draws as soon as it is iterated, before Lightning tells the epoch.
-        self.epoch = position[0]
-        self._resume(position[0] * len(self) + position[1])
-
-    def _resume(self, batches: int) -> None:  # noqa: B027 (a hook, not a duty)
-        """Go on after ``batches`` batches of the run."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch_size // self.world_size
-        rows = slice(self.rank * share, (self.rank + 1) * share)
-        epoch = self.epoch
-        first = self._start[1] if epoch == self._start[0] else 0
-        for step in range(first, len(self)):
-            yield self.global_batch(epoch, step)[rows].tolist()
-
-    @property
-    def wants_embeddings(self) -> bool:
-        """Whether ``record`` is to be called after each training step."""
-        return False
-
-    def record(self, positions: Tensor, embeddings: Tensor) -> None:  # noqa: B027 (a hook, not a duty)
-        """Take in the embeddings (B, D) of the global batch just trained on, whose positions are (B,)."""
-
-    def neighbour_share(self, epoch: int, step: int) -> float:
-        """Share of a drawn batch's classes that came as difficult neighbours."""
-        return 0.0
-
-    def check_drawn_ahead(self, workers: int) -> None:  # noqa: B027
-        """Raise UserError if a loader of so many workers would draw further ahead than the batches allow."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What batches depend on besides (seed, epoch, step): tensors and plain numbers only."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what ``state_dict`` gave; call it before ``start`` is set."""
-
-
-def check_divides(batch_size: int, group: int, world_size: int) -> None:
+def _check_divides(batch_size: int, group: int, world_size: int) -> None:
     """Raise UserError unless a batch splits into whole groups on each rank; name the nearest sizes."""
     unit = group * world_size
     if batch_size > 0 and batch_size % unit == 0:
@@ -142,33 +196,9 @@ def check_divides(batch_size: int, group: int, world_size: int) -> None:
     )
 
 
-def as_labels(labels: Labels) -> IntArray:
+def _as_labels(labels: Labels) -> IntArray:
     """One-dimensional int64 labels from a list, an array or a tensor."""
     array = labels.numpy(force=True) if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if array.ndim != 1 or not (len(array) == 0 or np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"labels must be one row of integers, not {array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
-
-
-def distinct(count: int, wanted: int, draws: Sequence[float], first: int | None = None) -> list[int]:
-    """An ordered random sample without replacement from ``range(count)``, from given uniform draws.
-
-    A Fisher-Yates shuffle that is stopped after ``wanted`` places and keeps only the moved entries, so its
-    cost does not grow with ``count``.
-
-    Args:
-        count: how many there are to choose from.
-        wanted: how many to choose, at most ``count``.
-        draws: at least ``wanted`` numbers in [0, 1).
-        first: an entry that must come first, the others being random.
-    """
-    moved: dict[int, int] = {}
-    chosen = []
-    for place in range(wanted):
-        if place == 0 and first is not None:
-            other = first
-        else:
-            other = place + int(draws[place] * (count - place))
-        chosen.append(moved.get(other, other))
-        moved[other] = moved.get(place, place)
-    return chosen

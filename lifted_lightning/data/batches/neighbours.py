@@ -5,16 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
 # A class of which no image can be a neighbour; above every distance, for these are minimised.
 _NONE = torch.iinfo(torch.int64).max
 
 
-# A search key is the bits of a float32 distance above 32 bits of position; infinite means unseen.
-_POSITION = (1 << 32) - 1
-
-
+# A search key is the bits of a float32 distance above 32 bits of place; infinite means unseen.
+_PLACE = (1 << 32) - 1
 _UNSEEN = 0x7F800000 << 32
 
 
@@ -30,8 +29,8 @@ class EmbeddingTable:
     one interval.
 
     Args:
-        rows: number of training images, N.
-        refresh_interval: batches in an interval.
+        rows: (N,) int64, the rows of the image table that train, ascending: image i here is row ``rows[i]`` there.
+        refresh_interval: batches in an interval, at least 1.
         device: where the embeddings are kept.
 
     Attributes:
@@ -39,12 +38,11 @@ class EmbeddingTable:
         batches: how many batches have been trained on.
     """
 
-    def __init__(self, rows: int, refresh_interval: int, device: torch.device | str = "cpu") -> None:
-        if refresh_interval < 1:
-            raise UserError(f"refresh_interval {refresh_interval}: give at least 1 batch")
+    def __init__(self, rows: IntArray, refresh_interval: int, device: torch.device | str = "cpu") -> None:
         self.refresh_interval = refresh_interval
-        self.values = torch.empty(rows, 0, dtype=torch.float16, device=device)
+        self.values = torch.empty(len(rows), 0, dtype=torch.float16, device=device)
         self.batches = 0
+        self._rows = torch.from_numpy(rows).to(device)
         self._origin = 0  # batches trained on before the first that was recorded
         self._snapshots: dict[int, Tensor] = {}
 
@@ -55,29 +53,33 @@ class EmbeddingTable:
             return torch.zeros(len(self.values), dtype=torch.bool, device=self.values.device)
         return self.values.isfinite().all(dim=1)
 
+    def places(self, rows: Tensor) -> Tensor:
+        """Where rows of the image table stand in this one: int64 of the same shape, on its device."""
+        return torch.searchsorted(self._rows, rows.to(self._rows.device).contiguous())
+
     @torch.no_grad()
-    def record(self, positions: Tensor, embeddings: Tensor) -> None:
+    def record(self, rows: Tensor, embeddings: Tensor) -> None:
         """Take in one global batch that has been trained on, on every rank alike.
 
         Args:
-            positions: (B,) int64 rows of the table; of a repeated one the last counts.
+            rows: (B,) int64, of the image table; of a repeated one the last counts.
             embeddings: (B, D) floating point.
 
         Raises:
             ValueError: if the shapes disagree with each other or with earlier batches.
         """
-        if embeddings.ndim != 2 or positions.shape != embeddings.shape[:1]:
-            raise ValueError(f"positions {tuple(positions.shape)} for embeddings {tuple(embeddings.shape)}")
-        rows, dimension = self.values.shape
+        if embeddings.ndim != 2 or rows.shape != embeddings.shape[:1]:
+            raise ValueError(f"rows {tuple(rows.shape)} for embeddings {tuple(embeddings.shape)}")
+        images, dimension = self.values.shape
         if dimension == 0:
-            self.values = self.values.new_full((rows, embeddings.shape[1]), torch.nan)
+            self.values = self.values.new_full((images, embeddings.shape[1]), torch.nan)
         elif dimension != embeddings.shape[1]:
             raise ValueError(f"embeddings of size {embeddings.shape[1]}, and of size {dimension} before")
-        positions = positions.to(self.values.device)
-        # Writing twice to a row leaves open which wins, so every copy is given the last one's embedding.
-        ascending, order = positions.sort(stable=True)
-        last = order[torch.searchsorted(ascending, positions, right=True) - 1]
-        self.values[positions] = embeddings.to(self.values)[last]
+        places = self.places(rows)
+        # Writing twice to a place leaves open which wins, so every copy is given the last one's embedding.
+        ascending, order = places.sort(stable=True)
+        last = order[torch.searchsorted(ascending, places, right=True) - 1]
+        self.values[places] = embeddings.to(self.values)[last]
         self.batches += 1
         interval, within = divmod(self.batches, self.refresh_interval)
         if within == 0:
@@ -156,14 +158,14 @@ def nearest_of_other_classes(
 
     Args:
         table: (N, D) embeddings, NaN where unseen.
-        pairs: (S, 2) int64 rows of the table, the two of a pair of one class.
+        pairs: (S, 2) int64 places in the table, the two of a pair of one class.
         classes: (N,) int64 in 0..C - 1; C for an image that is never sought.
         number_of_classes: C.
         count: how many classes to find for a pair, where so many have been seen.
-        block: rows of the table that are searched at once.
+        block: images that are searched at once.
 
     Returns:
-        S lists of rows of the table, nearest first, each of another class; shorter where fewer were seen.
+        S lists of places in the table, nearest first, each of another class; shorter where fewer were seen.
     """
     ends = table[pairs.flatten()].float()  # (2S, D)
     # Distances by the product of matrices lose digits when all embeddings share a large part: taken off.
@@ -174,13 +176,13 @@ def nearest_of_other_classes(
         rows = table[start : start + block] - centre  # (n, D) float32
         squared = torch.addmm(_squared_norm(rows), ends, rows.T, alpha=-2) + _squared_norm(ends)[:, None]
         nearer = squared.nan_to_num_(nan=torch.inf).clamp_(min=0).view(-1, 2, len(rows)).amin(1)  # (S, n)
-        # Floats of one sign order as their bits do: distance and row make one integer, least when nearest.
+        # Floats of one sign order as their bits do: distance and place make one integer, least when nearest.
         keys = nearer.view(torch.int32).long() << 32
         keys += torch.arange(start, start + len(rows), device=table.device)
         best.scatter_reduce_(1, classes[None, start : start + block].expand_as(keys), keys, "amin")
     best.scatter_(1, classes[pairs[:, :1]], _NONE)
     found = best[:, :-1].topk(min(count, number_of_classes), largest=False).values
-    return [[key & _POSITION for key in row if key < _UNSEEN] for row in found.tolist()]
+    return [[key & _PLACE for key in row if key < _UNSEEN] for row in found.tolist()]
 
 
 def _squared_norm(vectors: Tensor) -> Tensor:

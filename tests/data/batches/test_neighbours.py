@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from lifted_lightning.data.batches.balanced import PositivePairBatchSampler
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.batches.neighbours import EmbeddingTable, nearest_of_other_classes
-from lifted_lightning.data.loading import PrefetchLoader
+from lifted_lightning.data.loading import PrefetchLoader, drawn_ahead
 from lifted_lightning.errors import UserError
-from tests.data.batches.test_balanced import check_balance, labels_of
+from tests.data.batches.test_balanced import check_balance, labels_of, pairs
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
@@ -51,11 +51,11 @@ def test_the_search_is_exact(device, seed, images, number_of_classes, unseen, bl
     table = (torch.randn(images, 6, generator=random) + offset).half()
     table[torch.rand(images, generator=random) < unseen] = torch.nan
     classes = torch.randint(0, number_of_classes + 1, (images,), generator=random)
-    pairs = torch.randint(0, images, (4, 2), generator=random)
-    pairs = pairs[classes[pairs[:, 0]] < number_of_classes]
-    on_device = (t.to(device) for t in (table, pairs, classes))
+    ends = torch.randint(0, images, (4, 2), generator=random)
+    ends = ends[classes[ends[:, 0]] < number_of_classes]
+    on_device = (t.to(device) for t in (table, ends, classes))
     found = nearest_of_other_classes(*on_device, number_of_classes, count, block)
-    for pair, rows in zip(pairs.tolist(), found, strict=True):
+    for pair, rows in zip(ends.tolist(), found, strict=True):
         expected = brute_force(table, pair, classes, number_of_classes, count)
         of_class = classes[rows].tolist()
         assert len(rows) == len(expected)
@@ -77,18 +77,19 @@ def test_a_search_without_any_pair_or_image_seen_is_empty():
 
 @DEVICES
 def test_the_last_embedding_of_an_image_counts(device):
-    table = EmbeddingTable(4, refresh_interval=10, device=device)
+    table = EmbeddingTable(np.array([3, 5, 6, 9]), refresh_interval=10, device=device)
     assert not table.seen.any()
-    table.record(torch.tensor([2, 0, 2, 2, 0]), torch.arange(5.0)[:, None].expand(5, 3))
+    assert table.places(torch.tensor([[9, 3], [5, 6]])).tolist() == [[3, 0], [1, 2]]
+    table.record(torch.tensor([6, 3, 6, 6, 3]), torch.arange(5.0)[:, None].expand(5, 3))
     assert table.values.dtype == torch.float16
     assert table.seen.tolist() == [True, False, True, False]
     assert table.values[[0, 2]].tolist() == [[4.0] * 3, [3.0] * 3]
-    table.record(torch.tensor([0]), torch.full((1, 3), 1e6))
+    table.record(torch.tensor([3]), torch.full((1, 3), 1e6))
     assert table.seen.tolist() == [False, False, True, False], "beyond float16's range"
 
 
 def test_batches_of_an_interval_see_the_start_of_the_one_before():
-    table = EmbeddingTable(1, refresh_interval=3)
+    table = EmbeddingTable(np.arange(1), refresh_interval=3)
     for step in range(20):
         for ahead in range(step, step + 4):
             interval = ahead // 3
@@ -101,7 +102,7 @@ def test_batches_of_an_interval_see_the_start_of_the_one_before():
 
 
 def test_too_much_drawn_ahead_is_an_error():
-    table = EmbeddingTable(1, refresh_interval=3)
+    table = EmbeddingTable(np.arange(1), refresh_interval=3)
     table.record(torch.tensor([0]), torch.zeros(1, 2))
     with pytest.raises(UserError, match="refresh_interval 3 must not be less than what is drawn ahead"):
         table.snapshot(6)
@@ -110,33 +111,33 @@ def test_too_much_drawn_ahead_is_an_error():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (EmbeddingTable(5, 3), "has 4 images, the training set 5"),
-        (EmbeddingTable(4, 2), "the checkpoint's, 3"),
+        (EmbeddingTable(np.arange(5), 3), "has 4 images, the training set 5"),
+        (EmbeddingTable(np.arange(4), 2), "the checkpoint's, 3"),
     ],
 )
 def test_a_table_of_another_run_is_refused(other, message):
     with pytest.raises(UserError, match=message):
-        other.load_state_dict(EmbeddingTable(4, 3).state_dict())
+        other.load_state_dict(EmbeddingTable(np.arange(4), 3).state_dict())
 
 
 def test_wrong_shapes_are_refused():
-    table = EmbeddingTable(4, 3)
+    table = EmbeddingTable(np.arange(4), 3)
     table.record(torch.tensor([0, 1]), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="size 6, and of size 5"):
         table.record(torch.tensor([0, 1]), torch.zeros(2, 6))
-    with pytest.raises(ValueError, match="positions"):
+    with pytest.raises(ValueError, match="rows"):
         table.record(torch.tensor([0, 1]), torch.zeros(3, 5))
 
 
 # Batches with neighbours
 
 
-def embeddings_at(step: int, positions: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+def embeddings_at(step: int, rows: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     """What a network in training might give: loose clusters that drift from step to step."""
     random = torch.Generator().manual_seed(step // 5)
     centres = torch.randn(int(labels.max()) + 1, 5, generator=random)
     noise = torch.randn(len(labels), 5, generator=random)
-    return (centres[torch.from_numpy(labels)] + noise)[positions] + 0.01 * step
+    return (centres[torch.from_numpy(labels)] + noise)[rows] + 0.01 * step
 
 
 def train(sampler, labels, steps, workers=0, kind=DataLoader) -> list[list[int]]:
@@ -158,9 +159,9 @@ def train(sampler, labels, steps, workers=0, kind=DataLoader) -> list[list[int]]
     return batches
 
 
-def build(labels, **settings) -> PositivePairBatchSampler:
+def build(labels, **settings) -> PositivePairs:
     settings = {"neighbours": 0.5, "refresh_interval": 5, "batches_per_epoch": 8} | settings
-    return PositivePairBatchSampler(labels, 24, 3, 11, **settings)
+    return pairs(labels, 24, 3, seed=11, **settings)
 
 
 @pytest.mark.parametrize("sizes", [[30] * 12, [2, 3, 4, 6, 9] * 6, [*([2] * 12), 500]])
@@ -191,7 +192,7 @@ def test_neighbours_are_those_of_brute_force(sizes, neighbours):
                     expected.append(queue[0])
                     taken.add(int(classes[queue[0]]))
         assert others[: len(expected), 0].tolist() == expected
-        assert sampler.neighbour_share(*divmod(number, 8)) == len(expected) / 8
+        assert sampler.diagnostics(number) == {"neighbour_share": len(expected) / 8}
     assert len(expected) == wanted
 
 
@@ -200,13 +201,13 @@ def test_batches_stay_balanced_while_little_has_been_seen(seed, seen, weights):
     labels = labels_of([2, 3, 4, 9] * 3)
     random = np.random.default_rng(seed)
     sampler = build(labels, neighbours=0.75, refresh_interval=1, class_weights=weights)
-    positions = torch.from_numpy(np.flatnonzero(random.random(len(labels)) < seen))
-    sampler.record(positions, torch.from_numpy(random.normal(size=(len(positions), 5))))
+    known = torch.from_numpy(np.flatnonzero(random.random(len(labels)) < seen))
+    sampler.record(known, torch.from_numpy(random.normal(size=(len(known), 5))))
     batch = sampler.global_batch(0, 2)
     check_balance(batch, labels, 3)
     images = batch.reshape(8, 3)
-    came = round(8 * sampler.neighbour_share(0, 2))
-    assert set(images[2 : 2 + came, 0].tolist()) <= set(positions.tolist()), "unseen is no neighbour"
+    came = round(8 * sampler.diagnostics(2)["neighbour_share"])
+    assert set(images[2 : 2 + came, 0].tolist()) <= set(known.tolist()), "unseen is no neighbour"
 
 
 def test_ranks_draw_one_batch_with_neighbours():
@@ -218,7 +219,7 @@ def test_ranks_draw_one_batch_with_neighbours():
         for sampler in (whole, *parts):
             np.testing.assert_array_equal(sampler.global_batch(epoch, step % 8), batch)
             sampler.record(torch.from_numpy(batch), embeddings_at(step, torch.from_numpy(batch), labels))
-    assert whole.neighbour_share(1, 7) == 0.5
+    assert whole.diagnostics(15) == {"neighbour_share": 0.5}
 
 
 def through_a_file(state: dict) -> dict:
@@ -245,7 +246,7 @@ def test_a_killed_run_resumes_with_the_very_batches(workers, kind, kills):
         assert train(first, labels, kill, workers, kind) == unbroken[:kill]
         second = build(labels)
         second.load_state_dict(through_a_file(first.state_dict()))
-        second.start = divmod(kill, 8)
+        second.start_at(kill)
         assert train(second, labels, 32 - kill, workers, kind) == unbroken[kill:], f"killed after {kill}"
 
 
@@ -255,26 +256,23 @@ def test_a_run_resumed_at_another_place_than_recorded_is_refused():
     train(first, labels, 10)
     second.load_state_dict(first.state_dict())
     with pytest.raises(UserError, match="recorded over 10 batches, and training continues at batch 12"):
-        second.start = (1, 4)
+        second.start_at(12)
 
 
 def test_neighbours_may_be_switched_on_when_resuming():
     labels = labels_of([4] * 30)
     plain, sampler = build(labels, neighbours=0), build(labels)
-    assert not plain.wants_embeddings
     sampler.load_state_dict(plain.state_dict())
-    sampler.start = (1, 3)
+    sampler.start_at(11)
     train(sampler, labels, 15)
-    shares = [sampler.neighbour_share(*divmod(number, 8)) for number in range(11, 26)]
+    shares = [sampler.diagnostics(number)["neighbour_share"] for number in range(11, 26)]
     assert shares == [0.0] * 9 + [0.5] * 6, "from the second interval of its own on"
 
 
 def test_the_interval_must_cover_what_a_loader_draws_ahead():
     labels = labels_of([4] * 30)
-    build(labels).check_drawn_ahead(0)
-    build(labels).check_drawn_ahead(2)
-    build(labels, neighbours=0).check_drawn_ahead(64)
+    assert [drawn_ahead(workers) for workers in (0, 1, 2, 3)] == [3, 3, 5, 7]
+    build(labels, drawn_ahead=5)
+    build(labels, neighbours=0, drawn_ahead=129)
     with pytest.raises(UserError, match=r"refresh_interval 5 is shorter than the 7 batches .* raise it to 7"):
-        build(labels).check_drawn_ahead(3)
-    with pytest.raises(UserError, match=r"the 3 batches .* raise it to 3"):
-        build(labels, refresh_interval=2).check_drawn_ahead(0)
+        build(labels, drawn_ahead=7)

@@ -7,18 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifted_lightning.data.batches.released import ReleasedPairBatchSampler
+from lifted_lightning.data.batches import ReleasedPairs
 from lifted_lightning.errors import UserError
 
 
-def pairs_of_a_pass(sampler: ReleasedPairBatchSampler, epoch: int = 0) -> np.ndarray:
+def released(labels, batch_size: int, seed: int = 0, **settings) -> ReleasedPairs:
+    return ReleasedPairs().bind(labels, batch_size=batch_size, seed=seed, **settings)
+
+
+def pairs_of_a_pass(sampler: ReleasedPairs, epoch: int = 0) -> np.ndarray:
     return np.concatenate([sampler.global_batch(epoch, s) for s in range(len(sampler))]).reshape(-1, 2)
 
 
 @given(st.lists(st.integers(1, 7), min_size=2, max_size=8), st.integers(0, 99))
 def test_a_pass_holds_every_positive_pair_once_and_as_many_negative_ones(sizes, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    sampler = ReleasedPairBatchSampler(labels, 2, seed)  # a batch is one pair, so that a pass leaves none over
+    sampler = released(labels, 2, seed)  # a batch is one pair, so that a pass leaves none over
     pairs = pairs_of_a_pass(sampler)
     positive = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     listed = {frozenset((i, j)) for i in range(len(labels)) for j in range(i + 1) if labels[i] == labels[j]}
@@ -29,7 +33,7 @@ def test_a_pass_holds_every_positive_pair_once_and_as_many_negative_ones(sizes, 
 def test_a_cub_like_batch_holds_the_known_counts():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), rng.integers(56, 61, 100))
-    sampler = ReleasedPairBatchSampler(labels, 128)
+    sampler = released(labels, 128)
     counts = np.stack([np.bincount(labels[sampler.global_batch(0, s)], minlength=100) for s in range(400)])
     assert (counts > 0).sum(1).mean() == pytest.approx(62, abs=1)
     assert (counts * (counts - 1) // 2).sum(1).mean() == pytest.approx(112, abs=3)
@@ -37,7 +41,7 @@ def test_a_cub_like_batch_holds_the_known_counts():
 
 def test_negative_pairs_are_uniform_over_images():
     labels = np.repeat([0, 1, 2], [30, 20, 10])
-    pairs = np.concatenate([pairs_of_a_pass(ReleasedPairBatchSampler(labels, 4, seed)) for seed in range(30)])
+    pairs = np.concatenate([pairs_of_a_pass(released(labels, 4, seed)) for seed in range(30)])
     of_class = np.sort(labels[pairs], axis=1)
     negative = of_class[of_class[:, 0] != of_class[:, 1]]
     share = [(negative == pair).all(1).mean() for pair in ([0, 1], [0, 2], [1, 2])]
@@ -46,9 +50,9 @@ def test_negative_pairs_are_uniform_over_images():
 
 def test_passes_go_on_across_epochs_of_another_length():
     labels = np.repeat([0, 1, 2], 5)
-    whole = ReleasedPairBatchSampler(labels, 6)
+    whole = released(labels, 6)
     assert len(whole) == 2 * 45 // 3
-    short = ReleasedPairBatchSampler(labels, 6, batches_per_epoch=len(whole) // 2)
+    short = released(labels, 6, batches_per_epoch=len(whole) // 2)
     pairs = np.concatenate([pairs_of_a_pass(short, epoch) for epoch in (0, 1)])
     positive = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     assert len({frozenset(pair) for pair in pairs[positive].tolist()}) == positive.sum() == 45
@@ -58,11 +62,11 @@ def test_passes_go_on_across_epochs_of_another_length():
 
 def test_ranks_joined_are_one_process_and_steps_are_independent():
     labels = np.repeat(np.arange(9), 6)
-    whole = list(ReleasedPairBatchSampler(labels, 24, 3))
-    parts = [ReleasedPairBatchSampler(labels, 24, 3, rank=r, world_size=3) for r in range(3)]
+    whole = list(released(labels, 24, 3))
+    parts = [released(labels, 24, 3, rank=r, world_size=3) for r in range(3)]
     assert [[*a, *b, *c] for a, b, c in zip(*parts, strict=True)] == whole
-    resumed = ReleasedPairBatchSampler(labels, 24, 3)
-    resumed.start = (0, 7)
+    resumed = released(labels, 24, 3)
+    resumed.start_at(7)
     assert list(resumed) == whole[7:]
 
 
@@ -77,4 +81,4 @@ def test_ranks_joined_are_one_process_and_steps_are_independent():
 )
 def test_what_cannot_be_is_one_clear_line(sizes, batch_size, message):
     with pytest.raises(UserError, match=message):
-        ReleasedPairBatchSampler(np.repeat(np.arange(len(sizes)), sizes), batch_size)
+        released(np.repeat(np.arange(len(sizes)), sizes), batch_size)
