@@ -153,6 +153,14 @@ def test_broken_files_are_named(tmp_path: Path, kind: str, reason: str) -> None:
     assert "\n" not in message
 
 
+def test_an_image_that_is_opened_and_not_read_yet(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    broken_file(path, "truncated")
+    found = image_or_error(lambda: Image.open(path), "mine", 3)
+    assert str(found).startswith("mine: cannot be read (")
+    assert "truncated" in str(found)
+
+
 def test_memory_that_runs_out_is_no_broken_image() -> None:
     def read() -> Image.Image:
         raise MemoryError

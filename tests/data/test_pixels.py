@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data import pixels as module
@@ -78,44 +77,22 @@ def test_one_file_for_each_key_size_mode_and_channels(folder):
     assert table.reader.count() == before
 
 
-def truncate(file: Path) -> None:
-    os.truncate(file, file.stat().st_size - 1)
+DAMAGES = {
+    "cut short": lambda file: os.truncate(file, file.stat().st_size - 1),
+    "foreign": lambda file: file.write_bytes(b"something else" * 5000),
+    "empty": lambda file: file.write_bytes(b""),
+    "pickled": lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
+    "other shape": lambda file: np.save(file, np.zeros((COUNT, 4, 2, 6), dtype=np.uint8)),
+    "no JSON": lambda file: file.with_suffix(".json").unlink(),
+    "damaged JSON": lambda file: file.with_suffix(".json").write_text("[1, 2"),
+    "other JSON": lambda file: file.with_suffix(".json").write_text('{"broken": [9999], "crc32": []}'),
+}
 
 
-def foreign(file: Path) -> None:
-    file.write_bytes(b"something else" * 5000)
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def pickled(file: Path) -> None:
-    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-
-
-def other_shape(file: Path) -> None:
-    np.save(file, np.zeros((COUNT, 4, 2, 6), dtype=np.uint8))
-
-
-def without_json(file: Path) -> None:
-    file.with_suffix(".json").unlink()
-
-
-def damaged_json(file: Path) -> None:
-    file.with_suffix(".json").write_text("[1, 2")
-
-
-def other_json(file: Path) -> None:
-    file.with_suffix(".json").write_text('{"broken": [9999], "crc32": []}')
-
-
-@pytest.mark.parametrize(
-    "damage", [truncate, foreign, empty, pickled, other_shape, without_json, damaged_json, other_json]
-)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_files_that_are_not_what_they_should_be_are_built_again(folder, damage):
-    wanted = opened(folder)[:].copy()
-    damage(files(folder)[0])
+    wanted = opened(folder)[:]
+    DAMAGES[damage](files(folder)[0])
     assert np.array_equal(opened(folder)[:], wanted)
 
 
@@ -130,11 +107,9 @@ SIDE = 96  # 40 images of 27 KB: two blocks
 
 
 def flip_a_bit(file: Path) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(-5, os.SEEK_END)
-        byte = stream.read(1)[0]
-        stream.seek(-5, os.SEEK_END)
-        stream.write(bytes([byte ^ 16]))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 16
+    file.write_bytes(content)
 
 
 def zero(file: Path) -> None:
@@ -169,9 +144,9 @@ def test_a_block_is_checked_once(folder, monkeypatch):
     checksums = module.checksums
     monkeypatch.setattr(module, "checksums", lambda array, blocks: asked.extend(blocks) or checksums(array, blocks))
     pixels = big(folder)
-    for rows in ([0, 1], [37, 38], [38], [39, 0], range(40)):
+    for rows, checked in (([0, 1], [0]), ([37], [0, 1]), ([38, 0], [0, 1]), (range(40), [0, 1])):  # row 37 is in both
         assert np.array_equal(pixels.take(np.array(rows)), pixels.array[np.array(rows)])
-    assert asked == [0, 1]  # row 37 lies in both
+        assert asked == checked
 
 
 def test_images_larger_than_a_block(folder):
@@ -180,7 +155,7 @@ def test_images_larger_than_a_block(folder):
     assert pixels[1].shape == (700, 700, 3)
     file = files(folder)[0]
     with file.open("r+b") as stream:
-        stream.seek(128 + 700 * 700 * 3 + 700 * 700)
+        stream.seek(128 + 2 * 700 * 700 * 3 - 9)  # near the end of image 1, in the third block
         stream.write(b"x")
     assert (open_pixels(table, 700, cache_dir=folder / "cache")[1] == (1, 0, 77)).all()
 
@@ -317,22 +292,6 @@ def test_nothing_is_kept_if_no_image_can_be_read(folder):
     with pytest.raises(UserError, match=r"7 of 7.*and 2 more"):
         opened(folder, table, skip_broken=True)
     assert not files(folder)
-
-
-@pytest.mark.parametrize("damage", ["zero", "cut", "text"])
-def test_damaged_files(folder, damage):
-    file = folder / "an image ü.jpg"
-    Image.effect_noise((64, 64), 80).save(file)
-    data = file.read_bytes()
-    file.write_bytes({"zero": b"", "cut": data[: len(data) // 2], "text": b"<html>not found</html>"}[damage])
-    good = folder / "good.png"
-    Image.new("RGB", (8, 8)).save(good)
-    table = ImageTable(
-        "photos", np.array([0, 1]), ["a", "b"], np.array([0]), np.array([1]), [str(file), str(good)],
-        Image.open, "photos",
-    )  # fmt: skip
-    with pytest.raises(UserError, match=r"1 of 2 images cannot be decoded: .*an image ü\.jpg"):
-        opened(folder, table)
 
 
 @pytest.mark.parametrize(("size", "options"), [(0, {}), (4, {"mode": "stretch"}), (4, {"channels": 4})])

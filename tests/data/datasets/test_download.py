@@ -107,10 +107,9 @@ def test_wrong_checksum(server: Server, file: Path) -> None:
     assert f"checksum {md5(CONTENT)} instead of {md5(b'')}" in failure(server.url, file, md5(b""))
 
 
-@pytest.mark.parametrize("code", [404, 503])
-def test_refusal(server: Server, file: Path, code: int) -> None:
-    server.refuse = code
-    assert str(code) in failure(server.url, file)
+def test_refusal(server: Server, file: Path) -> None:
+    server.refuse = 404
+    assert "404" in failure(server.url, file)
     assert server.asked == 1
 
 
@@ -168,26 +167,16 @@ def test_unpacks_the_folder_and_nothing_else(root: Path, file: Path, make: Calla
     assert [p.name for p in root.iterdir()] == ["set"]
 
 
-@makers
-@pytest.mark.parametrize("name", ["../evil", "set/../../evil"])
+@pytest.mark.parametrize(
+    ("make", "name"),  # a tar's leading slash is taken off
+    [(make, name) for make in (make_zip, make_tar) for name in ("../evil", "set/../../evil")] + [(make_zip, "/evil")],
+)
 def test_no_path_outside(root: Path, file: Path, make: Callable, name: str) -> None:
     make(file, GOOD | {name: b"x"})
     with pytest.raises(UserError, match=r"cannot be unpacked \(.*evil'.* outside") as caught:
         unpack(file, root / "set")
     assert str(file) in str(caught.value)
     assert tree(root.parent.parent).keys() == {"set.zip"}
-
-
-@makers
-@pytest.mark.parametrize("name", ["/evil", "..\\evil", "C:\\evil"])
-def test_other_ways_out_lead_nowhere(root: Path, file: Path, make: Callable, name: str) -> None:
-    make(file, GOOD | {name: b"x"})
-    try:
-        unpack(file, root / "set")
-    except UserError:
-        assert not tree(root)
-    assert not [p for p in tree(root.parent.parent) if "evil" in p]
-    assert not Path("/evil").exists()
 
 
 @pytest.mark.parametrize(
