@@ -149,7 +149,7 @@ WRONG: list[tuple[str, ...]] = [
     ("data verify omniglot", "Omniglot not found", "run `lifted data prepare omniglot`"),
     ("data verify blank", "blank: has no class folders", "a folder of its own"),
     ("data verify typo.csv", "typo.csv", "'trian'", "give one of"),
-    ("data prepare xyz", "'xyz'", "choose glyphs, omniglot"),
+    ("data prepare xyz", "'xyz'", "choose cars196, cub200, glyphs, inshop, omniglot, sop"),
     ("data prepare sop", "Stanford_Online_Products.zip is not there: get"),
     ("data prepare cars196", "cars196/car_ims.tgz is not there: its site is gone"),
     ("data prepare inshop", "put list_eval_partition.txt and the unpacked img/ into inshop/"),

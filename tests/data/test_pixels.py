@@ -152,12 +152,12 @@ def test_a_block_is_checked_once(folder, monkeypatch):
 def test_images_larger_than_a_block(folder):
     table = make_table(folder, count=3)
     pixels = open_pixels(table, 700, cache_dir=folder / "cache")
-    assert pixels[1].shape == (700, 700, 3)
+    assert pixels[2].shape == (700, 700, 3)
     file = files(folder)[0]
     with file.open("r+b") as stream:
-        stream.seek(128 + 2 * 700 * 700 * 3 - 9)  # near the end of image 1, in the third block
+        stream.seek(128 + 3 * 700 * 700 * 3 - 9)  # near the end of image 2, which lies in three blocks
         stream.write(b"x")
-    assert (open_pixels(table, 700, cache_dir=folder / "cache")[1] == (1, 0, 77)).all()
+    assert (open_pixels(table, 700, cache_dir=folder / "cache")[2] == (2, 0, 77)).all()
 
 
 def test_damage_and_sources_that_are_gone(folder):
