@@ -4,15 +4,17 @@ Nothing heavy is imported here until it is needed: `lifted data`, `report`, `swe
 """
 
 import argparse
+import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.files import read_yaml
+from lifted_lightning.runs.settings import flatten
 
 # Settings that are no more, each with its new name or with what to do instead. An old one is refused in one line,
 # whether it stands on the command line or in a configuration, the `config.yaml` of an old run for example.
@@ -67,7 +69,9 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         settings = read_yaml(Path(config), f"--config {config}")
         if not isinstance(settings, dict):
             raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
-        refuse_moved(_dotted(settings), f"--config {config}: ")
+        refuse_moved(
+            (re.sub(r"\.(init_args|class_path)\b", "", key) for key in flatten(settings)), f"--config {config}: "
+        )
         model_class = model_class or settings.get("model_class")
     return known.config, model_class, options
 
@@ -79,15 +83,6 @@ def refuse_moved(names: Iterable[str], where: str) -> None:
         raise UserError("; ".join(moved))
 
 
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    """The names of all settings as they are on the command line, those of groups and classes too."""
-    for key, value in settings.items():
-        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-        yield name
-        if isinstance(value, Mapping):
-            yield from _dotted(value, name)
-
-
 def import_class(path: str, base: type) -> Any:
     """The class of ``--model=MODULE.CLASS``.
 
@@ -97,9 +92,7 @@ def import_class(path: str, base: type) -> Any:
     try:
         found = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--model={path}: cannot be imported ({error}); give MODULE.CLASS, importable from here"
-        ) from error
+        raise UserError(f"--model={path}: cannot be imported ({error}); give an importable MODULE.CLASS") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"--model={path}: is no subclass of lifted_lightning.{base.__name__}")
     return found
@@ -109,7 +102,7 @@ def import_class(path: str, base: type) -> Any:
 
 
 def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """One line for an error of jsonargparse's, with the nearest known name.
+    """One line for an error of jsonargparse's, with the nearest known name. What no rule here knows is cut.
 
     Args:
         message: what it says.
@@ -117,132 +110,104 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
         arguments: the command line; where jsonargparse says ``margin`` it tells which margin.
     """
     text = " ".join(message.split())
-    for pattern, explain in _RULES:
-        match = re.search(pattern, text)
-        if match:
-            return explain(match, options, arguments)
-    text = re.sub(r"Does not validate against .*? Errors: - | Given value type: .*", "", text)
-    return one_line(re.sub(r'^Parser key "([^"]+)":', lambda m: f"--{_in_full(m[1], arguments)}:", text))
+    given = [argument.split("=", 1)[0].removeprefix("--") for argument in arguments if argument.startswith("--")]
+
+    def in_full(name: str) -> str:
+        return next((g for g in given if g.endswith(f".{name}")), name)
+
+    if found := re.search(r"(?:unrecognized arguments: |ambiguous option: |accept option '|Option ')([^\s']+)", text):
+        if "unrecognized" in text and not found[1].startswith("--"):
+            return f"unexpected argument {found[1]!r}; options begin with --"
+        name = in_full(found[1].split("=", 1)[0].removeprefix("--"))
+        parent = name.rpartition(".")[0]
+        known = [option if "." in option or not parent else f"{parent}.{option}" for option in options]
+        return f"no option --{name}; {did_you_mean(name, [*known, *_class_options()], 'see --help', '--')}"
+    if found := re.search(r"following arguments are required: ([\w.]+)", text):
+        name = next((option for option in _class_options() if option.endswith(f".{found[1]}")), found[1])
+        return f"--{name} is missing: give it, or a --config that has it (see experiments/)"
+    # Of an option of a class: said already, and told among what else might stand in the place of the class.
+    if found := re.search(r"- ((?:no option )?--[\w.]+.*?)(?= - | Given value type)", text):
+        return found[1]
+    reason = (
+        r"dot import path|No module named \S+|module \S+ has no attribute [^\s.]+|"
+        r"(?:subclass of|returns) (?:<class '|Union\[)?(\w+)"
+    )
+    if found := re.search(rf'^Parser key "(\S+)":(?!.*<class .(?:int|float)).*({reason})', text):
+        return _wrong_class(found[1], found[2], found[3], text)
+    for pattern, plain in (
+        (r"- Expected a path but .* invalid - |Does not validate against .*? Errors: - ", ""),
+        (r"<class '(\w+)'>|typing\.(?=Literal)", r"\1"),
+        (r" Given value type: .* Given value: ", ". Got value: "),
+    ):
+        text = re.sub(pattern, plain, text)
+    return one_line(re.sub(r'^Parser key "(\S+)":', lambda key: f"--{in_full(key[1])}:", text), 400)
 
 
-def _in_full(name: str, arguments: Sequence[str]) -> str:
-    """``margin`` as it stands on the command line: ``model.loss.margin``."""
-    given = (a.split("=", 1)[0].removeprefix("--") for a in arguments if a.startswith("--"))
-    return next((g for g in given if g.endswith(f".{name}")), name)
-
-
-def _unknown_option(match: re.Match[str], options: Sequence[str], arguments: Sequence[str]) -> str:
-    if "unrecognized" in match[0] and not match[1].startswith("--"):
-        return f"unexpected argument {match[1]!r}; options begin with --"
-    name = _in_full(match[1].split("=", 1)[0].removeprefix("--"), arguments)
-    parent = name.rpartition(".")[0]
-    known = [option if "." in option or not parent else f"{parent}.{option}" for option in options]
-    return f"no option --{name}; {did_you_mean(name, [*known, *_parameters()], 'see --help', '--')}"
-
-
-def _wrong_class(match: re.Match[str], options: Sequence[str], arguments: Sequence[str]) -> str:
-    key, reason = match[1], match[2]
-    name = re.findall(r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|value: (\S+)", match[0])
-    path = next(filter(None, name[0]))
+def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
+    named = r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|value: (\S+)"
+    path = next(filter(None, re.findall(named, text)[0]))
     known = classes_for(key)
-    choose = f"choose {', '.join(sorted(known))}, or give MODULE.CLASS" if known else "give MODULE.CLASS"
-    if reason.startswith("Expected"):
-        return f"--{key}={path}: no such class; {did_you_mean(path, known, choose)}"
-    if "subclass" in reason or "function" in reason:
-        kind = re.split(r"[\[' ]", reason)[-1]
+    if kind:
         return f"--{key}={path}: is no {kind}; give the path of such a class"
+    if reason == "dot import path":
+        choose = f"choose {', '.join(sorted(known))}, or give MODULE.CLASS" if known else "give MODULE.CLASS"
+        return f"--{key}={path}: no such class; {did_you_mean(path, known, choose)}"
     hint = did_you_mean(path.rsplit(".", 1)[-1], known, "give MODULE.CLASS, importable from here")
     return f"--{key}={path}: cannot be imported ({reason}); {hint}"
-
-
-def _wrong_value(match: re.Match[str], options: Sequence[str], arguments: Sequence[str]) -> str:
-    kinds: list[str] = []
-    for kind, choices in re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", match[0]):
-        kinds += [kind] if kind else [choice.strip(" '") for choice in choices.split(",")]
-    names = ["null" if kind == "NoneType" else kind for kind in dict.fromkeys(kinds)]
-    choice = " or ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
-    return f"--{_in_full(match[1], arguments)}={match[2][:80]}: give {choice}"
-
-
-def _missing(match: re.Match[str], options: Sequence[str], arguments: Sequence[str]) -> str:
-    name = next((p for p in _parameters() if p.endswith(f".{match[1]}")), match[1])
-    return f"--{name} is missing: give it, or a --config that has it (see experiments/)"
-
-
-_RULES: tuple[tuple[str, Callable[[re.Match[str], Sequence[str], Sequence[str]], str]], ...] = (
-    (r"(?:unrecognized arguments: |ambiguous option: |not accept option '|Option ')([^\s']+)", _unknown_option),
-    # Of an option of a class: said already, and now told among what else the class's place might hold.
-    (r"- ((?:no option )?--[\w.]+.*?)(?= - | Given value type)", lambda match, *_: match[1]),
-    (
-        r"Parser key \"([^\"]+)\":(?=.*(?:<class '(?:int|float)'>|typing\.Literal|<class '\w+'>\. Got)).* value: (.*)",
-        _wrong_value,
-    ),
-    (
-        r'Parser key "([^"]+)":.*?(Expected a dot import path|module \S+ has no attribute [^\s.]+|No module named \S+|'
-        r"(?:subclass of|function that returns) (?:Union\[|<class ')?\w+).*",
-        _wrong_class,
-    ),
-    (r"following arguments are required: ([\w.]+)", _missing),
-)
 
 
 # Classes by their short names
 
 _OURS = "lifted_lightning."
-_CLASSES = {  # where a setting's classes are looked for: their base, and the modules that they are offered from
-    "model.loss": ("torch.nn:Module", "lifted_lightning.losses"),
-    "model.network": ("torch.nn:Module", "lifted_lightning.training.networks"),
-    "model.augment": ("lifted_lightning:Augmentation", _OURS),
-    "data.dataset": ("lifted_lightning:RetrievalDataset", _OURS),
-    "data.sampler": ("lifted_lightning:GlobalBatchSampler", _OURS),
-    "model.optimizer": ("torch.optim:Optimizer", "torch.optim."),
-    "model.scheduler": ("torch.optim.lr_scheduler:LRScheduler", _OURS, "torch.optim."),
+_CLASSES = {  # the modules whose classes a setting may name by their names alone
+    "model.loss": ("lifted_lightning.losses",),
+    "model.network": ("lifted_lightning.training.networks",),
+    "model.augment": ("lifted_lightning.data.augment",),
+    "model.optimizer": ("torch.optim",),
+    "model.scheduler": ("lifted_lightning.training.schedules", "torch.optim.lr_scheduler"),
+    "data.dataset": ("lifted_lightning.data.datasets",),
+    "data.sampler": ("lifted_lightning.data.batches",),
 }
-_HOMES = (f"{_OURS}losses.", f"{_OURS}training.networks.")  # of those of our modules that a setting may name
+_BASES = ("Augmentation", "Embedder", "GlobalBatchSampler", "LRScheduler", "Optimizer")
 _NOT_OFFERED = ("torch.", "torchvision.", "torchmetrics.", "pytorch_lightning.", "lightning_fabric.", "timm.")
 
 
 def classes_for(key: str) -> dict[str, type]:
     """The classes that a setting may name, by short name: this package's losses for ``model.loss`` and so on."""
-    if key not in _CLASSES:
-        return {}
-    base, *modules = _CLASSES[key]
     return {
-        found.__name__: found
-        for found in _subclasses(resolve_name(base))
-        if found.__module__.startswith(tuple(modules)) and not inspect.isabstract(found) and found.__name__[0] != "_"
+        name: found
+        for module in _CLASSES.get(key, ())
+        for name, found in vars(importlib.import_module(module)).items()
+        if inspect.isclass(found) and found.__module__.startswith(module)
+        if not (inspect.isabstract(found) or name.startswith("_") or name in _BASES)
     }
 
 
-def _subclasses(base: type) -> Iterable[type]:
-    children: list[type] = base.__subclasses__()
-    for child in children:
-        yield child
-        yield from _subclasses(child)
-
-
-def _parameters() -> list[str]:
-    """The options of the classes that a run's main settings may name: ``model.loss.margin`` and so on."""
+def _class_options() -> list[str]:
+    """The options of this package's classes: ``model.loss.margin`` and so on."""
     return [
         f"{key}.{name}"
-        for key in ("model.loss", "model.network", "model.augment", "data.dataset", "data.sampler")
-        for found in classes_for(key).values()
+        for key, modules in _CLASSES.items()
+        for found in (classes_for(key).values() if modules[0].startswith(_OURS) else ())
         for name in inspect.signature(found).parameters
         if name not in ("self", "args", "kwargs")
     ]
 
 
 def set_up_parsing() -> None:
-    """Have jsonargparse know our classes first, and forget a class's settings when another is chosen.
+    """Have jsonargparse know our classes, and first, and forget a class's settings when another is chosen.
 
-    It has no public settings for either; tests guard both.
+    It has no public settings for the last two; tests guard both.
     """
     from jsonargparse import _typehints
     from torch import nn
 
+    for key in _CLASSES:
+        classes_for(key)  # a class has a short name once it is imported
     all_paths = _typehints.get_all_subclass_paths
     if all_paths.__module__ == __name__:
         return
+    homes = tuple(f"{module}." for key in ("model.loss", "model.network") for module in _CLASSES[key])
 
     def own_first(*args: Any, **kwargs: Any) -> list[str]:
         # pytorch-metric-learning has a ContrastiveLoss and a LiftedStructureLoss too, and once a user's file imports
@@ -253,8 +218,8 @@ def set_up_parsing() -> None:
         if args[0] is not nn.Module:
             return paths
         # The parser has the shortest path to a class; where ours is defined says what it is.
-        homes = {path: f"{resolve_name(path).__module__}." if path.startswith(_OURS) else path for path in paths}
-        return [p for p in paths if homes[p].startswith(_HOMES) or not homes[p].startswith((_OURS, *_NOT_OFFERED))]
+        defined = {path: f"{resolve_name(path).__module__}." if path.startswith(_OURS) else path for path in paths}
+        return [p for p in paths if defined[p].startswith(homes) or not defined[p].startswith((_OURS, *_NOT_OFFERED))]
 
     def start_from_defaults(parser: Any, previous: Any, chosen: Any) -> None:
         # jsonargparse keeps the settings that both classes have: `--model.loss=TripletLoss` over a configuration of

@@ -1,51 +1,64 @@
 """Checks of what only fits together at run time, made before a run's folder is."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.runs.checkpoint import load_checkpoint
+from lifted_lightning.runs.settings import flatten
 from lifted_lightning.training.module import EmbeddingModule
 
+NOT_0 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval", "max_steps", "max_epochs")
+MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 
-def check_run(
-    command: str,
-    config: Namespace,
-    data: RetrievalDataModule,
-    module: EmbeddingModule,
-    metrics: Sequence[str],
-    new: bool,
-) -> None:
-    """Say what does not fit together, before anything is written.
+
+def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingModule, metrics: Sequence[str]) -> None:
+    """Say what does not fit together in what a command was given, and in what was made of it.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
-        config: what the command was given.
-        data: made from it.
-        module: made from it.
+        config: the configuration, complete.
+        data: made of it.
+        module: made of it.
         metrics: the names that an evaluation logs, without the stage.
-        new: whether the run begins, rather than goes on in a folder of its own.
 
     Raises:
         UserError: for the first mistake found.
     """
+    check_numbers(config)
     check_images_fit(module, data)
     if type(module) is EmbeddingModule:  # another's optimiser may need the trainer, and it may log more
         check_optimizer(module)
         if not config.trainer.callbacks:
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
-    validated = command == "validate" or (command == "fit" and not config.test)
-    if validated and not len(data.validation_rows):
-        remedy = "use lifted test" if command == "validate" else "leave out --test false"
-        raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
-    if config.ckpt_path:
-        check_checkpoint(module, Path(config.ckpt_path))
-        if command == "fit" and new:  # else its evaluation is left to do
-            check_left_to_train(Path(config.ckpt_path), config.trainer.max_steps, config.trainer.max_epochs)
+
+
+def check_numbers(config: Namespace) -> None:
+    """Refuse numbers of trainer, optimiser and schedule that are not finite, or that the trainer would fail with.
+
+    What else an optimiser or a schedule does not take, it says itself (:func:`check_optimizer`).
+
+    Raises:
+        UserError: for the first such number.
+    """
+    for key, value in flatten(config.as_dict()).items():
+        if not key.startswith(("trainer.", "model.optimizer.", "model.scheduler.")):
+            continue
+        numbers = [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int | float)]
+        if not all(math.isfinite(number) for number in numbers):
+            raise UserError(f"--{key}={value}: give a finite number")
+        name = key.removeprefix("trainer.")
+        if name in NOT_0 and value == 0:
+            raise UserError(f"--{key}=0: nothing would be done; give another number")
+        if name != key and min(numbers, default=0) < (least := -1 if name in MINUS_1 else 0):
+            raise UserError(f"--{key}={value}: give at least {least}")
+    if config.get("model.optimizer.init_args.lr") == 0:
+        rank_zero_warn("model.optimizer.lr is 0: nothing is learnt")
 
 
 @torch.inference_mode()
@@ -88,6 +101,12 @@ def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
         return
     hint = did_you_mean(monitor, names, f"give one of {', '.join(names)}")
     raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
+
+
+def check_validation(data: RetrievalDataModule, remedy: str) -> None:
+    """Raise UserError, with the remedy, if there are no validation classes."""
+    if not len(data.validation_rows):
+        raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
 
 
 def check_checkpoint(module: EmbeddingModule, path: Path) -> None:

@@ -20,7 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lifted_lightning import losses, processes
+from lifted_lightning import processes
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
@@ -31,14 +31,12 @@ from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
-from lifted_lightning.commands.checks import check_run
-from lifted_lightning.data import augment, batches, datasets
+from lifted_lightning.commands.checks import check_checkpoint, check_left_to_train, check_run, check_validation
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
 from lifted_lightning.runs.folder import CHECKPOINTS
 from lifted_lightning.runs.settings import slug
-from lifted_lightning.training import networks, schedules
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
 
@@ -46,6 +44,8 @@ from lifted_lightning.training.module import EmbeddingModule
 # command line (`--tsne.points`). Those of one's own, `--trainer.callbacks+=...`, come before them.
 CALLBACKS: dict[str, type[Callback]] = {
     "evaluation": RetrievalEvaluation,
+    "per_class_table": PerClassTable,
+    "recall_curve": RecallCurve,
     "diagnostics": BatchDiagnostics,
     "tsne": TSNEPlot,
     "gallery": RetrievalGallery,
@@ -61,26 +61,17 @@ TRAINER_DEFAULTS = {
     "trainer.log_every_n_steps": 20,
 }
 
-SHORT_NAMES = (
-    losses,
-    networks,
-    augment,
-    batches,
-    datasets,
-    schedules,
-)  # imported, for the parser to know their classes
-
 
 @contextmanager
-def misconfiguration_in_a_line() -> Iterator[None]:
-    """What Lightning says of settings that do not go together becomes the user's error."""
+def refused(*errors: type[Exception]) -> Iterator[None]:
+    """What Lightning says of settings that it does not take becomes the user's error."""
     try:
         yield
-    except MisconfigurationException as error:
-        raise UserError(f"{one_line(error).rstrip('.')}; give other settings") from error
+    except errors as error:
+        raise UserError(f"trainer: {one_line(error).rstrip('.')}; give other settings") from error
 
 
-@misconfiguration_in_a_line()
+@refused(MisconfigurationException)
 def run(command: str, arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with these arguments; returns the exit code.
 
@@ -88,7 +79,6 @@ def run(command: str, arguments: list[str]) -> int:
         UserError, RunError: what the user can mend, and what ended the run.
     """
     # Parse.
-    sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
     quiet()
     parser, config = read_arguments(command, arguments)
     if config.ckpt_path:
@@ -100,8 +90,15 @@ def run(command: str, arguments: list[str]) -> int:
     data, module = built.data, built.model
 
     # What fits together only now, before anything is written.
-    continued = unfinished_folder(Path(config.ckpt_path)) if config.ckpt_path and command == "fit" else None
-    check_run(command, config, data, module, built.evaluation.metric_names, new=continued is None)
+    check_run(config, data, module, built.evaluation.metric_names)
+    if command == "validate" or (command == "fit" and not config.test):
+        check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
+    continued = None
+    if config.ckpt_path:
+        check_checkpoint(module, Path(config.ckpt_path))
+        continued = unfinished_folder(Path(config.ckpt_path)) if command == "fit" else None
+        if command == "fit" and continued is None:  # else its evaluation is left to do
+            check_left_to_train(Path(config.ckpt_path), config.trainer.max_steps, config.trainer.max_epochs)
 
     # The run's folder, and what is written there.
     settings = settings_of(parser, config)
@@ -111,31 +108,26 @@ def run(command: str, arguments: list[str]) -> int:
         "loss": type(module.loss).__name__,
         "embedding_size": getattr(module.network, "embedding_size", None),
     }
-    folder = RunFolder(
-        Path(config.runs_dir) / (config.experiment or slug(summary["dataset"])),
-        config.name or default_name(command, summary),
-        settings,
-        summary,
-        existing=continued,
-        header=f"# lifted {command} --config <this file> repeats the run\n",
-    )
-    callbacks: list[Callback] = [
-        folder,
-        ResultFile(built.evaluation, settings, summary),
-        PerClassTable(),
-        RecallCurve(),
-    ]
+    parent = Path(config.runs_dir) / (config.experiment or slug(summary["dataset"]))
+    name = config.name or default_name(command, summary)
+    header = f"# lifted {command} --config <this file> repeats the run\n"
+    folder = RunFolder(parent, name, settings, summary, existing=continued, header=header)
+
+    # The trainer.
+    callbacks = [folder, ResultFile(built.evaluation, settings, summary)]
     if config.trainer.enable_progress_bar is not False:
         callbacks.append(RunProgressBar())
     if command == "predict":
         callbacks.append(PredictionFile())
     own = built.trainer.callbacks or []
-    callbacks += own if isinstance(own, list) else [own]
-    callbacks += [built[key] for key in CALLBACKS]
-
-    # The trainer, and what it is asked for.
-    trainer = make_trainer(built.trainer, callbacks)
+    callbacks += [*(own if isinstance(own, list) else [own]), *(built[key] for key in CALLBACKS)]
+    layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []
+    plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
+    with refused(TypeError, ValueError):
+        trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins})
     processes.watch(trainer.strategy.launcher, trainer.world_size, command)
+
+    # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.
     # weights_only: never unpickle what a checkpoint may hold besides tensors and plain values
     task: dict[str, Any] = {"model": module, "datamodule": data, "ckpt_path": config.ckpt_path, "weights_only": True}
     if command == "predict":
@@ -144,17 +136,33 @@ def run(command: str, arguments: list[str]) -> int:
     if command == "fit":
         trainer.fit(**task)
         task["ckpt_path"] = selected_checkpoint(trainer)
+    tested = command == "test" or (command == "fit" and config.test)
+    evaluate = trainer.test if tested else trainer.validate
+    evaluate(**task, verbose=False)
 
-    # The test classes, once; validation classes for `lifted validate`, and after a fit with `--test false`.
-    if command == "test" or (command == "fit" and config.test):
-        trainer.test(**task, verbose=False)
-        stage = "test"
-    else:
-        trainer.validate(**task, verbose=False)
-        stage = "validation"
+    # The table.
     if trainer.is_global_zero:
-        print_summary(Path(trainer.default_root_dir), stage)
+        print_summary(Path(trainer.default_root_dir), "test" if tested else "validation")
     return 0
+
+
+def selected_checkpoint(trainer: Trainer) -> Path:
+    """The best checkpoint on the validation classes; without a validation, the last."""
+    best = Path(trainer.default_root_dir) / CHECKPOINTS / "best.ckpt"
+    return best if trainer.strategy.broadcast(best.exists()) else best.with_name("last.ckpt")
+
+
+def default_name(command: str, summary: dict[str, Any]) -> str:
+    """A run's name: loss, embedding size and seed."""
+    name = f"{slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"
+    return name if command == "fit" else f"{name}-{command}"
+
+
+def settings_of(parser: "Parser", config: Namespace) -> dict[str, Any]:
+    """The configuration as ``config.yaml`` has it: all that repeats the run, and nothing of how it was given."""
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False, skip_link_targets=True))
+    settings.pop("config", None)
+    return settings | {"ckpt_path": None}
 
 
 def parse(command: str, arguments: list[str]) -> dict[str, Any]:
@@ -163,13 +171,8 @@ def parse(command: str, arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: if the command would not take them.
     """
-    path = sys.path[:]
-    sys.path.insert(0, os.getcwd())
     quiet()
-    try:
-        config: dict[str, Any] = read_arguments(command, arguments)[1].as_dict()
-    finally:
-        sys.path[:] = path
+    config: dict[str, Any] = read_arguments(command, arguments)[1].as_dict()
     return config
 
 
@@ -195,6 +198,8 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespac
     Raises:
         UserError: for the first argument that the command does not take.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own loss.py; absolute, for jsonargparse changes the folder
     command_line.set_up_parsing()
     configs, model_class, options = command_line.split(arguments)
     module_class = command_line.import_class(model_class, EmbeddingModule) if model_class else EmbeddingModule
@@ -224,12 +229,8 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
     parser.add_argument("--experiment", type=str | None, help="The folder in it; by default the data set's name.")
     parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
-    parser.add_argument(
-        "--test",
-        type=bool,
-        default=True,
-        help="Whether fit ends with the test classes; false, for tuning, with the validation classes.",
-    )
+    tested = "Whether fit ends with the test classes; false, for tuning, with the validation classes."
+    parser.add_argument("--test", type=bool, default=True, help=tested)
     for key, callback in CALLBACKS.items():
         parser.add_lightning_class_args(callback, key)
     parser.add_argument(
@@ -242,42 +243,6 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     return parser
 
 
-def settings_of(parser: Parser, config: Namespace) -> dict[str, Any]:
-    """The configuration as ``config.yaml`` has it: all that repeats the run, and nothing of how it was given."""
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False, skip_link_targets=True))
-    settings.pop("config", None)
-    return settings | {"ckpt_path": None}
-
-
-def default_name(command: str, summary: dict[str, Any]) -> str:
-    """A run's name: loss, embedding size and seed."""
-    name = f"{slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"
-    return name if command == "fit" else f"{name}-{command}"
-
-
-# The trainer
-
-
-def make_trainer(settings: Namespace, callbacks: list[Callback]) -> Trainer:
-    """A trainer with these settings and callbacks, whose checkpoints are written whole or not at all.
-
-    Raises:
-        UserError: for settings that it does not take.
-    """
-    layers = [SyncBatchNormLayers()] if settings.sync_batchnorm else []
-    plugins = [AtomicCheckpointIO(), *layers, *(settings.plugins or [])]
-    try:
-        return Trainer(**{**settings, "callbacks": callbacks, "plugins": plugins})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"trainer: {one_line(error).rstrip('.')}; give other settings") from error
-
-
-def selected_checkpoint(trainer: Trainer) -> Path:
-    """The best checkpoint on the validation classes; without a validation, the last."""
-    best = Path(trainer.default_root_dir) / CHECKPOINTS / "best.ckpt"
-    return best if trainer.strategy.broadcast(best.exists()) else best.with_name("last.ckpt")
-
-
 def quiet() -> None:
     """Leave out the libraries' tips and deprecation notes, which are not about what the user did."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
@@ -288,7 +253,6 @@ def quiet() -> None:
         r".*does not have many workers.*",
         r".*is not resumable.*",
         r".*number of training batches.*is smaller than the logging interval.*",
-        r".*isinstance\(treespec, LeafSpec\).*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r"It is recommended to use `self\.log.*",
         r".*srun.*",

@@ -1,0 +1,17 @@
+"""Checks before a run, where a wrong input is not refused but said; those refused are in test_wrong_inputs.py."""
+
+import pytest
+from jsonargparse import Namespace
+
+from lifted_lightning.commands.checks import check_numbers
+
+
+def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
+    optimizer = Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=0.0))
+    with pytest.warns(UserWarning, match="lr is 0: nothing is learnt"):
+        check_numbers(Namespace(model=Namespace(optimizer=optimizer)))
+
+
+def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:
+    trainer = Namespace(max_steps=-1, devices=[0, 1], num_sanity_val_steps=-1, val_check_interval=0.25, precision="32")
+    check_numbers(Namespace(trainer=trainer, model=Namespace(loss=Namespace(margin=float("nan")))))
