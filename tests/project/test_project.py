@@ -28,12 +28,6 @@ def test_the_conda_environment_installs_the_package_with_its_extras() -> None:
     assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
 
 
-def test_the_readme_holds_the_two_commands() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert lines.count("pip install -e . && lifted fit --config experiments/quickstart.yaml") == 1
-    assert lines.count('pip install -e ".[dev]" && pytest') == 1
-
-
 def test_the_dev_extra_has_all_that_tests_import() -> None:
     """Nothing is importable in the tests only because this machine happens to have it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,13 +36,8 @@ def test_the_dev_extra_has_all_that_tests_import() -> None:
     assert own
     with_dev = [package for extra in own[1].split(",") for package in extras[extra]]
     named = " ".join([*project["dependencies"], *extras["dev"], *with_dev]).lower()
-    distribution = {
-        "sklearn": "scikit-learn",
-        "yaml": "jsonargparse",
-        "PIL": "pillow",
-        "faiss": "faiss-cpu",
-        "importlinter": "import-linter",
-    }
+    distribution = {"sklearn": "scikit-learn", "yaml": "jsonargparse", "PIL": "pillow", "faiss": "faiss-cpu"}
+    distribution |= {"importlinter": "import-linter"}
     implied = {"lightning_fabric": "pytorch-lightning", "scipy": "scikit-learn", "fontTools": "matplotlib"}
     ours = {"lifted_lightning", "tests"} | sys.stdlib_module_names
     for path in (ROOT / "tests").rglob("*.py"):
