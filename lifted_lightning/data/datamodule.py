@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -22,7 +23,7 @@ from lifted_lightning.data.loading import (
     make_loader,
     share_of_rank,
 )
-from lifted_lightning.data.pixels import Pixels, open_pixels
+from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, split_training_rows
 from lifted_lightning.errors import UserError
 
@@ -110,6 +111,7 @@ class RetrievalDataModule(LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.pixels: Pixels | None = None
+        self._readable: npt.NDArray[np.bool_] | None = None
         self._bound = False
         self._sampler_state: dict[str, Any] = {}
 
@@ -166,7 +168,17 @@ class RetrievalDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Decode the images, if they are not cached yet, and build the batch sampler."""
-        if self.cache and self.pixels is None:
+        if self._readable is None:
+            self._readable = self._read_images()
+        if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
+            raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
+        if stage == "fit" and not self._bound:
+            self._bind_sampler()
+
+    def _read_images(self) -> npt.NDArray[np.bool_]:
+        """Decode the images into the cache, or see which can be decoded; gives which they are, (N,)."""
+        readable = np.ones(len(self.table), dtype=bool)
+        if self.cache:
             self.pixels = open_pixels(
                 self.table,
                 self.size,
@@ -175,10 +187,14 @@ class RetrievalDataModule(LightningDataModule):
                 cache_dir=self.cache_dir,
                 skip_broken=self.skip_broken,
             )
-        if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
-            raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
-        if stage == "fit" and not self._bound:
-            self._bind_sampler()
+            readable = self.pixels.valid
+        elif self.skip_broken:
+            readable[[row for row, _ in unreadable(self.table)]] = False
+        broken = np.flatnonzero(~readable)
+        if len(broken):
+            named = ", ".join(self.names(broken[:5].tolist())) + (", ..." if len(broken) > 5 else "")
+            rank_zero_warn(f"{self.table.name}: {len(broken)} images cannot be decoded and are left out: {named}")
+        return readable
 
     def _bind_sampler(self) -> None:
         rank, ranks = self._rank()
@@ -199,7 +215,7 @@ class RetrievalDataModule(LightningDataModule):
 
     def _usable(self, rows: IntArray) -> IntArray:
         """The rows whose images could be decoded."""
-        return rows if self.pixels is None else rows[self.pixels.valid[rows]]
+        return rows if self._readable is None else rows[self._readable[rows]]
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
