@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
-from lifted_lightning.report import figures, page, tables
-from lifted_lightning.report.compare import Comparison, compare
-from lifted_lightning.report.read import read
-from lifted_lightning.report.table import Table, as_csv, latex, plain
+
+if TYPE_CHECKING:
+    from lifted_lightning.report.compare import Comparison
 
 SHOWN = 40  # differences in a terminal; the report has all
 
@@ -20,13 +20,16 @@ SHOWN = 40  # differences in a terminal; the report has all
 def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code."""
     options = parser().parse_args(arguments)
+    from lifted_lightning.report.compare import compare
+    from lifted_lightning.report.read import read_runs
+
     by = [key.strip() for key in (options.by or "").split(",") if key.strip()]
-    comparison = compare(read(options.runs), by)
+    comparison = compare(read_runs(options.runs), by)
     out = Path(options.out) if options.out else Path(options.runs[0]) / "report"
     _make(out)
-    results, differences = tables.results(comparison), tables.paired(comparison)
-    _print(results, differences, comparison.warnings)
-    write(comparison, results, differences, out)
+    write(comparison, out)
+    for line in comparison.notes:
+        print(f"note: {line}")
     print(f"report: {os.path.relpath(out / 'index.html')}, and Markdown, LaTeX, CSV, PNG, SVG beside it")
     return 0
 
@@ -47,22 +50,25 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def write(comparison: Comparison, results: Table, differences: Table, out: Path) -> None:
-    """Write tables, figures and pages into a folder."""
-    files = {"table.csv": as_csv(tables.everything(comparison)), "table.tex": latex(results)}
-    if differences.rows:
-        files["differences.csv"] = as_csv(tables.paired(comparison, tables.MOST_PAIRS))
-        files["differences.tex"] = latex(differences)
-    others = [
-        differences,
-        tables.further(comparison),
-        tables.diagnostics(comparison),
-        tables.published(comparison),
-    ]
-    drawn = figures.draw(comparison, out)
-    report = page.Report(comparison, results, [table for table in others if table.rows], drawn)
-    files["report.md"] = page.markdown_page(report)
-    files["index.html"] = page.html_page(report, out)
+def write(comparison: "Comparison", out: Path) -> None:
+    """Print the two tables that matter most, and write all tables, figures and pages into a folder."""
+    from lifted_lightning.report import formats, page, tables
+    from lifted_lightning.report.compare import brought_along
+    from lifted_lightning.report.figures import draw_figures
+
+    results, differences = tables.results(comparison), tables.paired(comparison)
+    bold = sys.stdout.isatty()
+    print(formats.terminal(results, bold))
+    if 0 < len(differences) <= SHOWN:
+        print(formats.terminal(differences, bold))
+    files = {"table.csv": formats.csv(tables.everything(comparison)), "table.tex": formats.latex(results)}
+    if len(differences):
+        files["differences.csv"] = formats.csv(tables.paired(comparison, tables.MOST_PAIRS))
+        files["differences.tex"] = formats.latex(differences)
+    others = [differences, *(table(comparison) for table in (tables.further, tables.diagnostics, tables.published))]
+    others = [table for table in others if len(table)]
+    report = page.Report(comparison, results, others, draw_figures(comparison, out), brought_along(comparison))
+    files |= {"report.md": page.markdown_page(report), "index.html": page.html_page(report, out)}
     for name, text in files.items():
         with atomic(out / name, "w") as file:
             file.write(text)
@@ -75,12 +81,3 @@ def _make(out: Path) -> None:
             raise PermissionError("no permission to write")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written to ({error.strerror or error}); give another") from error
-
-
-def _print(results: Table, differences: Table, warnings: Sequence[str]) -> None:
-    bold = sys.stdout.isatty()
-    print(plain(results, bold))
-    if 0 < len(differences.rows) <= SHOWN:
-        print(plain(differences, bold))
-    for line in warnings:
-        print(f"note: {line}")

@@ -1,88 +1,42 @@
-"""The report's figures, each as PNG and SVG."""
+"""The report's figures, each as PNG and SVG: the same bytes for the same numbers."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifted_lightning.report.compare import PAPER_LOSSES, UNTRAINED, Comparison, Group, short, words
-from lifted_lightning.report.drawing import Curve, add_legend, axes_for, draw_line, draw_published, number_axis, style
-from lifted_lightning.report.published import NOT_COMPARABLE, PAPER, PUBLISHED, Published, follows_the_paper, nearest
-from lifted_lightning.report.read import numbers
-from lifted_lightning.report.table import estimate
+import pandas as pd
+
+from lifted_lightning.pictures.style import FAINT, INK, PALETTE, paper_style, save
+from lifted_lightning.report.compare import LOSS, PAPER_LOSSES, UNTRAINED, Comparison, estimate, short, words
 from lifted_lightning.report.tables import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 LINES, PANELS = 9, 4  # at most; of more, the best
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What one pair of axes shows: its title, and the groups that make each line, by the line's name."""
-
-    title: str
-    lines: dict[str, list[Group]]
-
-    @property
-    def dataset(self) -> str:
-        return dataset_of(self.groups[0])
-
-    @property
-    def groups(self) -> list[Group]:
-        return [group for groups in self.lines.values() for group in groups]
-
-
-def panels_of(comparison: Comparison) -> tuple[list[Panel], str]:
-    """A panel for each block of rows, lines for its losses; and a note if the best alone are shown."""
-    keys = comparison.context
-    if all(len(block) == 1 for block in comparison.blocks()):
-        keys = [key for key in keys if key == "dataset"]
-    others = [key for key in comparison.context if key not in keys]
-    panels = [
-        Panel(comparison.title(block[0], keys) or dataset_of(block[0]), lines_of(comparison, block, others))
-        for block in best(comparison.blocks(keys), PANELS)
-    ]
-    return panels, left_out(comparison, panels)
-
-
-def lines_of(comparison: Comparison, block: Sequence[Group], others: Sequence[str]) -> dict[str, list[Group]]:
-    """The groups of each line: those with the same loss and the same of the other columns; the best lines."""
-    lines: dict[str, list[Group]] = {}
-    for group in sorted(block, key=lambda group: comparison.losses.index(group.loss)):
-        rest = comparison.title(group, others)
-        name = rest if rest and len(comparison.losses) == 1 else ", ".join(filter(None, [group.loss, rest]))
-        lines.setdefault(name, []).append(group)
-    kept = best(list(lines.values()), LINES)
-    return {name: groups for name, groups in lines.items() if groups in kept}
-
-
-def best(blocks: Sequence[list[Group]], most: int) -> list[list[Group]]:
-    """The blocks with the best groups, in their order."""
-    scores = [max(group.score for group in block) for block in blocks]
-    kept = sorted(range(len(blocks)), key=lambda i: -scores[i])[:most]
-    return [blocks[i] for i in sorted(kept)]
-
-
-def left_out(comparison: Comparison, panels: Sequence[Panel]) -> str:
-    """A note where the panels show the best rows alone."""
-    shown = sum(len(panel.groups) for panel in panels)
-    return f"the best {shown} of {len(comparison.groups)} rows" if shown < len(comparison.groups) else ""
-
-
-def dataset_of(group: Group) -> str:
-    """The name of the data set that a group's runs are of."""
-    return str(group.settings.get("dataset"))
-
-
-CURVES = {
+_MARKERS = "osD^vPX<>"
+_SIZES = {1: (3.7, 2.7), 2: (3.1, 2.4), 3: (2.4, 2.2)}  # inches of a panel, by the number of columns
+_CURVES = {
     "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
-    "time": ("validation/recall@1", "seconds", "seconds of training", "Validation Recall@1 against time"),
+    "time": (
+        "validation/recall@1",
+        "seconds",
+        "seconds of training, validation included",
+        "Validation Recall@1 against time",
+    ),
 }
+_STYLE = {
+    "font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.6, "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.5, "axes.axisbelow": True,
+    "axes.xmargin": 0.06, "axes.ymargin": 0.07, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.labelcolor": INK,
+    "axes.labelsize": 8, "lines.markersize": 3.6, "lines.linewidth": 1.2, "legend.fontsize": 7, "legend.frameon": False,
+    "legend.title_fontsize": 7, "figure.constrained_layout.w_pad": 0.07, "figure.constrained_layout.h_pad": 0.06,
+    "svg.hashsalt": "lifted-lightning",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,173 +48,205 @@ class Drawn:
     panels: int
 
 
-def draw(comparison: Comparison, out: Path) -> list[Drawn]:
+Panels = dict[
+    str, dict[str, list[int]]
+]  # for each panel, by its title, the numbers of the rows of each line, by its name
+Curve = tuple[pd.Series, pd.Series]  # means and half-widths of their intervals, as shares, by their places along x
+
+
+def draw_figures(comparison: Comparison, out: Path) -> list[Drawn]:
     """Draw every figure that the runs have numbers for, into a folder."""
-    drawn = [_recall(comparison, out)]
+    drawn = [_recall(comparison, out)] if sum(name.startswith("recall@") for name in comparison.metrics) > 1 else []
     for column in comparison.context:
-        values = [group.settings.get(column) for group in comparison.groups]
-        if len(numbers(value for value in values if not isinstance(value, bool))) == len(values):
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in comparison.rows[column]):
             drawn.append(_against(comparison, column, out))
-    drawn += _training(comparison, out)
-    return [figure for figure in drawn if figure]
+    return drawn + _training(comparison, out)
 
 
-def _recall(comparison: Comparison, out: Path) -> Drawn | None:
+def _recall(comparison: Comparison, out: Path) -> Drawn:
     """Recall@K against K."""
-    ks = {name: int(name.removeprefix("recall@")) for name in comparison.metrics if name.startswith("recall@")}
-    if len(ks) < 2:
-        return None
-    panels, note = panels_of(comparison)
-    published: list[Published] = []
-    with _axes(panels, out / "recall") as axes:
-        looks = _looks(comparison, panels)
-        for panel, ax in zip(panels, axes, strict=True):
-            for name, (group,) in panel.lines.items():
-                points = [(k, e) for metric, k in ks.items() if (e := group.metric(metric))]
-                draw_line(ax, _curve(points), looks[name])
-            rows = [p for p in PUBLISHED.get(panel.dataset, ()) if p.source == PAPER and "recall@1" in p.values]
-            for row in rows:
-                places = [(ks[metric], value) for metric, value in row.values.items() if metric in ks]
-                draw_published(ax, *_unzip(places), _published_look(row, looks), row.read_off)
-            published += rows
-            own = {k for metric, k in ks.items() if any(group.metric(metric) for group in panel.groups)}
-            number_axis(ax, sorted(own), "K")
-        axes[0].set_ylabel("Recall@K, %")
-        add_legend(axes, _columns(panels), _legend_title(published, panels))
-    return Drawn("recall", _caption("Recall@K against K", comparison, note, published), len(panels))
+    ks = {f"{comparison.stage}/{m}": int(m[7:]) for m in comparison.metrics if m.startswith("recall@")}
+    mean, half = (frame[list(ks)].rename(columns=ks) for frame in comparison.estimates[:2])
+
+    def curve(rows: list[int], _: str) -> Curve:
+        return mean.loc[rows[0]], half.loc[rows[0]]
+
+    return _draw(comparison, _panels(comparison), out / "recall", "Recall@K against K", curve, ("K", "Recall@K, %"))
 
 
-def _against(comparison: Comparison, column: str, out: Path) -> Drawn | None:
+def _against(comparison: Comparison, column: str, out: Path) -> Drawn:
     """F1, NMI and Recall@1 against the embedding size, or against any other number that was varied."""
+
+    def curve(rows: list[int], metric: str) -> Curve:
+        x = comparison.rows.loc[rows, column]
+        mean, half = (frame.loc[rows, f"{comparison.stage}/{metric}"].set_axis(x) for frame in comparison.estimates[:2])
+        return mean, half
+
     names = [metric for metric in ("f1", "nmi", "recall@1", "map@r") if metric in comparison.metrics][:3]
-    stem, what = short(column), words(column)
-    others = [c for c in comparison.context if c not in (column, "dataset")]
-    several = "dataset" in comparison.context
-    panels = [
-        Panel(dataset_of(block[0]) if several else "", lines_of(comparison, block, others))
-        for block in best(comparison.blocks(["dataset"]), PANELS)
-    ]
-    published: list[Published] = []
-    titles = [", ".join(filter(None, [metric_name(m), panel.title])) for panel in panels for m in names]
-    with axes_for(titles, len(names), out / stem, alike=False) as axes:
-        looks = _looks(comparison, panels)
-        for i, ax in enumerate(axes):
-            panel, metric = panels[i // len(names)], names[i % len(names)]
-            for name, groups in panel.lines.items():
-                points = [(g.settings[column], e) for g in groups if (e := g.metric(metric))]
-                draw_line(ax, _curve(points), looks[name], bars=True)
-            if column == "embedding_size":
-                rows = [p for p in PUBLISHED.get(panel.dataset, ()) if p.embedding_size and metric in p.values]
-                for _, same in groupby(rows, key=lambda row: (row.loss, row.source)):
-                    line = list(same)
-                    places = [(row.embedding_size or 0, row.values[metric]) for row in line]
-                    draw_published(ax, *_unzip(places), _published_look(line[0], looks), line[0].read_off)
-                published += rows
-            number_axis(ax, sorted({group.settings[column] for group in panel.groups}), what)
-        for ax in axes[:: len(names)]:
-            ax.set_ylabel("%")
-        add_legend(axes, len(names), _legend_title(published, panels))
-    title = f"{', '.join(map(metric_name, names))} against {what}"
-    return Drawn(stem, _caption(title, comparison, left_out(comparison, panels), published), len(titles))
+    title = f"{', '.join(map(metric_name, names))} against {words(column)}"
+    panels, labels = _panels(comparison, ["dataset"], besides=column), (words(column), "%")
+    return _draw(comparison, panels, out / short(column), title, curve, labels, names, bars=True)
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
     """Validation while training, against steps and against time."""
-    panels, note = panels_of(comparison)
-    histories = {
-        id(group): [{int(row["step"]): row for row in run.history()} for run in group.runs]
-        for panel in panels
-        for group in panel.groups
-    }
+    panels = _panels(comparison)
+    shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
+    runs = comparison.runs[comparison.runs["row"].isin(shown)]
+    histories = zip(runs["row"], runs["name"], runs["result"], strict=True)
+    logged = pd.DataFrame(
+        [{**entry, "row": row, "run": run} for row, run, result in histories for entry in result.get("history") or []],
+        columns=["row", "run", "step", "seconds", "validation/map@r", "validation/recall@1"],
+    ).drop_duplicates(["row", "run", "step"], keep="last")
     drawn = []
-    for stem, (metric, against, label, title) in CURVES.items():
-        curves = {key: _validation_curve(history, metric, against) for key, history in histories.items()}
-        if not any(len(curve.x) > 1 for curve in curves.values()):
-            continue
-        with _axes(panels, out / stem) as axes:
-            looks = _looks(comparison, panels)
-            for panel, ax in zip(panels, axes, strict=True):
-                for name, (group,) in panel.lines.items():
-                    marker = "" if len(curves[id(group)].x) > 1 else looks[name]["marker"]
-                    draw_line(ax, curves[id(group)], looks[name] | {"marker": marker})
-                ax.set_xlim(left=0)
-                ax.set_xlabel(label)
-            axes[0].set_ylabel(f"validation {metric_name(metric.partition('/')[2])}, %")
-            add_legend(axes, _columns(panels))
-        more = "mean time of the runs, validation included" if against == "seconds" else ""
-        caption = _caption(title, comparison, "; ".join(filter(None, [note, more])), [])
-        drawn.append(Drawn(stem, caption, len(panels)))
+    for stem, (metric, against, label, title) in _CURVES.items():
+        kept = logged.dropna(subset=[metric, against])
+        found = estimate(kept[[metric, against]].astype(float), [kept["row"], kept["step"]])
+        # At a step at which not all the runs of a row were validated, the mean would be of other runs.
+        every = found.n[metric] == found.n.index.get_level_values("row").map(kept.groupby("row")["run"].nunique())
+        mean, half = (frame[every].droplevel("step") for frame in found[:2])
+        curves = (mean[against], mean[metric], half[metric])
+
+        def curve(rows: list[int], _: str, at: Any = mean.index, of: Sequence[pd.Series] = curves) -> Curve:
+            x, mean, half = (column[at.isin(rows)] for column in of)
+            return mean.set_axis(x), half.set_axis(x)
+
+        if mean.index.has_duplicates:  # else no curve has two points
+            labels = (label, f"validation {metric_name(metric[11:])}, %")
+            drawn.append(_draw(comparison, panels, out / stem, title, curve, labels, ticks=False))
     return drawn
 
 
-def _validation_curve(histories: Iterable[dict[int, dict[str, Any]]], metric: str, against: str) -> Curve:
-    """A metric over the runs at every step at which all that have it were validated."""
-    kept = [
-        {step: row for step, row in history.items() if len(numbers([row.get(metric), row.get(against)])) == 2}
-        for history in histories
-    ]
-    kept = [history for history in kept if history]
-    x, y = [], []
-    for step in sorted(set.intersection(*map(set, kept))) if kept else []:
-        if found := estimate([float(history[step][metric]) for history in kept]):
-            x.append(sum(float(history[step][against]) for history in kept) / len(kept))
-            y.append(found)
-    return Curve(x, y)
+def _panels(comparison: Comparison, keys: Sequence[str] | None = None, besides: str = "") -> Panels:
+    """A panel for each block of rows that agree in some columns, with a line for each loss and what else differs.
+
+    Args:
+        comparison: the rows.
+        keys: the columns; by default all beside the loss, or the data set alone where blocks would have one row.
+        besides: a column along which a line runs.
+    """
+    if keys is None:
+        keys = comparison.context
+        keys = ["dataset"] if all(len(block) == 1 for block in comparison.blocks(keys)) else keys
+    others = [key for key in comparison.context if key not in (*keys, besides)]
+    named = others if others and len(comparison.losses) == 1 else [LOSS, *others]
+    panels: Panels = {}
+    for block in _best(comparison, comparison.blocks(keys), PANELS):
+        lines: dict[str, list[int]] = {}
+        for row in sorted(block, key=lambda row: comparison.losses.index(comparison.rows[LOSS][row])):
+            lines.setdefault(comparison.title(row, named), []).append(row)
+        kept = _best(comparison, list(lines.values()), LINES)
+        title = comparison.title(block[0], keys) or comparison.title(block[0], ["dataset"])
+        panels[title] = {name: rows for name, rows in lines.items() if rows in kept}
+    return panels
 
 
-# How they look, and what they are called
+def _best(comparison: Comparison, blocks: Sequence[list[int]], most: int) -> list[list[int]]:
+    """The blocks with the best rows, in their order."""
+    order = sorted(range(len(blocks)), key=lambda i: -comparison.scores[blocks[i]].max())
+    return [blocks[i] for i in sorted(order[:most])]
 
 
-def _looks(comparison: Comparison, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+def _draw(
+    comparison: Comparison,
+    panels: Panels,
+    path: Path,
+    title: str,
+    curve: Callable[[list[int], str], Curve],
+    labels: tuple[str, str],
+    metrics: Sequence[str] = (),
+    ticks: bool = True,
+    bars: bool = False,
+) -> Drawn:
+    """Draw a figure and write it as PNG and SVG.
+
+    Args:
+        comparison: the rows.
+        panels: one for each pair of axes, or for each row of them.
+        path: of the files, without ending.
+        title: what the figure shows.
+        curve: gives the line of some rows, for the metric of a pair of axes.
+        labels: of the axes.
+        metrics: of which there is a pair of axes in each panel; by default there is one pair.
+        ticks: a mark and a tick at each place, or a plain axis from 0.
+        bars: intervals are bars, not a band.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    shown = sum(len(rows) for lines in panels.values() for rows in lines.values())
+    few = f"the best {shown} of {len(comparison.rows)} rows" if shown < len(comparison.rows) else ""
+    several, looks = len(panels) > 1, _looks(comparison, panels)
+    pairs = [(name, lines, metric) for name, lines in panels.items() for metric in metrics or [""]]
+    columns = len(metrics) or {1: 1, 2: 2, 4: 2}.get(len(pairs), 3)
+    (width, height), count = _SIZES[columns], -(-len(pairs) // columns)
+    with paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure((columns * width, count * height), layout="constrained")
+        one_scale = not metrics and "dataset" not in comparison.context
+        axes = figure.subplots(count, columns, sharey=one_scale, squeeze=False)
+        for ax, (name, lines, metric) in zip(axes.flat, pairs, strict=True):
+            heading = ", ".join([metric_name(metric)] + [name] * several) if metric else name
+            ax.set_title(textwrap.fill(heading, int(13 * width)))
+            drawn = [_draw_line(ax, curve(rows, metric), looks[line], ticks, bars) for line, rows in lines.items()]
+            _x_axis(ax, sorted(set().union(*drawn)), labels[0], ticks)
+        for ax in axes[:, 0] if metrics else axes[:1, 0]:
+            ax.set_ylabel(labels[1])
+        handles = {line.get_label(): line for ax in axes.flat for line in ax.get_lines()}
+        fitting = int(17 * columns * width / (max(map(len, handles), default=1) + 8))  # a mark takes 8 characters
+        one = len(pairs) == 1
+        legend = figure.legend(
+            handles.values(), handles, title=few, alignment="left",
+            ncols=1 if one else max(1, min(fitting, len(handles))),
+            loc="outside right center" if one else "outside lower center",
+        )  # fmt: skip
+        box = legend.get_window_extent()
+        wide, high = (box.width, 0.0) if one else (0.0, box.height)
+        figure.set_size_inches(columns * width + wide / figure.dpi, count * height + high / figure.dpi)
+        figure.draw_without_rendering()  # finds the layout, once for both files
+        figure.set_layout_engine("none")
+        save(figure, path.with_suffix(".png"))
+        FigureCanvasSVG(figure)
+        figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
+    classes = "unseen test classes" if comparison.stage == "test" and ticks else ""
+    caption = "; ".join(filter(None, [title, classes, "mean and 95 % interval over seeds", few]))
+    return Drawn(path.name, caption, len(pairs))
+
+
+def _looks(comparison: Comparison, panels: Panels) -> dict[str, dict[str, Any]]:
     """Each line's look: a loss has the same in every figure, and the paper's three in every report of few."""
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    losses = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
-    losses = list(dict.fromkeys([*PAPER_LOSSES, *losses])) if len(losses) < LINES - len(PAPER_LOSSES) else losses
-    order = losses if set(names) <= set(losses) else names
-    return {name: style(order.index(name)) | {"label": name} for name in names}
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    order = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
+    if len(order) < LINES - len(PAPER_LOSSES):
+        order = list(dict.fromkeys([*PAPER_LOSSES, *order]))
+    places = {name: (order if set(names) <= set(order) else names).index(name) for name in names}
+    return {
+        name: {"color": PALETTE[i % len(PALETTE)], "marker": _MARKERS[i % len(_MARKERS)], "label": name}
+        | {"linestyle": "-" if i < len(PALETTE) else ":"}
+        for name, i in places.items()
+    }
 
 
-def _axes(panels: Sequence[Panel], path: Path) -> AbstractContextManager[list["Axes"]]:
-    """Axes of one metric; on one scale for what can be compared."""
-    alike = len({panel.dataset for panel in panels}) == 1
-    return axes_for([panel.title for panel in panels], _columns(panels), path, alike)
+def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars: bool) -> set[float]:
+    """A line in percent with its intervals, cut at 0 and 100, as a band or as bars; gives its places along x."""
+    mean, half = 100 * curve[0].dropna(), 100 * curve[1][curve[0].notna()].fillna(0.0)
+    x, low, high = mean.index.to_numpy(float), (mean - half).clip(lower=0.0), (mean + half).clip(upper=100.0)
+    ax.plot(x, mean.to_numpy(), zorder=3, **(look if marks or len(x) == 1 else look | {"marker": ""}))
+    if bars:
+        ax.vlines(x, low, high, color=look["color"], linewidth=0.9, zorder=2)
+    elif half.any():
+        ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
+    return set(x)
 
 
-def _columns(panels: Sequence[Panel]) -> int:
-    return {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
-
-
-def _curve(points: Sequence[tuple[Any, Any]]) -> Curve:
-    return Curve(*_unzip(points))
-
-
-def _unzip(points: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    return [a for a, _ in points], [b for _, b in points]
-
-
-def _published_look(row: Published, looks: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The look of our line of that loss, in black where there is none."""
-    own = nearest(row, looks)
-    look = looks[own] if own else {"color": "black", "marker": "."}
-    how = "read off a figure" if row.read_off else "published"
-    return look | {"label": f"{row.loss} {row.year}, {how}"}
-
-
-def _legend_title(published: Sequence[Published], panels: Sequence[Panel]) -> str:
-    differ = any(not follows_the_paper(group.settings) for panel in panels for group in panel.groups)
-    if not published:
-        return ""
-    years = ", ".join(sorted({str(row.year) for row in published}))
-    return f"hollow: Oh Song et al. {years}" + (f"; {NOT_COMPARABLE}" if differ else "")
-
-
-def _caption(title: str, comparison: Comparison, note: str, published: Sequence[Published]) -> str:
-    classes = "unseen test classes" if comparison.stage == "test" and "alidation" not in title else ""
-    parts = [
-        title,
-        classes,
-        "mean and 95 % interval over seeds",
-        note,
-        "hollow marks: published numbers" if published else "",
-    ]
-    return "; ".join(filter(None, parts))
+def _x_axis(ax: "Axes", places: Sequence[float], label: str, ticks: bool) -> None:
+    """An x axis with a tick at each of few places, logarithmic where they span more than a factor of six."""
+    ax.set_xlabel(label)
+    if not ticks:
+        ax.set_xlim(left=0)
+        return
+    if places and places[0] > 0 and places[-1] / places[0] > 6:
+        ax.set_xscale("log", base=2)
+    if len(places) <= 8:
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+    ax.minorticks_off()

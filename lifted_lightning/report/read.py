@@ -1,107 +1,91 @@
-"""Finds run folders and reads each one's ``result.json``; what cannot be counted is named."""
+"""Finds run folders and reads each one's ``result.json`` into one frame; what cannot be counted is named."""
 
-import inspect
 import json
 import math
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
+from lifted_lightning.runs.folder import CONFIG, RESULT
 from lifted_lightning.runs.settings import comparable
 
 STAGES = ("test", "validation")
-
-
 # What the loss and the optimiser are does not matter to a network that has taken no step.
 _OF_TRAINING = ("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run.
+@dataclass
+class Runs:
+    """The finished runs at or below some folders.
 
     Attributes:
-        name: its folder's name and that of the folder above, ``sweep/trial``.
-        folder: where it lies.
-        settings: what makes it what it is, but for its seed (see ``runs.settings.comparable``).
-        result: its ``result.json``.
+        frame: a row a run, sorted by name; columns of two levels. ``run``: its ``name`` (``sweep/trial``), ``folder``,
+            ``seed``, ``same`` (equal for runs that differ in their seed only), ``result`` (its ``result.json``).
+            ``setting``: what makes it what it is but for its seed (see ``runs.settings.comparable``), None where it has
+            no such setting. ``value``: numbers, NaN where there is none: ``test/recall@1`` and other metrics,
+            ``batch/...`` at the end of training, ``steps``, ``selected_step``, and ``seconds`` of training.
+        stage: whose metrics count: ``test`` or ``validation``.
+        notes: a line each on what does not count.
     """
 
-    name: str
-    folder: Path
-    settings: dict[str, Any]
-    result: dict[str, Any]
-
-    @property
-    def seed(self) -> int | str:
-        """The seed; a run without one has a seed of its own."""
-        seed = self.result.get("seed")
-        return f"none ({self.name})" if seed is None or isinstance(seed, bool) else seed
-
-    @property
-    def untrained(self) -> bool:
-        """Whether the network is as it was drawn."""
-        return self.result.get("steps") == 0
-
-    def history(self) -> list[dict[str, Any]]:
-        """One row a validation; from ``metrics.csv``, without seconds, where ``result.json`` has none."""
-        rows: list[dict[str, Any]] = self.result.get("history") or []
-        return rows if any("validation/map@r" in row for row in rows) else list(_logged(self.folder))
-
-
-@dataclass
-class Found:
-    """What lies below the folders given: the runs that count, sorted by name, and lines on those that do not."""
-
-    runs: list[Run]
+    frame: pd.DataFrame
     stage: str
-    warnings: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
-def read(paths: Sequence[str]) -> Found:
+def read_runs(paths: Sequence[str]) -> Runs:
     """The runs at or below these folders.
 
     Raises:
-        UserError: for a path that is not there, and if there is no finished run below it.
+        UserError: for a path that is not there or has no run below it, and if no run is finished.
     """
-    finished: dict[Path, str] = {}
-    unfinished: set[str] = set()
+    folders: dict[Path, bool] = {}
     for path in paths:
-        before = len(finished) + len(unfinished)
-        seen = 0
-        for folder, done in _run_folders(_folder(path)):
-            seen += 1
-            name = f"{folder.parent.name}/{folder.name}"
-            if done:
-                finished[folder] = name
-            else:
-                unfinished.add(name)
-        if not seen and before == len(finished) + len(unfinished):
+        below = dict(_run_folders(_folder(path)))
+        if not below:
             raise UserError(f"{path}: no run below it (no {RESULT}); give run folders, or one above them")
-    warnings, found = [], []
-    for folder, name in sorted(finished.items(), key=lambda item: (item[1], item[0])):
-        run = _load(folder, name)
-        if isinstance(run, Run):
-            found.append(run)
-        else:
-            warnings.append(run)
-    if unfinished:
-        warnings.append(
-            f"{listed(sorted(unfinished))}: no {RESULT}, failed or unfinished, not counted; look at log.txt "
+        folders |= below
+    names = {folder: printable(f"{folder.parent.name}/{folder.name}") for folder in folders}
+    order = sorted(folders, key=lambda folder: (names[folder], folder))
+    loaded = [_load(folder, names[folder]) for folder in order if folders[folder]]
+    notes = [line for line in loaded if isinstance(line, str)]
+    if unfinished := [names[folder] for folder in order if not folders[folder]]:
+        notes.append(
+            f"{listed(unfinished)}: no {RESULT}, failed or unfinished, not counted; look at log.txt "
             "there, and give the sweep again, or `lifted fit --config RUN/config.yaml --ckpt_path=last`"
         )
-    complete(run.settings for run in found)
+    found = [run for run in loaded if not isinstance(run, str)]
     if not found:
-        raise UserError(f"{', '.join(paths)}: no finished run; " + "; ".join(warnings))
-    found, stage, more = _one_stage(found)
-    found, repeated = _once_each(found)
-    return Found(found, stage, [*warnings, *more, *repeated])
+        raise UserError(f"{', '.join(paths)}: no finished run; " + "; ".join(notes))
+    parts = {part: pd.DataFrame([run[part] for run in found], dtype=object) for part in ("run", "setting", "value")}
+    parts["setting"] = parts["setting"].where(parts["setting"].notna(), None)
+    parts["value"] = parts["value"].astype(float)
+    frame, stage = pd.concat(parts, axis=1), "test"
+    tested = np.array([bool(result["test"]) for result in frame["run", "result"]])
+    if not tested.any():
+        stage = "validation"
+        notes.append("no run has test metrics: these are of the validation classes")
+    elif not tested.all():
+        others = listed(frame["run", "name"][~tested].tolist())
+        notes.append(f"{others}: evaluated on the validation classes only, not counted; run `lifted test` on them")
+        frame = frame[tested]
+    again = frame["run"].duplicated(["same", "seed"])
+    if again.any():
+        kept = frame["run"].groupby(["same", "seed"], sort=False)["name"].transform("first")
+        pairs = [f"{name} (as {first})" for name, first in zip(frame["run", "name"][again], kept[again], strict=True)]
+        notes.append(f"same configuration and seed as another run, counted once: {listed(pairs)}")
+    return Runs(frame[~again].reset_index(drop=True), stage, notes)
+
+
+def printable(name: str) -> str:
+    """A name that was read, in one line, with a space in place of what cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
@@ -111,9 +95,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def _folder(path: str) -> Path:
-    folder = Path(path)
-    if folder.name == RESULT:
-        folder = folder.parent
+    folder = Path(path).parent if Path(path).name == RESULT else Path(path)
     if not folder.is_dir():
         raise UserError(f"{path}: no such folder; give run folders, or a folder above them")
     return folder.resolve()
@@ -127,100 +109,40 @@ def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
             yield Path(folder), RESULT in files
 
 
-def _load(folder: Path, name: str) -> Run | str:
-    """The run, or a line that says what is wrong with its file."""
+def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
+    """A run's part of each level of the frame's columns, or a line that says what is wrong with its file."""
     try:
         result = json.loads((folder / RESULT).read_bytes())
     except (OSError, ValueError) as error:
-        return f"{name}/{RESULT}: cannot be read ({str(error)[:80]}), not counted; remove it and run again"
+        return f"{name}/{RESULT}: cannot be read ({printable(str(error))[:80]}), not counted; remove it and run again"
     try:
         if not any(result[stage] for stage in STAGES):
             return f"{name}/{RESULT}: has no metrics, not counted; run again"
-        settings = comparable(result["config"], result)
-    except (KeyError, TypeError, AttributeError) as error:
+        settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
+        values = _numbers(result)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
-    run = Run(name, folder, settings, result)
-    if run.untrained:
-        for key in [key for key in run.settings if key.startswith(_OF_TRAINING)]:
-            del run.settings[key]
-    return run
+    if result.get("steps") == 0:
+        settings = {key: value for key, value in settings.items() if not key.startswith(_OF_TRAINING)}
+    seed = result.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        seed = f"none ({name})"  # a run without one has a seed of its own
+    same = json.dumps(settings, sort_keys=True)
+    about = {"name": name, "folder": folder, "seed": seed, "same": same, "result": result}
+    return {"run": about, "setting": settings, "value": values}
 
 
-def _one_stage(found: list[Run]) -> tuple[list[Run], str, list[str]]:
-    """The runs evaluated on the test classes; if there are none, all of them, by their validation classes."""
-    tested = [run for run in found if run.result["test"]]
-    if not tested:
-        return found, "validation", ["no run has test metrics: these are of the validation classes"]
-    others = [run.name for run in found if not run.result["test"]]
-    line = f"{listed(others)}: evaluated on the validation classes only, not counted; run `lifted test` on them"
-    return tested, "test", [line] if others else []
+def _one_value(value: Any) -> Any:
+    """A setting as one value that can be grouped by: lists as text, text in one line."""
+    value = json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+    return printable(value) if isinstance(value, str) else value
 
 
-def _once_each(found: list[Run]) -> tuple[list[Run], list[str]]:
-    """One run for each configuration and seed."""
-    first: dict[tuple[str, int | str], Run] = {}
-    repeated = []
-    for run in found:
-        kept = first.setdefault((identity(run), run.seed), run)
-        if kept is not run:
-            repeated.append(f"{run.name} (as {kept.name})")
-    line = f"same configuration and seed as another run, counted once: {listed(repeated)}"
-    return list(first.values()), [line] if repeated else []
-
-
-def identity(run: Run) -> str:
-    """The same for runs that differ in their seed only."""
-    return json.dumps(run.settings, sort_keys=True)
-
-
-def numbers(values: Iterable[Any]) -> list[float]:
-    """The finite numbers among these."""
-    return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
-
-
-def _logged(folder: Path) -> Iterator[dict[str, float]]:
-    for row in read_metrics(folder / METRICS):
-        if row.get("validation/map@r"):
-            values = {key: float(v) for key, v in row.items() if key.startswith("validation/") and v}
-            yield {"step": int(row["step"]) + 1, **values}
-
-
-OWN = "lifted_lightning."
-
-
-PLACES = ("model.loss", "model.network", "model.augment")
-
-
-def complete(runs: Iterable[dict[str, Any]]) -> None:
-    """Give each run's settings the options that other runs of the same class have and it does not.
-
-    A new option keeps, by default, what was there before it; so a run from before is not another for want of it.
-    Classes of others are left alone. Nothing is imported where no run lacks an option.
-
-    Args:
-        runs: flattened settings, changed in place.
-    """
-    classes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for settings in runs:
-        for place in PLACES:
-            path = settings.get(f"{place}.class_path")
-            if isinstance(path, str) and path.startswith(OWN):
-                classes[place, path].append(settings)
-    for (place, path), having in classes.items():
-        start = f"{place}.init_args."
-        names = {key.removeprefix(start) for settings in having for key in settings if key.startswith(start)}
-        lacking = [settings for settings in having if any(start + name not in settings for name in names)]
-        defaults = _defaults(path) if lacking else {}
-        for settings in lacking:
-            for name in names & defaults.keys():
-                settings.setdefault(start + name, defaults[name])
-
-
-def _defaults(path: str) -> dict[str, Any]:
-    """What a class's arguments are by default; nothing where this version has no such class."""
-    module, _, name = path.rpartition(".")
-    try:
-        arguments = inspect.signature(getattr(import_module(module), name)).parameters.values()
-    except (ImportError, AttributeError):
-        return {}
-    return {a.name: a.default for a in arguments if isinstance(a.default, bool | int | float | str)}
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a result."""
+    last = (result.get("history") or [{}])[-1]
+    found = {f"{stage}/{name}": value for stage in STAGES for name, value in (result[stage] or {}).items()}
+    found |= {name: value for name, value in last.items() if name.startswith("batch/")}
+    found |= {name: result.get(name) for name in ("steps", "selected_step")}
+    found["seconds"] = (result.get("seconds") or {}).get("fit")
+    return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}

@@ -8,18 +8,19 @@ import pytest
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
-from lifted_lightning.report.read import read
+from lifted_lightning.report.read import read_runs
 from tests.helpers.run_folders import make_run, make_sweep
 
 
 def compared(folder: Path, *by: str) -> Comparison:
-    return compare(read([str(folder)]), by)
+    return compare(read_runs([str(folder)]), by)
 
 
 def rows(comparison: Comparison) -> list[tuple[Any, ...]]:
     """Each row's columns, and the seeds of its runs."""
-    columns = comparison.columns
-    return [(*(g.settings.get(c) for c in columns), [run.seed for run in g.runs]) for g in comparison.groups]
+    settings = comparison.rows[comparison.columns].to_numpy().tolist()
+    seeds = comparison.runs.groupby("row")["seed"].apply(list)
+    return [(*row, seeds[i]) for i, row in enumerate(settings)]
 
 
 def test_groups_are_everything_but_the_seed(tmp_path: Path) -> None:
@@ -29,28 +30,8 @@ def test_groups_are_everything_but_the_seed(tmp_path: Path) -> None:
     # Each loss's own learning rate and arguments come with it; they are no columns, and are told.
     assert comparison.columns == ["loss"]
     assert dict(brought_along(comparison))["Triplet"] == "margin 0.2, lr 0.002, mining all"
-    assert comparison.warnings == []
+    assert comparison.notes == []
     assert comparison.metrics[:4] == ["recall@1", "recall@2", "recall@4", "recall@8"]
-
-
-def test_an_option_that_a_run_s_version_did_not_have_means_its_default(tmp_path: Path) -> None:
-    own, others = "TripletLoss", "peer.losses.TripletLoss"
-    for path in (own, others):
-        for seed, more in ((0, {}), (1, {"squared": False}), (2, {"average": "all"}), (3, {"margin": 0.2})):
-            make_run(tmp_path / f"{path}{seed}", seed, path, loss_arguments=more)
-    found = rows(compared(tmp_path))
-    assert [seeds for label, *_, seeds in found if "peer" not in label] == [[0, 1, 3], [2]]
-    assert [label for label, *_ in found if "peer" not in label] == [
-        "Triplet (average=active)",
-        "Triplet (average=all)",
-    ]
-    assert len([label for label, *_ in found if "peer" in label]) == 3
-
-
-def test_a_class_that_is_gone_is_left_as_it_is(tmp_path: Path) -> None:
-    for seed, more in enumerate(({}, {"power": 2})):
-        make_run(tmp_path / str(seed), seed, "lifted_lightning.losses.GoneLoss", loss_arguments=more)
-    assert len(rows(compared(tmp_path))) == 2
 
 
 def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
@@ -60,15 +41,15 @@ def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
     asked = compared(tmp_path, "loss", "embedding_size")
     assert asked.columns == ["loss", "embedding_size", "data.sampler.init_args.neighbours"]
     assert rows(asked) == [("LiftedStructure", 64, 0, [0, 1]), ("LiftedStructure", 64, 0.5, [0, 1])]
-    assert any("differ in neighbours, and are kept apart" in line for line in asked.warnings)
+    assert any("differ in neighbours, and are kept apart" in line for line in asked.notes)
     assert compared(tmp_path).columns == ["loss", "data.sampler.init_args.neighbours"]
-    assert compared(tmp_path, "neighbours").warnings == []
+    assert compared(tmp_path, "neighbours").notes == []
 
 
 def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:
     make_run(tmp_path / "a", 0, data__sampler__init_args__neighbours=0)
     make_run(tmp_path / "b", 1, data__sampler__init_args__neighbours=0.0)
-    assert len(compared(tmp_path).groups) == 1
+    assert len(compared(tmp_path).rows) == 1
 
 
 def test_labels_tell_forms_of_a_loss_apart(tmp_path: Path) -> None:
@@ -80,7 +61,7 @@ def test_labels_tell_forms_of_a_loss_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "e", loss=other, loss_arguments={"neg_margin": 1.0})
     make_run(tmp_path / "f", loss="pytorch_metric_learning.losses.ProxyAnchorLoss")
     make_run(tmp_path / "g", steps=0, trainer__max_steps=0)
-    labels = [group.loss for group in compared(tmp_path).groups]
+    labels = list(compared(tmp_path).rows["loss"])
     assert labels == [
         "untrained network",
         "Triplet (mining=all)",  # the margin is tuned to the mining, and does not tell more
@@ -96,7 +77,7 @@ def test_a_swept_argument_of_the_loss_is_a_column(tmp_path: Path) -> None:
     for margin in (0.5, 1.0):
         make_run(tmp_path / str(margin), loss_arguments={"margin": margin})
     assert rows(compared(tmp_path, "margin")) == [("LiftedStructure", 0.5, [0]), ("LiftedStructure", 1, [0])]
-    assert [group.loss for group in compared(tmp_path).groups] == [
+    assert list(compared(tmp_path).rows["loss"]) == [
         "LiftedStructure (margin=0.5)",
         "LiftedStructure (margin=1)",
     ]
@@ -114,7 +95,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "crashed" / "wandb" / "files" / "config.yaml").write_text("")  # is no run
     comparison = compared(tmp_path)
     assert rows(comparison) == [("LiftedStructure", [0, 1])]
-    text = "\n".join(comparison.warnings)
+    text = "\n".join(comparison.notes)
     for part in (
         "s/cut/result.json: cannot be read",
         "s/list/result.json: is not a run's result",
@@ -124,7 +105,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
         "counted once: s/good-again (as s/good)",
     ):
         assert part in text
-    assert len(comparison.warnings) == 6
+    assert len(comparison.notes) == 6
 
 
 def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
@@ -137,21 +118,21 @@ def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
     result = json.loads((nothing / "result.json").read_text())
     result["test"]["nmi"] = None
     (nothing / "result.json").write_text(json.dumps(result))
-    text = "\n".join(compared(tmp_path).warnings)
+    text = "\n".join(compared(tmp_path).notes)
     assert "runs differ in steps: 100 in 4 runs; 60 in s/odd" in text
     assert "runs differ in torch: 2.11.0 in 4 runs; 2.15.0 in s/odd" in text
     assert "runs differ in data.split_seed: 0 in 4 runs; 1 in s/odd" in text
     assert f"git commit: {'a' * 7} in 4 runs; {'b' * 7} with uncommitted changes in s/odd" in text
     assert "without nmi, so that its mean is of the others: s/without" in text
-    assert "data.split_seed" not in "\n".join(compared(tmp_path, "split_seed").warnings)
+    assert "data.split_seed" not in "\n".join(compared(tmp_path, "split_seed").notes)
 
 
 def test_validation_results_where_there_are_no_others(tmp_path: Path) -> None:
     make_run(tmp_path / "a", test={}, stage="validation")
     comparison = compared(tmp_path)
     assert comparison.stage == "validation"
-    assert any("validation classes" in line for line in comparison.warnings)
-    assert comparison.groups[0].score == pytest.approx(0.8)
+    assert any("validation classes" in line for line in comparison.notes)
+    assert comparison.scores[0] == pytest.approx(0.8)
 
 
 def test_by_takes_the_end_of_a_name_and_says_what_is_unknown(tmp_path: Path) -> None:
@@ -162,6 +143,8 @@ def test_by_takes_the_end_of_a_name_and_says_what_is_unknown(tmp_path: Path) -> 
         "model.optimizer.init_args.lr",
         "dataset",
     ]
+    # As `lifted fit` takes it.
+    assert compared(tmp_path, "model.optimizer.lr").columns == ["loss", "model.optimizer.init_args.lr"]
     with pytest.raises(UserError, match=r"--by nieghbours: .*did you mean neighbours"):
         compared(tmp_path, "nieghbours")
     with pytest.raises(UserError, match="--by workers: no run has such a setting"):

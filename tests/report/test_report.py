@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lifted_lightning.cli import main
-from lifted_lightning.report import figures
+from lifted_lightning.report.figures import draw_figures
 from tests.helpers.run_folders import make_run, make_sweep
 from tests.report.test_compare import compared
 
@@ -115,14 +115,47 @@ def test_a_single_run_and_one_without_history(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"recall"}
 
 
-def test_published_numbers_are_in_the_figures(tmp_path: Path) -> None:
-    for size in (64, 512):
-        make_run(tmp_path / "runs" / str(size), dataset="sop", embedding_size=size)
-    drawn = figures.draw(compared(tmp_path / "runs"), tmp_path)
-    captions = {figure.stem: figure.caption for figure in drawn}
-    assert "published" in captions["recall"]
-    assert "published" in captions["embedding_size"]
-    assert "published" not in captions["curves"]
+def test_what_figures_leave_out_is_said(tmp_path: Path) -> None:
+    for width in range(12):
+        make_run(tmp_path / "runs" / str(width), score=0.5 + width / 100, model__network__init_args__width=width)
+    captions = {figure.stem: figure.caption for figure in draw_figures(compared(tmp_path / "runs"), tmp_path)}
+    assert set(captions) == {"recall", "width", "curves", "time"}
+    assert [stem for stem, caption in captions.items() if "the best 9 of 12 rows" in caption] == [
+        "recall",
+        "curves",
+        "time",
+    ]
+    assert "the best 9 of 12 rows" in (tmp_path / "recall.svg").read_text()
+
+
+HOSTILE = "BODY\n\\input{x}\x1b[31m <script>alert(1)</script> {{ 7 * 7 }} | $x$"
+
+
+def test_names_from_data_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        for share in ("=1+1", "@x"):
+            make_run(
+                tmp_path / "r" / f"{seed}{share}",
+                seed,
+                dataset=HOSTILE,
+                data__sampler__init_args__neighbours=share,
+                baseline_name="=A1",
+            )
+    assert main(["report", str(tmp_path / "r"), "--out", str(tmp_path)]) == 0
+    texts = {
+        path.suffix: path.read_text() for path in tmp_path.iterdir() if path.suffix in (".html", ".md", ".csv", ".tex")
+    }
+    page = Page(texts[".html"])
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "{{ 7 * 7 }}" in texts[".html"]
+    assert "<script" not in texts[".md"].replace("\\<", "")
+    assert "\x1b" not in "".join([*texts.values(), capsys.readouterr().out])
+    assert all(line.startswith(("%", "\\", "Lift", "loss", "diff", "=A1")) for line in texts[".tex"].splitlines())
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loss"] for row in rows] == ["'=A1", "LiftedStructure", "LiftedStructure"]
+    assert [row["neighbours"] for row in rows] == ["", "'=1+1", "'@x"]
 
 
 @pytest.mark.parametrize(
@@ -159,5 +192,8 @@ def test_one_clear_line(
 
 
 def test_starts_without_torch() -> None:
-    code = "import sys, lifted_lightning.commands.report; sys.exit('torch' in sys.modules)"
+    """Neither does reading: only what follows the reading needs pandas, and nothing needs torch."""
+    code = "import sys, lifted_lightning.commands.report; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from lifted_lightning.report import page; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,63 +1,78 @@
-"""What stands in the tables, and how."""
+"""What stands in the tables, against scipy.stats, and how it is written."""
 
 import csv
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from lifted_lightning.report import tables
-from lifted_lightning.report.read import read
-from lifted_lightning.report.table import Cell, Estimate, Table, as_csv, as_html, latex, markdown, plain
+from lifted_lightning.report import formats, tables
+from lifted_lightning.report.compare import Estimates, estimate
+from lifted_lightning.report.formats import Table, latex, markdown, terminal
 from tests.helpers.run_folders import SCORES, make_run, make_sweep
 from tests.report.test_compare import compared
 
 
+def cells_of(table: Table) -> list[list[str]]:
+    """The rows of a table in Markdown, as text, the headings first."""
+    lines = [line for line in markdown(table).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_an_interval_is_student_s(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.8, 0.02, n)
+    # Another group, of one value, and a value that is missing, change nothing.
+    frame = pd.DataFrame({"x": [*values, np.nan, 0.5]})
+    mean, half, count = (found["x"] for found in estimate(frame, [0] * (n + 1) + [1]))
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (mean[0] - half[0], mean[0] + half[0]) == pytest.approx(tuple(expected), rel=1e-12)
+    assert (mean[1], np.isnan(half[1]), list(count)) == (0.5, True, [n, 1])
+
+
 def test_main_table(tmp_path: Path) -> None:
-    text = markdown(tables.results(compared(make_sweep(tmp_path))))
-    lines = text.splitlines()
-    assert lines[0] == "| loss | seeds | R@1 | R@2 | R@4 | R@8 | MAP@R | NMI | F1 |"
-    assert lines[2].startswith("| raw pixels | – | 25.0 | – |")
+    table = tables.results(compared(make_sweep(tmp_path)))
+    head, baseline, _, triplet, lifted = cells_of(table)
+    assert head == ["loss", "seeds", "R@1", "R@2", "R@4", "R@8", "MAP@R", "NMI", "F1"]
+    assert baseline[:4] == ["raw pixels", "–", "25.0", "–"]
     scores = SCORES["LiftedStructureLoss"]
     half = 100 * stats.sem(scores) * stats.t.ppf(0.975, 4)
-    assert lines[5].startswith(f"| LiftedStructure | 5 | **73.2 ± {half:.1f}** |")
-    assert lines[4].startswith("| Triplet | 5 | 71.2 ± ")
-    assert "†" not in text
+    assert lifted[:3] == ["LiftedStructure", "5", f"**73.2 ± {half:.1f}**"]
+    assert triplet[2].startswith("71.2 ± ")
+    assert "†" not in markdown(table)
 
 
 def test_few_seeds_are_marked(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
-    text = markdown(tables.results(compared(tmp_path)))
-    assert "| LiftedStructure | 1† | 80.0 |" in text
-    assert "† fewer than 5 seeds" in text
+    table = tables.results(compared(tmp_path))
+    assert cells_of(table)[-1][:3] == ["LiftedStructure", "1†", "80.0"]
+    assert "† fewer than 5 seeds" in markdown(table)
 
 
 def test_best_is_bold_within_equal_other_settings(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     make_sweep(tmp_path / "b", embedding_size=128)
-    lines = markdown(tables.results(compared(tmp_path))).splitlines()
-    assert [line.split(" | ")[:2] for line in lines if "**" in line] == [
-        ["| LiftedStructure", "64"],
-        ["| LiftedStructure", "128"],
-    ]
+    table = tables.results(compared(tmp_path))
+    bold = [row[:2] for row in cells_of(table) if any("**" in cell for cell in row)]
+    assert bold == [["LiftedStructure", "64"], ["LiftedStructure", "128"]]
+    assert table.rules == [1, 4]  # below the baseline, and between the sizes
+    assert latex(table).count(r"\midrule") == 3
 
 
 def test_differences_are_those_of_scipy(tmp_path: Path) -> None:
-    table = tables.paired(compared(make_sweep(tmp_path)))
-    rows = {row[0].value: row for row in table.rows}
-    assert list(rows) == [
-        "Triplet − Contrastive",
-        "LiftedStructure − Contrastive",
-        "LiftedStructure − Triplet",
-    ]
-    found = rows["LiftedStructure − Triplet"][2]
-    expected = stats.ttest_rel(SCORES["LiftedStructureLoss"], SCORES["TripletLoss"]).confidence_interval(0.95)
-    assert isinstance(found.value, Estimate)
-    assert found.value.half is not None
-    interval = (found.value.mean - found.value.half, found.value.mean + found.value.half)
-    assert interval == pytest.approx(tuple(expected))
-    assert found.bold == (expected.low > 0)
+    sweep = make_sweep(tmp_path)
+    make_run(tmp_path / "more", 17, "TripletLoss", 0.1)  # a seed that no other loss has
+    table = tables.paired(compared(sweep))
+    names = list(table.texts["difference"])
+    assert names == ["Triplet − Contrastive", "LiftedStructure − Contrastive", "LiftedStructure − Triplet"]
+    mean, half, n = (frame["R@1"].iloc[2] for frame in table.numbers)
+    expected = stats.ttest_rel(SCORES["LiftedStructureLoss"], SCORES["TripletLoss"])
+    assert (mean - half, mean + half) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert n == 5
+    assert table.bold["R@1"].iloc[2] == (expected.pvalue < 0.05)
 
 
 def test_a_difference_of_one_common_seed_is_left_out(tmp_path: Path) -> None:
@@ -67,10 +82,9 @@ def test_a_difference_of_one_common_seed_is_left_out(tmp_path: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     del result["test"]["recall@1"]
     (run / "result.json").write_text(json.dumps(result))
-    (row,) = csv.DictReader(as_csv(tables.paired(compared(tmp_path))).splitlines())
-    assert row["seeds"].startswith("2")
-    assert not row["R@1"].strip("–")
-    assert row["R@2"].strip("–")
+    (row,) = csv.DictReader(formats.csv(tables.paired(compared(tmp_path))).splitlines())
+    assert (row["seeds"], row["R@1"], row["R@1 n"], row["R@2 n"]) == ("2", "", "", "2")
+    assert float(row["R@2"]) == pytest.approx(0.0525)
 
 
 def test_differences_within_equal_columns_and_along_others(tmp_path: Path) -> None:
@@ -81,12 +95,11 @@ def test_differences_within_equal_columns_and_along_others(tmp_path: Path) -> No
                 make_run(
                     tmp_path / f"{loss}{share}{seed}", seed, loss, score, data__sampler__init_args__neighbours=share
                 )
-    names = [(row[0].value, row[1].value) for row in tables.paired(compared(tmp_path)).rows]
-    assert names == [
-        ("LiftedStructure − Triplet", "0"),
-        ("LiftedStructure − Triplet", "0.5"),
-        ("Triplet: neighbours 0.5 − 0", "–"),
-        ("LiftedStructure: neighbours 0.5 − 0", "–"),
+    assert [row[:2] for row in cells_of(tables.paired(compared(tmp_path)))[1:]] == [
+        ["LiftedStructure − Triplet", "0"],
+        ["LiftedStructure − Triplet", "0.5"],
+        ["Triplet: neighbours 0.5 − 0", "–"],
+        ["LiftedStructure: neighbours 0.5 − 0", "–"],
     ]
 
 
@@ -96,66 +109,96 @@ def test_of_many_losses_each_is_compared_with_the_best(tmp_path: Path) -> None:
             loss = f"my.package.Number{number}Loss"
             make_run(tmp_path / f"{number}-{seed}", seed, loss, 0.5 + number % 5 / 10 + seed / 100)
     comparison = compared(tmp_path)
-    names = [row[0].value for row in tables.paired(comparison).rows]
+    names = [row[0] for row in cells_of(tables.paired(comparison))[1:]]
     assert names == [f"Number{n} − Number4" for n in (0, 1, 2, 3, 5)]
-    assert len(tables.paired(comparison, most=10).rows) == 15
+    assert len(tables.paired(comparison, most=10)) == 15
 
 
 def test_diagnostics_and_costs(tmp_path: Path) -> None:
     comparison = compared(make_sweep(tmp_path))
-    text = markdown(tables.diagnostics(comparison))
-    assert "| loss | seeds | active share | norm mean |" in text
-    assert "| Triplet | 5 | 0.500 | 4.00 ± 1.96 |" in text
-    text = markdown(tables.further(comparison))
-    assert "| R-precision | AMI | validation R@1 | validation MAP@R | steps | selected step | training, s |" in text
-    assert text.splitlines()[2].endswith("| 100 | 100 | 12.0 ± 2.0 |")
+    head, _, triplet, _ = cells_of(tables.diagnostics(comparison))
+    assert head == ["loss", "seeds", "active share", "norm mean"]
+    assert triplet == ["Triplet", "5", "0.500", "4.00 ± 1.96"]
+    head, *_, lifted = cells_of(tables.further(comparison))
+    assert head[2:] == [
+        "R-precision",
+        "AMI",
+        "validation R@1",
+        "validation MAP@R",
+        "steps",
+        "selected step",
+        "training, s",
+    ]
+    assert lifted[-3:] == ["100", "100", "12.0 ± 2.0"]
 
 
 def test_published_numbers_stand_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "a", dataset="sop")
-    text = markdown(tables.published(compared(tmp_path)))
-    assert "| sop | LiftedStructure | not told | Oh Song et al., CVPR 2016 | 62.1 |" in text
-    assert "| sop | Triplet | 512 | Oh Song et al., CVPR 2016; read off a figure | – | – | 84.7 | 14.1 |" in text
-    assert "not comparable" in text
+    rows = cells_of(tables.published(compared(tmp_path)))
+    source = "Oh Song et al., CVPR 2016"
+    assert rows[0] == ["data set", "loss", "embedding size", "source", "R@1", "MAP@R", "NMI", "F1"]
+    assert ["sop", "LiftedStructure", "not told", source, "62.1", "–", "–", "–"] in rows
+    assert ["sop", "Triplet", "512", f"{source}; read off a figure", "–", "–", "84.7", "14.1"] in rows
     make_run(tmp_path / "b" / "c")
-    assert not tables.published(compared(tmp_path / "b")).rows
+    assert not len(tables.published(compared(tmp_path / "b")))
+
+
+def of_numbers(name: str, kind: formats.Kind, mean: list[float], half: list[float], text: str = "x") -> Table:
+    """A table of one column of numbers, bold in its first row."""
+    columns = [pd.DataFrame({name: values}) for values in (mean, half, [3] * len(mean))]
+    texts = pd.DataFrame({"loss": [text] * len(mean), "seeds": ["3†"] * len(mean)})
+    return Table("T", texts, Estimates(*columns), [kind], columns[0].index.to_frame(name=name) == 0, [1], "n")
 
 
 def test_formats() -> None:
-    row = [Cell("a_b & 50 %"), Cell("3†"), Cell(Estimate(0.5, 0.0123, 3), bold=True), Cell(None)]
-    single = [Cell("<b>|"), Cell("1†"), Cell(Estimate(0.25, None, 1)), Cell(Estimate(-0.011, 0.02, 2))]
-    table = Table(
-        "T",
-        [("x", "text"), ("seeds", "text"), ("R@1", "percent"), ("d", "points")],
-        [row, single],
-        {1},
-        ["n"],
-    )
-    assert "| a_b & 50 % | 3† | **50.0 ± 1.2** | – |" in markdown(table)
-    assert r"| <b>\| | 1† | 25.0 | −1.1 ± 2.0 |" in markdown(table)
+    table = of_numbers("R@1", "percent", [0.5, -0.011, np.nan], [0.0123, np.nan, np.nan])
+    assert [row[2] for row in cells_of(table)] == ["R@1", "**50.0 ± 1.2**", "−1.1", "–"]
     tex = latex(table)
-    assert r"a\_b \& 50 \% & 3$^\dagger$ & $\mathbf{50.0} \pm 1.2$ & -- \\" in tex
-    assert tex.count(r"\midrule") == 2
-    assert "<td>&lt;b&gt;|</td>" in as_html(table)
-    assert "<strong>50.0 ± 1.2</strong>" in as_html(table)
-    head, first, second = csv.reader(as_csv(table).splitlines())
-    assert head[2:5] == ["R@1", "R@1 half-width of 95 % interval", "R@1 n"]
-    assert first == ["a_b & 50 %", "3", "0.5", "0.0123", "3", "", "", ""]
-    assert second[2:5] == ["0.25", "", "1"]
-    assert "50.0 ± 1.2" in plain(table)
-    assert "\033[1m50.0 ± 1.2\033[0m" in plain(table, bold=True)
-
-
-def test_an_interval_is_not_written_as_zero() -> None:
-    rows = [[Cell(Estimate(0.99, 0.0003, 5))], [Cell(Estimate(0.5, 0.01, 5))], [Cell(Estimate(0.7, 0.0, 5))]]
-    table = Table("T", [("R@1", "percent")], rows)
-    assert [table.text(0, row[0]) for row in rows] == ["99.00 ± 0.03", "50.00 ± 1.00", "70.00"]
-
-
-def test_reads_old_histories_from_metrics(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", history=[])
-    (run / "metrics.csv").write_text("step,train/loss,validation/map@r\n9,1.0,\n9,,0.25\n19,,0.5\n")
-    assert read([str(tmp_path)]).runs[0].history() == [
-        {"step": 10, "validation/map@r": 0.25},
-        {"step": 20, "validation/map@r": 0.5},
+    assert r"x & 3$^\dagger$ & $\mathbf{50.0} \pm 1.2$ \\" + "\n\\midrule\nx & 3$^\\dagger$ & $-1.1$" in tex
+    assert tex.startswith("% T\n% n; † fewer than 5 seeds\n\\begin{tabular}{llr}\n\\toprule\nloss & seeds & R@1")
+    head, first, second, third = csv.reader(formats.csv(table).splitlines())
+    assert head[2:] == ["R@1", "R@1 half-width of 95 % interval", "R@1 n"]
+    assert (first, second, third) == (
+        ["x", "3", "0.5", "0.0123", "3"],
+        ["x", "3", "-0.011", "", "3"],
+        ["x", "3", "", "", ""],
+    )
+    assert [line.split() for line in terminal(table, bold=False).splitlines()[4:7]] == [
+        ["x", "3†", "50.0", "±", "1.2"],
+        [],
+        ["x", "3†", "−1.1"],
     ]
+    assert "\033[1m50.0 ± 1.2\033[0m" in terminal(table, bold=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "half", "texts"),
+    [
+        ("percent", [0.99, 0.5, 0.7], [0.0003, 0.01, 0.0], ["99.00 ± 0.03", "50.00 ± 1.00", "70.00"]),
+        ("points", [0.01, -0.02], [0.005, 0.03], ["+1.0 ± 0.5", "−2.0 ± 3.0"]),
+        ("number", [12345.0, 55.12, 0.0125], [0.0, 18.4, 0.001], ["12,345", "55.1 ± 18.4", "0.013 ± 0.001"]),
+    ],
+)
+def test_decimals(kind: formats.Kind, mean: list[float], half: list[float], texts: list[str]) -> None:
+    """An interval is not written as zero; other numbers have three digits."""
+    assert [row[2].strip("*") for row in cells_of(of_numbers("x", kind, mean, half))[1:]] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "in_markdown", "in_latex", "in_csv"),
+    [
+        ("a_b & 50 %", r"a_b \& 50 %", r"a\_b \& 50 \%", "a_b & 50 %"),
+        ("<b>|*x*|_y_", r"\<b\>\|\*x\*\|\_y\_", r"\textless{}b\textgreater{}\textbar{}*x*", "<b>|*x*|_y_"),
+        ("=1+1", "=1+1", "=1+1", "'=1+1"),
+        ("@SUM(A1)", "@SUM(A1)", "@SUM(A1)", "'@SUM(A1)"),
+        ("-2+3", "-2+3", "-2+3", "'-2+3"),
+        ("-2.5e-3", "-2.5e-3", "-2.5e-3", "-2.5e-3"),
+        ("-cmd", "-cmd", "-cmd", "'-cmd"),
+        (r"\input{x}$", r"\\input{x}\$", r"\textbackslash{}input\{x\}\$", r"\input{x}$"),
+    ],
+)
+def test_a_name_is_text_in_every_format(name: str, in_markdown: str, in_latex: str, in_csv: str) -> None:
+    table = of_numbers("R@1", "percent", [0.5], [0.01], name)
+    assert cells_of(table)[1][0] == in_markdown
+    assert f"\n{in_latex}" in latex(table)
+    assert next(csv.reader(formats.csv(table).splitlines()[1:]))[0] == in_csv

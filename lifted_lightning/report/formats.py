@@ -1,0 +1,163 @@
+"""A table of numbers with intervals, and how it is written: in Markdown, LaTeX, CSV, HTML, and on a terminal.
+
+Names come from data, so each format escapes them here, once, before pandas writes the table.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from lifted_lightning.report.compare import Estimates
+
+NONE = "–"
+FEW = "†"  # after the number of seeds of a row that has fewer than ENOUGH
+ENOUGH = 5
+Kind = Literal["percent", "points", "number"]
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "−": "$-$", FEW: r"$^\dagger$", "×": r"$\times$",
+}  # fmt: skip
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        title: what it shows.
+        texts: its first columns, of text.
+        numbers: its other columns, with the same rows.
+        kinds: how each column of numbers is written: in percent, in percentage points with a sign, or in three digits.
+        bold: which of the numbers are bold.
+        rules: numbers of the rows that a line stands above.
+        note: what is said below it.
+    """
+
+    title: str
+    texts: pd.DataFrame
+    numbers: Estimates
+    kinds: Sequence[Kind]
+    bold: pd.DataFrame
+    rules: Sequence[int] = ()
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.texts) if self.kinds else 0
+
+    def __post_init__(self) -> None:
+        if any(text.endswith(FEW) for text in self.texts.get("seeds", ())):
+            self.note += f"; {FEW} fewer than {ENOUGH} seeds"
+
+    def cells(self, text: Callable[[str], str], number: Callable[[str, str, bool], str]) -> pd.DataFrame:
+        """All cells as a format has them.
+
+        Args:
+            text: how it writes a text.
+            number: how it writes a mean and its half-width, which is empty where all values are one, bold or not.
+        """
+        columns = [[text(value) for value in column] for _, column in self.texts.items()]
+        for i, kind in enumerate(self.kinds):
+            mean, half, _ = (frame.iloc[:, i] for frame in self.numbers)
+            written = zip(_written(kind, mean, half), self.bold.iloc[:, i], strict=True)
+            columns.append([number(*found, bold) if found else text(NONE) for found, bold in written])
+        names = [text(name) for frame in (self.texts, self.numbers.mean) for name in frame]
+        return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(names, axis=1)
+
+    def aligned(self, text: str, number: str) -> list[str]:
+        """For each column a format's word for how its texts or its numbers are aligned."""
+        return [text] * self.texts.shape[1] + [number] * len(self.kinds)
+
+
+def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str, str] | None]:
+    """Means and half-widths as text; None without a mean. One decimal, and one more where an interval would be 0."""
+    scale, sign = (1, "") if kind == "number" else (100, "+" if kind == "points" else "")
+    decimals = 2 if ((half > 0) & (half < 0.0005)).any() else 1
+    for m, h in zip(mean, half, strict=True):
+        places = _three_digits(m) if kind == "number" else decimals
+        yield (f"{scale * m:{sign},.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
+
+
+def _three_digits(value: float) -> int:
+    """Decimals that show three digits, at most three."""
+    return 0 if value == 0 or abs(value) >= 100 else 3 - sum(abs(value) >= 10**n for n in range(3))
+
+
+def with_interval(mean: str, half: str, bold: bool = False) -> str:
+    """A mean and its half-width as people read them."""
+    return (f"{mean} ± {half}" if half else mean).replace("-", "−")
+
+
+def markdown_text(text: str) -> str:
+    """A text in which nothing is Markdown's or HTML's; an underscore within a word is none."""
+    return re.sub(r"[\\`*\[\]<>|&$~#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table with its notes."""
+
+    def number(mean: str, half: str, bold: bool) -> str:
+        return f"**{with_interval(mean, half)}**" if bold else with_interval(mean, half)
+
+    cells = table.cells(markdown_text, number)
+    text = cells.to_markdown(
+        index=False, tablefmt="pipe", disable_numparse=True, colalign=table.aligned("left", "right")
+    )
+    return f"{text}\n\n{markdown_text(table.note)}."
+
+
+def terminal(table: Table, bold: bool) -> str:
+    """The table as text for a terminal, with the best in bold if it can show that."""
+
+    def number(mean: str, half: str, best: bool) -> str:
+        text = with_interval(mean, half)
+        return f"\033[1m{text}\033[0m" if bold and best else text
+
+    cells = table.cells(str, number)
+    text = cells.to_markdown(
+        index=False, tablefmt="simple", disable_numparse=True, colalign=table.aligned("left", "right")
+    )
+    lines = _with_rules(text.splitlines(), 2, table.rules, "")
+    return "\n".join([table.title, "", *lines, "", *textwrap.wrap(table.note, 110), ""])
+
+
+def latex(table: Table) -> str:
+    """A table for the package booktabs, its notes as comments above."""
+
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(c, c) for c in text)
+
+    def number(mean: str, half: str, bold: bool) -> str:
+        mean, half = mean.replace(",", "{,}"), half.replace(",", "{,}")
+        mean = rf"\mathbf{{{mean}}}" if bold else mean
+        return rf"${mean} \pm {half}$" if half else f"${mean}$"
+
+    cells = table.cells(escaped, number)
+    text = cells.to_latex(index=False, escape=False, column_format="".join(table.aligned("l", "r")))
+    lines = _with_rules(text.splitlines(), 4, table.rules, r"\midrule")
+    return "\n".join([f"% {table.title}", f"% {table.note}", *lines, ""])
+
+
+def csv(table: Table) -> str:
+    """For each number its mean, half-width and n, as shares of 1 where the table has percent."""
+    columns = [(_csv_text(name), column.map(_csv_text)) for name, column in table.texts.items()]
+    for i, name in enumerate(map(_csv_text, table.numbers.mean)):
+        mean, half, n = (frame.iloc[:, i] for frame in table.numbers)
+        n = n.where(mean.notna()).astype("Int64")
+        columns += [(name, mean), (f"{name} half-width of 95 % interval", half), (f"{name} n", n)]
+    frame = pd.concat([column for _, column in columns], axis=1).set_axis([name for name, _ in columns], axis=1)
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _csv_text(text: str) -> str:
+    """Without this table's marks; what a spreadsheet would take for a formula is marked as a text."""
+    text = "" if text == NONE else text.removesuffix(FEW)
+    return f"'{text}" if re.match(r"[=+@-]", text) and not re.fullmatch(r"-[\d.e-]+", text) else text
+
+
+def _with_rules(lines: Sequence[str], first: int, rules: Sequence[int], rule: str) -> list[str]:
+    """A table's lines, of which ``first`` is that of row 0, with a rule above the rows of these numbers."""
+    return [text for i, line in enumerate(lines) for text in ([rule, line] if i - first in rules else [line])]
