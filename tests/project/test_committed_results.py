@@ -1,4 +1,4 @@
-"""The committed results: their tables are rebuilt with the same values, and settings are those that the trials chose."""
+"""The committed results: their tables are rebuilt with the same values, and settings are what the trials chose."""
 
 import csv
 import json
