@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lifted_lightning.report.compare import compare
-from lifted_lightning.report.read import read
+from lifted_lightning.report.read import read_runs
 from lifted_lightning.runs.settings import (
     LONGEST_NAME,
     comparable,
@@ -47,7 +47,8 @@ def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_repo
     for path in tmp_path.glob("*/result.json"):
         result = json.loads(path.read_text())
         groups.setdefault(group_name(result["config"], result), set()).add(path.parent.name)
-    rows = [{run.folder.name for run in group.runs} for group in compare(read([str(tmp_path)]), []).groups]
+    runs = compare(read_runs([str(tmp_path)]), []).runs
+    rows = [{folder.name for folder in of_row["folder"]} for _, of_row in runs.groupby("row")]
     assert sorted(map(sorted, groups.values())) == sorted(map(sorted, rows))
     assert sorted(map(len, rows)) == [1] * len(OTHER) + [1 + len(SAME)]
 
