@@ -73,7 +73,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     if command in TRAINER:
         from lifted_lightning import processes
 
-        processes.end_with_parent()
+        processes.stay_together()
         from lifted_lightning.commands.fit import run
 
         return run(command, arguments)

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
 import torch
 
-from lifted_lightning.processes import launched_from_outside
+from lifted_lightning.processes import started_by_lightning
 from tests.helpers.lifted import DEADLINE, Run, lifted
 from tests.training.test_resume import BASE
 
@@ -32,34 +33,35 @@ def said(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("lifted fit: ")]
 
 
-def launched(folder: Path, *more: str) -> tuple[int, str, float]:
-    """Run the real command with Lightning's own launcher: exit code, what it printed, and its seconds.
-
-    All its processes write to one pipe, so that this returns when the last of them is gone.
-    """
+def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+    """The real command with Lightning's own launcher; all its processes write to one pipe."""
     environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lifted_lightning.cli", *arguments(folder, *more)]
-    start = time.monotonic()
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        timeout=DEADLINE,
-    )
-    return done.returncode, done.stdout, time.monotonic() - start
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def launched(folder: Path, *more: str) -> tuple[int, str, float]:
+    """Exit code, output and seconds of that command, when the last of its processes is gone."""
+    began = time.monotonic()
+    process = start(folder, *more)
+    output, _ = process.communicate(timeout=DEADLINE)
+    return process.returncode, output, time.monotonic() - began
 
 
 def forked(folder: Path, world_size: int, *more: str) -> tuple[list[int | None], Run]:
+    """Exit codes of ranks as torchrun has them: when the first has failed, it tells the others to end."""
     run = lifted(arguments(folder, *more, f"--trainer.devices={world_size}"), folder, world_size)
+    wait([process.sentinel for process in run.processes], 60)
+    for process in run.processes:
+        process.join(1)
+        process.terminate()
     return run.wait(60), run
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_loss_that_is_not_a_number(tmp_path: Path, world_size: int) -> None:
     codes, run = forked(tmp_path, world_size, NAN)
-    assert codes == [1] * world_size, run.output
+    assert codes == [1, -signal.SIGTERM][:world_size], run.output
     (line,) = said(run.output)
     assert "the loss is nan at step 2" in line
     assert "batch rows [2" in line
@@ -80,7 +82,7 @@ def test_a_loss_that_is_not_a_number_is_seen_when_a_step_is_logged(tmp_path: Pat
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_exception_on_one_rank(tmp_path: Path, rank: int) -> None:
     codes, run = forked(tmp_path, 2, *fault(rank, "raise"))
-    assert codes == [1, 1], run.output
+    assert (codes[rank], codes[1 - rank]) == (1, -signal.SIGTERM), run.output
     (line,) = said(run.output)
     assert f"rank {rank}: ValueError: my own error" in line
     assert "faults.py:" in line
@@ -103,8 +105,8 @@ def test_a_rank_that_is_killed(tmp_path: Path, rank: int, busy: float) -> None:
     code, output, seconds = launched(tmp_path, *fault(rank, "kill", busy))
     assert seconds < 60
     assert code == -signal.SIGKILL if rank == 0 else code != 0
-    line = "rank 0 was killed" if rank == 0 else "rank 1 was killed by SIGKILL"
-    assert [line.split("; ")[0] for line in said(output)] == [f"lifted fit: {line}"]
+    assert not said(output), "who was killed says nothing, and the others know no more than that a connection is lost"
+    assert ("[rank: 1] Child process" in output) == (rank == 1), "Lightning's observer"
     assert "Traceback" not in output
 
 
@@ -115,7 +117,7 @@ def test_a_rank_that_hangs(tmp_path: Path) -> None:
     code, output, _ = launched(tmp_path, *fault(1, "hang"), *short)
     assert code == 1
     (line,) = said(output)
-    assert line.startswith("lifted fit: rank 0: another rank does not answer")
+    assert line.startswith("lifted fit: rank 0: another rank is gone, or has not answered")
     assert "Traceback" not in output
 
 
@@ -130,10 +132,7 @@ def test_debug_shows_the_traceback_of_each_rank(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sigterm_to_the_launching_process(tmp_path: Path) -> None:
     """All ranks end, with the code of the signal, and the run can be resumed."""
-    environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    longer = [a for a in arguments(tmp_path, "--trainer.devices=2") if "max_steps" not in a]
-    command = [sys.executable, "-m", "lifted_lightning.cli", *longer, "--trainer.max_steps=1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    process = start(tmp_path, "--trainer.devices=2", "--trainer.max_steps=1000000")
     last = tmp_path / "e" / "run" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 60
     while not last.exists() and time.monotonic() < deadline:
@@ -148,9 +147,33 @@ def test_sigterm_to_the_launching_process(tmp_path: Path) -> None:
 
 def test_slurm_starts_the_ranks_but_not_in_an_interactive_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_JOB_NAME", "train.sh")
-    assert launched_from_outside()
-    for name in ("bash", "interactive"):  # those in which Lightning's SLURMEnvironment starts them itself
+    for name in ("train.sh", "bash", "interactive"):  # Lightning's SLURMEnvironment has these names
         monkeypatch.setenv("SLURM_JOB_NAME", name)
-        assert not launched_from_outside()
+        assert started_by_lightning() == (name != "train.sh")
+
+
+CHILD = """
+import sys, time
+from lifted_lightning.processes import end_with_parent
+end_with_parent(int(sys.argv[1]))
+print("lives", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["afterwards", "before it asks for it"])
+def test_a_process_ends_with_its_parent(before: bool) -> None:
+    script = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], {}]); {}"
+    parent = script.format(*(("'-1'", "None") if before else ("str(os.getpid())", "input()")))
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if not before:
+        assert process.stdout.readline() == "lives\n"
+        process.kill()
+    assert process.communicate()[0] == ""
+    assert time.monotonic() - began < 30

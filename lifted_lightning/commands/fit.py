@@ -20,7 +20,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lifted_lightning import processes
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
@@ -125,7 +124,6 @@ def run(command: str, arguments: list[str]) -> int:
     plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
     with refused(TypeError, ValueError):
         trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins})
-    processes.watch(trainer.strategy.launcher, trainer.world_size, command)
 
     # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.
     # weights_only: never unpickle what a checkpoint may hold besides tensors and plain values
@@ -247,6 +245,8 @@ def quiet() -> None:
     """Leave out the libraries' tips and deprecation notes, which are not about what the user did."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The observer, which says which rank has died.
+    logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for pattern in (
         r"Grad strides do not match bucket view strides.*",  # of 1x1 convolutions, where strides say nothing
         r".*LeafSpec.*",
