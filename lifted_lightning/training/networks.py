@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 
-SEE = "see its documentation for the names"
+DOCUMENTED = "see its documentation for the names"
 
 
 class Embedder(nn.Module):
@@ -204,7 +204,7 @@ def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int
 
     known = models.list_models(module=models)
     if name not in known:
-        raise UserError(f"trunk={name}: torchvision has no such network; {did_you_mean(name, known, SEE)}")
+        raise UserError(f"trunk={name}: torchvision has no such network; {did_you_mean(name, known, DOCUMENTED)}")
     options: dict[str, bool] = {}
     with_auxiliary = name in ("googlenet", "inception_v3")
     if with_auxiliary and not pretrained:
@@ -240,7 +240,7 @@ def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple
         raise UserError(f"trunk timm:{name} needs timm: pip install 'lifted-lightning[timm]'") from None
 
     if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), SEE, prefix="timm:")
+        hint = did_you_mean(name, timm.list_models(), DOCUMENTED, prefix="timm:")
         raise UserError(f"trunk=timm:{name}: timm has no such network; {hint}")
     if isinstance(pretrained, str):
         raise UserError(f"pretrained={pretrained}: timm's weights are part of the name, as in timm:{name}.TAG")
@@ -270,17 +270,14 @@ def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> No
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
     for name in [name for name in state if name.startswith(dropped)]:
         del state[name]  # in place: a copy would lose the versions that torch keeps beside the tensors
-    wanted = network.state_dict()
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of wrong shapes
+        raise UserError(f"weights_file={file}: does not fit the trunk: {one_line(error)}") from error
     # Old files lack the step counters of batch normalisation, which no result depends on.
-    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
-    problems = [("missing", missing), ("unexpected", [n for n in state if n not in wanted])]
-    shapes = [
-        f"{n} is {tuple(state[n].shape)}, want {tuple(wanted[n].shape)}"
-        for n in state
-        if n in wanted and state[n].shape != wanted[n].shape
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    found = [
+        f"{len(n)} {kind} ({'; '.join(n[:3])})" for kind, n in (("missing", missing), ("unexpected", unexpected)) if n
     ]
-    problems.append(("wrong shape", shapes))
-    found = [f"{len(names)} {kind} ({'; '.join(names[:3])})" for kind, names in problems if names]
     if found:
         raise UserError(f"weights_file={file}: does not fit the trunk: {', '.join(found)}")
-    network.load_state_dict(state, strict=False)
