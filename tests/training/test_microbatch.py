@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import CropMirror
-from lifted_lightning.errors import UserError
 from lifted_lightning.losses import LiftedStructureLoss
 from lifted_lightning.training.microbatch import embed_in_pieces
-from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.ranks import run_ranks
 from tests.helpers.tiny import TinyNetwork
 from tests.helpers.tiny_training import Case, Outcome, train
@@ -92,11 +90,6 @@ def test_training_is_that_of_the_whole_batch(outcomes: list[Outcome]) -> None:
 def test_training_in_mixed_precision(outcomes: list[Outcome]) -> None:
     *_, whole, pieces = outcomes
     assert float((pieces.gradients[0] - whole.gradients[0]).norm()) <= 0.02 * float(whole.gradients[0].norm())
-
-
-def test_it_must_be_positive() -> None:
-    with pytest.raises(UserError, match="micro_batch is 0"):
-        EmbeddingModule(TinyNetwork(), LiftedStructureLoss(), CropMirror(), micro_batch=0)
 
 
 def test_accumulation_is_warned_of_with_the_remedy(tmp_path: Path) -> None:
