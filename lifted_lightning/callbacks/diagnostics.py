@@ -33,9 +33,9 @@ class BatchDiagnostics(Callback):
             return
         embeddings, labels = outputs["embeddings"], outputs["labels"]
         figures = batch_figures(embeddings, labels)
-        of_sampler = getattr(trainer.datamodule, "batch_diagnostics", None)  # type: ignore[attr-defined]
-        if of_sampler is not None:
-            told = of_sampler(trainer.current_epoch, batch_idx)
+        sampler = getattr(trainer.datamodule, "sampler", None)  # type: ignore[attr-defined]
+        if sampler is not None:
+            told = sampler.diagnostics(trainer.current_epoch * len(sampler) + batch_idx)
             figures |= {name: torch.tensor(figure) for name, figure in told.items()}
         of_loss = getattr(pl_module.loss, "diagnostics", None)
         if of_loss is not None:

@@ -6,6 +6,7 @@ module with a slice of those rows transforms just these images as one process wo
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,8 @@ from torch.nn import functional
 from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 STREAM = 1  # batches are drawn from (seed, epoch, step) too, and must not be the same numbers
-
-
 NUM_DRAWS = 8  # columns: 0 mirror, 1-4 geometry, 5-7 brightness, contrast, saturation
 
 
@@ -82,8 +77,8 @@ class Augmentation(nn.Module):
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalise with these statistics from now on: one value a channel, of pixel values in [0, 1]."""
-        if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(f"augmentation mean={list(mean)}, std={list(std)}: one of each a channel, std > 0")
+        if not mean or len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise UserError(f"augmentation mean={list(mean)}, std={list(std)}: one of each a channel, finite, std > 0")
         self.mean = torch.tensor(mean, dtype=self.mean.dtype, device=self.mean.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=self.std.dtype, device=self.std.device).view(1, -1, 1, 1)
 
@@ -187,7 +182,7 @@ class ResizedCrop(Augmentation):
         size: side of the square output in pixels; None keeps the input's height and width.
         scale: least and greatest area of the crop, as a share of the image.
         ratio: least and greatest width/height of the crop, drawn log-uniformly.
-        mirror, colour_jitter, mean, std: as for every ``Augmentation``.
+        **kwargs: mirror, colour_jitter, mean, std, as for every ``Augmentation``.
     """
 
     def __init__(
@@ -195,13 +190,10 @@ class ResizedCrop(Augmentation):
         size: int | None = None,
         scale: tuple[float, float] = (0.2, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        mirror: bool = True,
-        colour_jitter: float = 0.0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(size, mirror, colour_jitter, mean, std)
-        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+        super().__init__(size, **kwargs)
+        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1] < math.inf):
             raise UserError(f"ResizedCrop scale={scale}, ratio={ratio}: want 0 < low <= high, scale at most 1")
         self.scale = scale
         self.ratio = ratio
@@ -227,7 +219,8 @@ class Affine(Augmentation):
         shift: greatest shift in each direction, as a share of the image's side.
         rotation: greatest turn either way, in degrees.
         scale: greatest enlargement, and shrinking by as much: 0.2 is a factor from 1/1.2 to 1.2.
-        mirror, colour_jitter, mean, std: as for every ``Augmentation``; mirror is off by default.
+        mirror: flip every second image, on average, left to right; off by default.
+        **kwargs: colour_jitter, mean, std, as for every ``Augmentation``.
     """
 
     def __init__(
@@ -237,13 +230,11 @@ class Affine(Augmentation):
         rotation: float = 10.0,
         scale: float = 0.1,
         mirror: bool = False,
-        colour_jitter: float = 0.0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(size, mirror, colour_jitter, mean, std)
-        if min(shift, rotation, scale) < 0:
-            raise UserError(f"Affine shift={shift}, rotation={rotation}, scale={scale}: none may be negative")
+        super().__init__(size, mirror, **kwargs)
+        if not all(0 <= value < math.inf for value in (shift, rotation, scale)):
+            raise UserError(f"Affine shift={shift}, rotation={rotation}, scale={scale}: give finite numbers from 0 up")
         self.shift = shift
         self.rotation = rotation
         self.scale = scale

@@ -9,20 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.images import ResizeMode
-from lifted_lightning.data.loading import (
-    CropDraws,
-    FileRows,
-    PixelRows,
-    drawn_ahead,
-    make_loader,
-    share_of_rank,
-)
+from lifted_lightning.data.images import RESIZE_MODES, ResizeMode
+from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, split_training_rows
 from lifted_lightning.errors import UserError
@@ -85,8 +77,12 @@ class RetrievalDataModule(LightningDataModule):
             ("workers", workers, 0),
             ("seed", seed, 0),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
+        if channels not in (1, 3):
+            raise UserError(f"data.channels {channels}: give 1 for grey images, 3 for colour")
+        if resize not in RESIZE_MODES:
+            raise UserError(f"data.resize {resize}: give one of {', '.join(RESIZE_MODES)}")
         if not 0 <= validation_share < 1:
             raise UserError(
                 f"data.validation_share {validation_share}: give the share of training classes that validate, in [0, 1)"
@@ -167,7 +163,7 @@ class RetrievalDataModule(LightningDataModule):
     # Lightning's hooks
 
     def setup(self, stage: str) -> None:
-        """Decode the images, if they are not cached yet, and build the batch sampler."""
+        """Decode the images, if they are not cached yet, and tell the batch sampler what there is to draw from."""
         if self._readable is None:
             self._readable = self._read_images()
         if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
@@ -251,16 +247,6 @@ class RetrievalDataModule(LightningDataModule):
         if self.pixels is not None:
             return PixelRows(self.pixels, labels)
         return FileRows(self.table, labels, self.size, self.resize, self.channels, self.crop_scale)
-
-    # What batches depend on besides seed and step
-
-    def record(self, rows: Tensor, embeddings: Tensor) -> None:
-        """Take in the embeddings (B, D) of the global batch in training, the rows of the table (B,)."""
-        self.sampler.record(rows, embeddings)
-
-    def batch_diagnostics(self, epoch: int, step: int) -> dict[str, float]:
-        """What the sampler tells of a training batch."""
-        return self.sampler.diagnostics(epoch * len(self.sampler) + step)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict() if self._bound else {}

@@ -20,8 +20,6 @@ from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 
 Row = int | tuple[int, Sequence[float]]  # of the image table, and the random numbers by which to crop its image
-
-
 AHEAD = 2  # batches that a thread makes before they are asked for
 RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop
 

@@ -162,7 +162,7 @@ class EmbeddingModule(LightningModule):
                 loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
         noted = loss.detach() if self.gather else sum_over_ranks(loss.detach())  # on every rank alike
         self._finite.note(self.global_step, noted, embeddings.detach(), indices)
-        data_of(self.trainer).record(indices, embeddings.detach())
+        data_of(self.trainer).sampler.record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
 

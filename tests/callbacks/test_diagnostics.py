@@ -79,9 +79,6 @@ class Data(LightningDataModule):
     def train_dataloader(self):
         return DataLoader(range(len(LABELS)), batch_sampler=self.sampler)
 
-    def batch_diagnostics(self, epoch, step):
-        return self.sampler.diagnostics(5 * epoch + step)
-
 
 class Net(LightningModule):
     def __init__(self, loss):

@@ -59,11 +59,12 @@ def run(work: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_loss_network_data_set_and_callback(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_network_data_set_sampler_and_callback(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
     run(
         work, "fit", *BRIEF, "--model.loss=my_loss.MarginLoss", "--model.loss.margin=0.3", "--name=all",
         "--model.network=my_network.TwoLayers", "--model.network.embedding_size=8",
         "--data.dataset=my_images.Shapes", "--data.dataset.classes=12", "--data.dataset.images=8",
+        "--data.sampler=my_sampler.ShuffledImages", "--data.sampler.least_images=3",
         "--trainer.callbacks+=my_callback.ClassCentres",
     )  # fmt: skip
     folder = work / "runs" / "quickstart" / "all"
@@ -71,6 +72,7 @@ def test_loss_network_data_set_and_callback(work: Path, own: None, monkeypatch: 
         assert file["classes"].tolist() == [6, 7, 8, 9, 10, 11], "the half that tests"
         assert file["centres"].shape == (6, 8)
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data"]["sampler"] == {"class_path": "my_sampler.ShuffledImages", "init_args": {"least_images": 3}}
     assert config["model"]["loss"]["init_args"] == {"margin": 0.3, "boundary": 1.2}
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert float(checkpoint["state_dict"]["loss.boundary"]) != pytest.approx(1.2, abs=1e-6), "it is trained"
@@ -103,6 +105,14 @@ def test_the_supervised_contrastive_loss_is_the_paper_s(own: None) -> None:
     embeddings, labels = torch.randn(12, 5), torch.arange(12) % 4
     ours = example("two_views").SupervisedContrastiveLoss(0.2)(embeddings, labels)
     torch.testing.assert_close(ours, SupConLoss(temperature=0.2)(embeddings, labels))
+
+
+def test_the_shuffled_images_come_once_a_pass(own: None) -> None:
+    labels = np.array([0, 0, 0, -1, 1, 1, 1, 2, 2, 2, 3])
+    sampler = example("my_sampler").ShuffledImages(least_images=2).bind(labels, batch_size=3, batches_per_epoch=2)
+    passes = np.stack([sampler.global_batch(*divmod(number, 2)) for number in range(6)]).reshape(2, 9)
+    assert [sorted(rows) for rows in passes.tolist()] == [[0, 1, 2, 4, 5, 6, 7, 8, 9]] * 2
+    assert (passes[0] != passes[1]).any()
 
 
 def test_the_margin_loss_is_its_formula(own: None) -> None:

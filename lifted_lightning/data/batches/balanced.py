@@ -90,12 +90,10 @@ class PositivePairs(GlobalBatchSampler):
                     f"are drawn ahead: raise it to {self.drawn_ahead}, or lower data.workers"
                 )
             self._table = EmbeddingTable(self.rows, self.refresh_interval, self.device)
-            # Of each row of the image table: its class among the members, or the number of them, and its place there.
+            # Of each row of the image table: its class among the members, or the number of them.
             self._class_of = np.full(len(self.labels), len(self._members))
-            self._place = np.zeros(len(self.labels), dtype=np.int64)
             for index, members in enumerate(self._members):
                 self._class_of[members] = index
-                self._place[members] = np.arange(len(members))
             self._classes_on_device = torch.from_numpy(self._class_of[self.rows]).to(self.device)
 
     def batches_in_a_pass(self) -> int:
@@ -114,8 +112,7 @@ class PositivePairs(GlobalBatchSampler):
         for (c, first), u in zip(filled, draws[len(seeds) :], strict=False):
             images.append(self._draw_images(c, u, first))
         self._shares[number] = len(found) / len(classes)
-        while len(self._shares) > _SHARES_KEPT:
-            del self._shares[next(iter(self._shares))]
+        self._shares.pop(number - _SHARES_KEPT, None)
         return np.concatenate(images)
 
     def _difficult_neighbours(
@@ -135,8 +132,9 @@ class PositivePairs(GlobalBatchSampler):
             queue = queues.pop(0)
             row = next((r for r in queue if self._class_of[r] not in taken), None)
             if row is not None:
-                taken.add(int(self._class_of[row]))
-                found.append((int(self._class_of[row]), int(self._place[row])))
+                near_class = int(self._class_of[row])
+                taken.add(near_class)
+                found.append((near_class, int(np.searchsorted(self._members[near_class], row))))
                 queues.append(queue)
         return found
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
-Labels = Sequence[int] | npt.NDArray[np.integer] | Tensor
-
 
 class GlobalBatchSampler(ABC):
     """Draws global batches of rows of the image table, each from (seed, epoch, step) alone, and slices them by rank.
@@ -47,18 +45,6 @@ class GlobalBatchSampler(ABC):
     """
 
     group: int = 1
-    labels: IntArray
-    rows: IntArray
-    class_names: Sequence[str] | None
-    batch_size: int
-    seed: int
-    batches_per_epoch: int | None
-    rank: int
-    world_size: int
-    device: torch.device
-    drawn_ahead: int
-    epoch: int
-    start: tuple[int, int]
 
     # What a sampler of one's own says: draw, and where it needs them the others
 
@@ -99,7 +85,7 @@ class GlobalBatchSampler(ABC):
 
     def bind(
         self,
-        labels: Labels,
+        labels: npt.ArrayLike,
         *,
         batch_size: int,
         seed: int = 0,
@@ -121,7 +107,7 @@ class GlobalBatchSampler(ABC):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not within 0..{world_size - 1}")
         _check_divides(batch_size, self.group, world_size)
-        self.labels = _as_labels(labels)
+        self.labels = np.asarray(labels).astype(np.int64, casting="safe")
         self.rows = np.flatnonzero(self.labels >= 0)
         self.class_names = class_names
         self.batch_size, self.seed, self.batches_per_epoch = batch_size, seed, batches_per_epoch
@@ -194,11 +180,3 @@ def _check_divides(batch_size: int, group: int, world_size: int) -> None:
         f"batch_size {batch_size} does not divide into whole groups of {group} images on each of "
         f"{world_size} rank(s): the nearest that does is {nearest}"
     )
-
-
-def _as_labels(labels: Labels) -> IntArray:
-    """One-dimensional int64 labels from a list, an array or a tensor."""
-    array = labels.numpy(force=True) if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if array.ndim != 1 or not (len(array) == 0 or np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"labels must be one row of integers, not {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)

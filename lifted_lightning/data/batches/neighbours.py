@@ -10,8 +10,6 @@ from lifted_lightning.errors import UserError
 
 # A class of which no image can be a neighbour; above every distance, for these are minimised.
 _NONE = torch.iinfo(torch.int64).max
-
-
 # A search key is the bits of a float32 distance above 32 bits of place; infinite means unseen.
 _PLACE = (1 << 32) - 1
 _UNSEEN = 0x7F800000 << 32
@@ -45,13 +43,6 @@ class EmbeddingTable:
         self._rows = torch.from_numpy(rows).to(device)
         self._origin = 0  # batches trained on before the first that was recorded
         self._snapshots: dict[int, Tensor] = {}
-
-    @property
-    def seen(self) -> Tensor:
-        """(N,) bool: the images that have a usable embedding."""
-        if self.values.shape[1] == 0:
-            return torch.zeros(len(self.values), dtype=torch.bool, device=self.values.device)
-        return self.values.isfinite().all(dim=1)
 
     def places(self, rows: Tensor) -> Tensor:
         """Where rows of the image table stand in this one: int64 of the same shape, on its device."""

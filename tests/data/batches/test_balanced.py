@@ -197,5 +197,5 @@ def test_labels_may_be_a_list_an_array_or_a_tensor():
         for given in (labels, labels.tolist(), torch.from_numpy(labels), labels.astype(np.int32))
     ]
     assert drawn == drawn[:1] * 4
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(TypeError, match="Cannot cast"):
         pairs(labels.astype(float), 24)

@@ -1,0 +1,62 @@
+"""The data module: what it refuses, and what it tells the batch sampler."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifted_lightning.data.batches import PositivePairs
+from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.data.datasets import ImageFolder
+from lifted_lightning.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight classes of four images, of which one of each of the first two classes is broken."""
+    for label in range(8):
+        (tmp_path / f"class {label}").mkdir()
+        for number in range(4):
+            path = tmp_path / f"class {label}" / f"{number}.png"
+            Image.new("RGB", (12, 10), (30 * label, 60 * number, 0)).save(path)
+            if label < 2 and number == 0:
+                path.write_bytes(b"no image")
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_sampler_draws_rows_that_train_and_can_be_read(folder, cache):
+    data = RetrievalDataModule(
+        ImageFolder(str(folder)), PositivePairs(2), batch_size=4, size=8, validation_share=0.25, workers=2,
+        cache=cache, cache_dir=str(folder / "cache"), skip_broken=True, seed=3,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="2 images cannot be decoded and are left out"):
+        data.setup("fit")
+    sampler, broken = data.sampler, [row for row in range(32) if data.table.items[row][-5:] == "0.png" and row < 8]
+    assert len(broken) == 2
+    assert sampler.rows.tolist() == [row for row in data.train_rows.tolist() if row not in broken]
+    assert (sampler.labels[sampler.rows] == data.train_labels[sampler.rows]).all()
+    assert (sampler.batch_size, sampler.seed, sampler.drawn_ahead) == (4, 3, 5)
+    assert [sampler.class_names[c] for c in range(3)] == [
+        data.class_names[c] for c in np.unique(data.table.labels[data.train_rows])
+    ]
+    for batch, rows in zip(data.train_dataloader(), sampler, strict=True):
+        assert batch["indices"].tolist() == rows
+        assert batch["labels"].tolist() == data.train_labels[rows].tolist()
+    tested = [row for batch in data.test_dataloader() for row in batch["indices"].tolist()]
+    assert tested == [row for row in data.table.test.tolist() if row not in broken]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 0}, {"batches_per_epoch": 0}, {"size": 0}, {"eval_batch_size": 0}, {"workers": -1}, {"seed": -1},
+        {"split_seed": -1}, {"validation_share": 1.0}, {"validation_share": float("nan")}, {"channels": 2},
+        {"crop_scale": (0.5, 0.2)}, {"crop_scale": (0.0, 1.0)}, {"crop_scale": (float("nan"), 1.0)}, {"resize": "tile"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_value_is_named_at_once(settings):
+    name = next(iter(settings))
+    with pytest.raises(UserError, match=rf"data\.{name} ") as caught:
+        RetrievalDataModule(ImageFolder("nowhere"), PositivePairs(), **settings)
+    assert "\n" not in str(caught.value)
