@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -225,7 +226,8 @@ def test_a_killed_builder_blocks_nobody(folder):
     assert not list((folder / "cache").glob("*.tmp"))
 
 
-def test_workers_end_with_a_killed_builder(folder, processes):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_builder(folder, processes, how):
     context = multiprocessing.get_context("fork")
     slow = make_table(folder, pause=0.02)
     process = context.Process(target=opened, args=(folder, slow), kwargs={"workers": 2})
@@ -233,11 +235,14 @@ def test_workers_end_with_a_killed_builder(folder, processes):
     while slow.reader.count() < 10:
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.join()
+    for who in (process.pid, *(worker.pid for worker in workers if how == signal.SIGINT)):  # as a terminal does
+        os.kill(who, how)
+    process.join(10)
     assert workers
     _gone, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive
+    assert process.exitcode
+    assert bool(list((folder / "cache").glob("*.tmp"))) == (how != signal.SIGINT)
 
 
 def test_a_killed_worker_is_an_error(folder, processes):
