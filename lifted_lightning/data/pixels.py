@@ -5,7 +5,6 @@ beside it says of which images they are and which of these cannot be decoded, an
 the file. All processes of a machine share the file's pages, so neither ranks nor workers add to the memory it takes.
 """
 
-import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -33,6 +32,7 @@ from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, UInt8Array, i
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock
+from lifted_lightning.processes import end_with_parent
 
 BLOCK = 1 << 20  # bytes that share a checksum
 CHUNK = 32  # images that a process decodes at a time
@@ -343,10 +343,7 @@ _work: tuple[Decoding, UInt8Array | None]  # of a process that decodes, and of n
 def start_worker(parent: int, decoding: Decoding, file: Path | None) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    end_with_parent(parent)
     _work = decoding, None if file is None else np.lib.format.open_memmap(file, "r+")
 
 
