@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lifted_lightning.metrics import retrieval
+from lifted_lightning.metrics import rank_queries
 
 SHAPES = {"cub": (5_924, 100), "sop": (60_502, 11_316)}  # items and classes of the test sets
 WIDTH = 512
@@ -116,7 +116,7 @@ def measure(name: str, items: int, classes: int, options: argparse.Namespace) ->
     x, labels = make(items, classes, options.noise)
     x, labels = x.to(device), labels.to(device)
     sides: dict[str, Callable[[], object]] = {
-        "all metrics": lambda: retrieval(x, labels).metrics(KS),
+        "all metrics": lambda: rank_queries(x, labels).metrics(KS),
         "bare product": lambda: bare_product(x),
     }
     if device.type == "cpu" and not options.alone:
@@ -125,7 +125,7 @@ def measure(name: str, items: int, classes: int, options: argparse.Namespace) ->
         sides["pytorch-metric-learning, no Recall@1000"] = lambda: pytorch_metric_learning(x, labels, "max_bin_count")
         sides[f"faiss flat, k={k}"] = lambda: faiss_flat(x, k)
     bare_product(x[:5000])
-    retrieval(x[:5000], labels[:5000])  # warm
+    rank_queries(x[:5000], labels[:5000])  # warm
     memory = peak_extra_memory(sides["all metrics"], device)
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(options.rounds):
@@ -138,7 +138,7 @@ def measure(name: str, items: int, classes: int, options: argparse.Namespace) ->
         median = statistics.median(taken)
         print(f"{side:40}{median:9.3f}{ours / median:11.2f}{median / ours:11.2f}")
     print(f"peak extra memory, all metrics: {memory / 1e9:.2f} GB")
-    print({key: round(value, 4) for key, value in retrieval(x, labels).metrics(KS).items()})
+    print({key: round(value, 4) for key, value in rank_queries(x, labels).metrics(KS).items()})
 
 
 def main() -> None:

@@ -7,11 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from lifted_lightning.distributed import from_rank_zero, rank, sum_over_ranks
+from lifted_lightning.distributed import rank, sum_over_ranks
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics.points import Distance
+from lifted_lightning.metrics.distances import Array, Distance, comparable
 
 Method = Literal["k-means", "affinity propagation"]
 Start = Literal["k-means++", "random"]
@@ -23,8 +22,8 @@ _BISECTIONS = 20
 
 
 def clustering_metrics(
-    embeddings: Tensor,
-    labels: Tensor,
+    embeddings: Array,
+    labels: Array,
     clusters: int | None = None,
     method: Method = "k-means",
     start: Start = "k-means++",
@@ -43,7 +42,8 @@ def clustering_metrics(
         clusters: how many; by default as many as classes.
         method: ``"k-means"``, or ``"affinity propagation"`` as the paper has it on CUB-200-2011 and Cars-196,
             bisecting the preference until the number of clusters is met, or nearly. That is meant for sets of
-            their size, up to ten thousand items: it takes N x N similarities, and minutes.
+            their size, up to ten thousand items: it takes N x N similarities, and minutes. Ranks wait for rank zero
+            as long as for any other collective: raise their timeout where it takes longer.
         start: where k-means starts: ``"k-means++"``, or ``"random"`` data points as in the paper's code.
         distance: ``"cosine"`` clusters the embeddings scaled to length one.
         seed: of the start.
@@ -53,33 +53,28 @@ def clustering_metrics(
 
     Raises:
         ValueError: if shapes do not match, or there is nothing to cluster.
-        UserError: if affinity propagation is asked for more items than it is meant for.
+        UserError: if affinity propagation is asked for more items than it is meant for, or embeddings are not finite.
     """
-    if labels.shape != embeddings.shape[:1] or not len(labels):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, embeddings {tuple(embeddings.shape)}")
-    if method == "affinity propagation" and len(labels) > AFFINITY_LIMIT:
+    points = comparable(embeddings, distance)
+    classes = torch.as_tensor(labels).cpu().numpy()
+    if classes.shape != points.shape[:1] or not len(classes):
+        raise ValueError(f"labels have shape {classes.shape}, embeddings {tuple(points.shape)}")
+    if clusters is not None and clusters < 1:
+        raise UserError(f"clusters {clusters}: give 1 or more")
+    if method == "affinity propagation" and len(classes) > AFFINITY_LIMIT:
         raise UserError(
-            f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(labels)}: use k-means"
+            f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(classes)}: use k-means"
         )
-
-    def scores() -> Tensor:
-        points = embeddings.detach().float()
-        if distance == "cosine":
-            points = torch.nn.functional.normalize(points)
-        classes = labels.cpu().numpy()
+    scores = torch.zeros(3, dtype=torch.float64, device=points.device)
+    if rank() == 0:
         count = clusters or len(np.unique(classes))
+        matrix = points.float().cpu().numpy()
         if method == "k-means":
-            assigned = _k_means(points.cpu().numpy(), count, start, seed)
+            assigned = _k_means(matrix, count, start, seed)
         else:
-            assigned = _affinity_propagation(points.cpu().numpy(), count, seed)
-        return torch.tensor(compare(classes, assigned), dtype=torch.float64)
-
-    empty = torch.zeros(3, dtype=torch.float64)
-    if method == "affinity propagation":  # takes up to an hour
-        found = from_rank_zero(scores, empty)
-    else:
-        found = sum_over_ranks((scores() if rank() == 0 else empty).to(embeddings.device))
-    nmi, ami, f1 = found.tolist()
+            assigned = _affinity_propagation(matrix, count, seed)
+        scores += torch.tensor(compare(classes, assigned), dtype=torch.float64)
+    nmi, ami, f1 = sum_over_ranks(scores).tolist()
     return {"nmi": nmi, "ami": ami, "f1": f1}
 
 

@@ -1,27 +1,39 @@
-"""Recall@K, R-precision and MAP@R of embeddings: exact, in one pass, on any number of ranks."""
+"""Recall@K, R-precision and MAP@R of embeddings: exact, in one pass, on any number of ranks.
+
+With the R positives of a query in order of distance, the j-th has rank j + n_j, n_j being the number of negatives that
+are as near or nearer: ties count against. Recall@K needs n_1 alone, which is counted. R-precision and MAP@R need n_j
+where j + n_j <= R, which the R nearest negatives give.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from lifted_lightning.distributed import own_share, sum_over_ranks
-from lifted_lightning.metrics.points import Distance, full_precision, prepare
-from lifted_lightning.metrics.ranking import Ranker
+from lifted_lightning.metrics.distances import Array, Distance, comparable, fold_sum, full_precision
+from lifted_lightning.metrics.search import GROUP, SPARE, Search, largest
+
+_GROUPS = 2**16  # groups of columns that are looked through at a time
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """How each query fared. Queries without any positive keep their place, with rank 0 and zeros.
+    """How each query fared. Items are rows of the embeddings that were ranked.
+
+    Queries without any positive keep their place, with rank 0 and zeros.
 
     Attributes:
-        queries: (Q,) int64, rows of the embeddings.
+        queries: (Q,) int64 items.
         labels: (Q,) int64, their classes.
         positives: (Q,) int64: R, the number of other items of the query's class that are searched.
         rank: (Q,) int64, the rank of the nearest positive, from 1; 0 without one. Ties count against.
         r_precision: (Q,) float64, the share of positives among the R nearest.
         average_precision: (Q,) float64, the mean over ranks 1..R of the precision at those that are hits.
+        nearest: (Q, k) int64, the items nearest to the query, itself left out, nearest first; -1 where the gallery
+            has no more. Ties go to the lower item.
+        distances: (Q, k) float64, to those; infinity where there are none.
     """
 
     queries: Tensor
@@ -30,6 +42,8 @@ class RetrievalResult:
     rank: Tensor
     r_precision: Tensor
     average_precision: Tensor
+    nearest: Tensor
+    distances: Tensor
 
     @property
     def answerable(self) -> Tensor:
@@ -63,12 +77,25 @@ class RetrievalResult:
         return labels, hits / counts.double(), counts
 
 
-def retrieval(
-    embeddings: Tensor,
-    labels: Tensor,
-    query: Tensor | None = None,
-    gallery: Tensor | None = None,
+def retrieval_metrics(
+    embeddings: Array,
+    labels: Array,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    query: Array | None = None,
+    gallery: Array | None = None,
     distance: Distance = "euclidean",
+) -> dict[str, float]:
+    """Recall@K, R-precision and MAP@R; see :func:`rank_queries` and :meth:`RetrievalResult.metrics`."""
+    return rank_queries(embeddings, labels, query, gallery, distance).metrics(ks)
+
+
+def rank_queries(
+    embeddings: Array,
+    labels: Array,
+    query: Array | None = None,
+    gallery: Array | None = None,
+    distance: Distance = "euclidean",
+    neighbours: int = 1,
 ) -> RetrievalResult:
     """Rank every query's positives among all items but the query itself.
 
@@ -85,44 +112,42 @@ def retrieval(
         query: (Q,) rows that are queries, each once; all by default.
         gallery: (G,) rows that are searched, each once; all by default.
         distance: ``"euclidean"`` or ``"cosine"``.
+        neighbours: how many of the nearest items of each query to keep, at most G of them.
 
     Raises:
         TypeError: if embeddings are not floating point.
         ValueError: if shapes do not match, or a row is out of range or given twice.
         UserError: if an embedding is not finite.
     """
-    if labels.shape != embeddings.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, embeddings {tuple(embeddings.shape)}")
-    if embeddings.device.type == "mps":  # has no float64
-        embeddings = embeddings.cpu()
-    labels = labels.to(embeddings.device)
-    query = _rows(query, "query", labels)
-    gallery = _rows(gallery, "gallery", labels)
+    points = comparable(embeddings, distance)
+    classes = torch.as_tensor(labels).to(points.device)
+    if classes.shape != points.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(classes.shape)}, embeddings {tuple(points.shape)}")
+    queries, searched = _checked(query, "query", classes), _checked(gallery, "gallery", classes)
     with torch.no_grad(), full_precision():
-        points = prepare(embeddings, distance)
-        ranker = Ranker(points, labels, gallery)
-        positives = _count_positives(labels, query, gallery)
-        order = labels[query].argsort(stable=True)
-        order = order[positives[order] > 0]
-        share = own_share(len(order))
-        own = order[share.start : share.stop]
-        ranks = ranker.rank(query[own], positives[own])
+        searched = searched[classes[searched].argsort(stable=True)]  # so that each class has neighbouring columns
+        search = Search(points, searched)
+        first, last = (
+            torch.searchsorted(classes[searched], classes[queries], right=right) for right in (False, True)
+        )
+        k = min(neighbours, len(searched))
+        whole, real = queries.new_zeros(len(queries)), torch.zeros_like(queries, dtype=torch.float64)
+        found = {
+            "positives": whole, "rank": whole.clone(), "r_precision": real, "average_precision": real.clone(),
+            "nearest": whole.new_zeros(len(queries), k), "distances": real.new_zeros(len(queries), k),
+        }  # fmt: skip
+        share = own_share(len(queries))
+        left = classes[queries].argsort(stable=True)[share.start : share.stop]  # alike many positives in a block
+        while len(left):
+            most = int((last - first)[left[: search.block_size()]].max())
+            block, left = left.tensor_split([search.block_size(8 * most)])
+            for name, values in _rank(search, queries[block], first[block], last[block], k).items():
+                found[name][block] = values
+    ranked = {name: sum_over_ranks(values) for name, values in found.items()}
+    return RetrievalResult(queries, classes[queries], **ranked)
 
-    def everywhere(values: Tensor) -> Tensor:
-        """Values of this rank's share of the queries to all queries' values, on every rank."""
-        return sum_over_ranks(values.new_zeros(len(query)).index_put_((own,), values))
 
-    return RetrievalResult(
-        query,
-        labels[query],
-        positives,
-        everywhere(ranks.nearest),
-        everywhere(ranks.r_precision),
-        everywhere(ranks.average_precision),
-    )
-
-
-def _rows(rows: Tensor | None, name: str, labels: Tensor) -> Tensor:
+def _checked(rows: Array | None, name: str, labels: Tensor) -> Tensor:
     if rows is None:
         return torch.arange(len(labels), device=labels.device)
     rows = torch.as_tensor(rows, device=labels.device)
@@ -133,21 +158,108 @@ def _rows(rows: Tensor | None, name: str, labels: Tensor) -> Tensor:
     return rows.long()
 
 
-def _count_positives(labels: Tensor, query: Tensor, gallery: Tensor) -> Tensor:
-    classes, place = labels.unique(return_inverse=True)
-    sizes = torch.bincount(place[gallery], minlength=len(classes))
-    searched = torch.zeros_like(labels, dtype=torch.bool)
-    searched[gallery] = True
-    return sizes[place[query]] - searched[query].long()
+def _rank(search: Search, queries: Tensor, first: Tensor, last: Tensor, k: int) -> dict[str, Tensor]:
+    """How queries (n,) fare whose classes are the columns ``first`` to ``last - 1`` (n,), as in ``RetrievalResult``."""
+    scores, bound = search.scores(queries), search.error_bound(queries)
+    distances, nearest = search.nearest(queries, scores, k) if k else (scores.new_empty(len(queries), 0).double(),) * 2
+    columns = first[:, None] + torch.arange(max(1, int((last - first).max())), device=first.device)
+    columns = columns.where(columns < last[:, None], search.padding)
+    positives = scores.gather(1, columns)  # (n, P), -inf where there is none
+    scores.scatter_(1, columns, -torch.inf)  # the negatives are left
+    total = (positives > -torch.inf).sum(1)
+    listed = largest(scores, int(total.max()) + SPARE)
+    ranks = 1 + _negatives_before(search, queries, columns, positives, *listed).sort(1).values
+    order = torch.arange(ranks.shape[1], device=ranks.device)
+    ranks += order
+    hits = (ranks <= total[:, None]).double()
+    some = total.clamp(min=1)
+    before = _negatives_before_first(search, queries, columns, positives, scores)
+    return {
+        "positives": total,
+        "rank": (1 + before).where(total > 0, 0),
+        "r_precision": fold_sum(hits.clone()) / some,
+        "average_precision": fold_sum(hits * (1 + order) / ranks) / some,
+        "nearest": nearest,
+        "distances": distances.sqrt(),
+    }
 
 
-def retrieval_metrics(
-    embeddings: Tensor,
-    labels: Tensor,
-    ks: Sequence[int] = (1, 2, 4, 8),
-    query: Tensor | None = None,
-    gallery: Tensor | None = None,
-    distance: Distance = "euclidean",
-) -> dict[str, float]:
-    """Recall@K, R-precision and MAP@R; see :func:`retrieval` and :meth:`RetrievalResult.metrics`."""
-    return retrieval(embeddings, labels, query, gallery, distance).metrics(ks)
+def _negatives_before(
+    search: Search, queries: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, negative_columns: Tensor
+) -> Tensor:
+    """For each positive (n, P) how many negatives are as near or nearer, exact below R; R or more from there on.
+
+    Args:
+        search: the items that are searched.
+        queries: (n,) items.
+        columns: (n, P) of the positives.
+        positives: (n, P) their scores, -inf where there is none.
+        negatives: (n, L) the largest scores of negatives, descending, L > R or all of them.
+        negative_columns: (n, L) their columns.
+    """
+    total = (positives > -torch.inf).sum(1, keepdim=True)
+    margin = 2 * search.error_bound(queries)[:, None]
+    near, far = -negatives, -positives
+    certain = torch.searchsorted(near, (far - margin).float())
+    possible = torch.searchsorted(near, (far + margin).float(), right=True)
+    unsure = (positives > -torch.inf) & (certain < possible) & (certain < total)
+    limits = search.distances_of_scores(queries, positives)
+    distances = search.distances_of_scores(queries, negatives)
+    if unsure.any():
+        # Exact distances of these positives, and of the negatives within the margin of any of them.
+        at, place = unsure.nonzero(as_tuple=True)
+        limits[at, place] = search.exact(queries[at], columns[at, place])
+        close = far.masked_fill(~unsure, torch.inf).sort(1).values
+        from_, to = (near - margin).float(), (near + margin).float()
+        needed = torch.searchsorted(close, from_) < torch.searchsorted(close, to, right=True)
+        at, place = (needed & (negatives > -torch.inf)).nonzero(as_tuple=True)
+        distances[at, place] = search.exact(queries[at], negative_columns[at, place])
+    before = torch.searchsorted(distances.sort(1).values, limits, right=True)
+    # A list that ends within the margin may have left out negatives that are as near.
+    cut = unsure & (possible == near.shape[1]) & (before < total)
+    if near.shape[1] < search.count:
+        for query in cut.any(1).nonzero()[:, 0]:
+            everything = search.exact_of_all(queries[query])
+            own = columns[query][columns[query] < search.padding]
+            limits[query] = torch.cat([everything, everything.new_full((1,), torch.inf)])[columns[query]]
+            everything[own] = torch.inf
+            before[query] = torch.searchsorted(everything.sort().values, limits[query], right=True)
+    return before.masked_fill(positives == -torch.inf, torch.iinfo(torch.int64).max // 2)
+
+
+def _negatives_before_first(
+    search: Search, queries: Tensor, columns: Tensor, positives: Tensor, scores: Tensor
+) -> Tensor:
+    """(n,) how many negatives are as near as the nearest positive, or nearer.
+
+    Args:
+        search: the items that are searched.
+        queries: (n,) items.
+        columns: (n, P) of the positives.
+        positives: (n, P) their scores, -inf where there is none.
+        scores: (n, W) of the negatives, -inf elsewhere. They are spoilt.
+    """
+    bound = search.error_bound(queries)
+    reach = (positives.amax(1) - 2 * bound).float()[:, None]
+    at, place = ((positives >= reach) & (positives > -torch.inf)).nonzero(as_tuple=True)
+    first = torch.full_like(bound, -torch.inf)  # nearer than anything, of a query without positive
+    first.scatter_reduce_(0, at, search.exact(queries[at], columns[at, place]), "amin", include_self=False)
+    score = search.scores_of_distances(queries, first)
+    low, high = (score - bound).float()[:, None], (score + bound).float()[:, None]
+    # As numbers, not booleans: these are summed several times faster.
+    above = torch.gt(scores, high, out=search.memory("above", len(scores)))
+    count = above.sum(1).long()
+    groups = scores.sub_(above, alpha=1e30).view(len(scores), GROUP, -1)
+    close = groups.amax(1) >= low
+    if close.sum() * GROUP > close.numel():  # a collapsed network: too many to list, most of them like the query
+        like = (search.same[search.items] == search.same[queries, None]) & (scores >= low)
+        count += above.copy_(like).sum(1).long()
+        scores.masked_fill_(like, -torch.inf)
+        close = groups.amax(1) >= low
+    for part in close.nonzero().split(_GROUPS):
+        at, group = part.T
+        member, place = (groups[at, :, group] >= low[at]).nonzero(as_tuple=True)
+        at, column = at[member], group[member] + place * groups.shape[2]
+        nearer = search.exact(queries[at], column) <= first[at]
+        count += torch.bincount(at[nearer], minlength=len(count))
+    return count

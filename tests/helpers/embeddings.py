@@ -1,4 +1,4 @@
-"""Embeddings with the ties and near ties of real networks, and tiles small enough to make many of them."""
+"""Embeddings with the ties and near ties of real networks, and blocks small enough to make many of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifted_lightning.metrics import scan
+from lifted_lightning.metrics import retrieval, search
 
 KINDS = ["random", "quantised", "duplicates", "equal", "two tight heaps", "far off", "huge", "tiny"]
 
@@ -35,10 +35,14 @@ def make(kind: str, n: int, d: int, classes: int, seed: int) -> tuple[Tensor, Te
 
 
 @contextmanager
-def tiles(many: bool) -> Iterator[None]:
-    """Tiles as they are chosen, or many small ones, which otherwise only a large data set needs."""
+def blocks(small: bool) -> Iterator[None]:
+    """Blocks of queries and lists of candidates as they are chosen, or as small as a large data set makes them."""
     with pytest.MonkeyPatch.context() as patch:
-        if many:
-            patch.setattr(scan, "_HELD", 8)
-            patch.setattr(scan.TileSize, "of", classmethod(lambda cls, columns, device: cls(7, 16)))
+        if small:
+            patch.setattr(search.Search, "block_size", lambda self, more=0: 7)
+            patch.setattr(search, "SPARE", 1)
+            patch.setattr(retrieval, "SPARE", 1)
+            patch.setattr(search, "GROUP", 2)
+            patch.setattr(retrieval, "GROUP", 2)
+            patch.setattr(retrieval, "_GROUPS", 3)
         yield

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics import retrieval, retrieval_metrics
-from tests.helpers.embeddings import KINDS, make, tiles
+from lifted_lightning.metrics import rank_queries, retrieval_metrics
+from tests.helpers.embeddings import KINDS, blocks, make
 from tests.helpers.reference.retrieval import retrieval_metrics as brute_force
 
 KS = (1, 2, 4, 8)
@@ -17,39 +17,39 @@ def check(result: dict[str, float], expected: dict[str, float]) -> None:
         assert result[key] == pytest.approx(value, rel=1e-12, abs=0, nan_ok=True), key
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@pytest.mark.parametrize("small", [False, True], ids=["one block", "small blocks"])
 @settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**31))
-def test_equals_brute_force(many: bool, kind: str, n: int, d: int, classes: int, seed: int) -> None:
+def test_equals_brute_force(small: bool, kind: str, n: int, d: int, classes: int, seed: int) -> None:
     x, labels = make(kind, n, d, classes, seed)
-    with tiles(many):
+    with blocks(small):
         check(retrieval_metrics(x, labels, KS), brute_force(x.numpy(), labels.numpy(), KS))
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@pytest.mark.parametrize("small", [False, True], ids=["one block", "small blocks"])
 @settings(max_examples=20)
 @given(st.sampled_from(["random", "duplicates", "equal"]), st.integers(1, 60), st.integers(0, 2**31))
-def test_cosine_equals_brute_force(many: bool, kind: str, n: int, seed: int) -> None:
+def test_cosine_equals_brute_force(small: bool, kind: str, n: int, seed: int) -> None:
     x, labels = make(kind, n, 4, 5, seed)
-    with tiles(many):
+    with blocks(small):
         result = retrieval_metrics(x, labels, KS, distance="cosine")
     check(result, brute_force(x.numpy(), labels.numpy(), KS, cosine=True))
 
 
 def test_cosine_has_a_place_for_zero_rows() -> None:
     x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-    result = retrieval(x, torch.tensor([0, 0, 1, 1]), distance="cosine")
+    result = rank_queries(x, torch.tensor([0, 0, 1, 1]), distance="cosine")
     assert result.rank.tolist() == [1, 1, 3, 3]  # at distance 1 from all others: nearer than a right angle
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one tile", "many tiles"])
+@pytest.mark.parametrize("small", [False, True], ids=["one block", "small blocks"])
 @settings(max_examples=20)
 @given(st.sampled_from(KINDS), st.integers(0, 2**31))
-def test_query_and_gallery_apart(many: bool, kind: str, seed: int) -> None:
+def test_query_and_gallery_apart(small: bool, kind: str, seed: int) -> None:
     x, labels = make(kind, 50, 3, 8, seed)
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(seed))
     query, gallery = rows[:20], rows[15:45]  # five items are both
-    with tiles(many):
+    with blocks(small):
         result = retrieval_metrics(x, labels, KS, query, gallery)
     check(result, brute_force(x.numpy(), labels.numpy(), KS, query.numpy(), gallery.numpy()))
 
@@ -74,7 +74,7 @@ def test_one_class_scores_everything_and_single_images_are_reported() -> None:
     assert retrieval_metrics(x, torch.zeros(9).long()) == {
         **{f"recall@{k}": 1.0 for k in KS}, "r_precision": 1.0, "map@r": 1.0, "queries_without_positive": 0.0
     }  # fmt: skip
-    alone = retrieval(x, torch.tensor([5, 5, 5, 1, 2, 3, 4, 6, 7]))
+    alone = rank_queries(x, torch.tensor([5, 5, 5, 1, 2, 3, 4, 6, 7]))
     assert alone.metrics()["queries_without_positive"] == 6
     assert alone.answerable.tolist() == [True] * 3 + [False] * 6
     assert alone.rank[3:].tolist() == [0] * 6
@@ -82,7 +82,7 @@ def test_one_class_scores_everything_and_single_images_are_reported() -> None:
 
 def test_per_class_recall() -> None:
     x, labels = make("random", 90, 3, 7, 1)
-    result = retrieval(x, labels)
+    result = rank_queries(x, labels)
     classes, recall, counts = result.per_class_recall(2)
     assert classes.tolist() == sorted(set(labels.tolist()))
     assert float((recall * counts).sum() / counts.sum()) == pytest.approx(result.metrics((2,))["recall@2"])
@@ -148,7 +148,7 @@ def test_equals_brute_force_where_near_ties_abound() -> None:
     x = torch.nn.functional.normalize(torch.randn(2000, 64, generator=g))
     x = 1e-3 * x + torch.randn(40, 64, generator=g)[labels % 40]
     x[100:200] = x[0]
-    result = retrieval(x, labels)
+    result = rank_queries(x, labels)
     some = torch.cat([torch.arange(100, 105), torch.randperm(2000, generator=g)[:200]])
     coarse = 0
     for row in some[result.answerable[some]].tolist():

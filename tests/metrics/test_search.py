@@ -7,19 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifted_lightning.metrics import nearest, neighbours
-from tests.helpers.embeddings import KINDS, make, tiles
+from lifted_lightning.metrics import nearest, search
+from tests.helpers.embeddings import KINDS, blocks, make
 
 
 @contextmanager
 def way(name: str) -> Iterator[None]:
-    """A way to search: by tiles, few or many, or each query directly."""
-    with pytest.MonkeyPatch.context() as patch, tiles(name == "many tiles"):
-        patch.setattr(neighbours, "_FEW", 1000 if name == "directly" else 0)
+    """A way to search: by scores, in one block or in small ones, or by the distances of all items."""
+    with pytest.MonkeyPatch.context() as patch, blocks(name == "small blocks"):
+        patch.setattr(search, "FEW", 1000 if name == "directly" else 0)
         yield
 
 
-@pytest.mark.parametrize("name", ["one tile", "many tiles", "directly"])
+@pytest.mark.parametrize("name", ["one block", "small blocks", "directly"])
 @settings(max_examples=40)
 @given(st.sampled_from(KINDS), st.integers(1, 50), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
 def test_equals_sorting_all_distances(name: str, kind: str, n: int, k: int, itself: bool, seed: int) -> None:
@@ -48,11 +48,11 @@ def test_every_way_gives_the_same_bits(kind: str, n: int, dtype: str, cosine: bo
     gallery = x.to(getattr(torch, dtype))
     queries, exclude = gallery[:3].clone(), torch.tensor([0, -1, 1])[: min(n, 3)]
     found = []
-    for name in ("one tile", "directly"):
+    for name in ("one block", "directly"):
         with way(name):
             found.append(nearest(queries, gallery, 5, exclude, "cosine" if cosine else "euclidean"))
-    for tiled, direct in zip(*found, strict=True):
-        assert torch.equal(tiled, direct)
+    for by_scores, direct in zip(*found, strict=True):
+        assert torch.equal(by_scores, direct)
 
 
 def test_excluding_nothing_for_some_queries() -> None:

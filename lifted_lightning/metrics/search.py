@@ -1,0 +1,240 @@
+"""Exact search: a single-precision product decides what is clear, and distances in float64 decide the rest.
+
+The nearest items y of a query x are those with the largest h(y) = x·y - |y|²/2, for |x - y|² = |x|² - 2h(y). All h of
+a query are one row of a matrix product, of embeddings that are centred and scaled first, which changes no ranking.
+Where two of these scores are closer than the product's error, the float64 distances of the embeddings decide.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lifted_lightning.metrics.distances import (
+    Array,
+    Distance,
+    comparable,
+    full_precision,
+    squared_distances,
+    squared_distances_of_pairs,
+)
+
+SPARE = 4  # candidates beyond those wanted, so that near ties at the end of a list are seldom cut off
+GROUP = 16  # columns whose largest score is looked at first: several times faster than looking at all
+FEW = 16  # queries for which looking at each item in float64 is faster than making a search ready
+_ROWS = 1024  # rows converted to float64 at a time
+
+
+class Search:
+    """The items that are searched, made ready.
+
+    An item is a row of the embeddings; a column is a place among the items that are searched.
+
+    Args:
+        embeddings: (N, D) as ``distances.comparable`` gives them.
+        items: (G,) the items that are searched, each once. They are the first G columns, in this order.
+
+    Attributes:
+        items: (W,) the item of each column, -1 for padding.
+        column: (N,) the column of each item; that of padding for an item that is not searched.
+        padding: a column that holds no item: its score is always -inf.
+        same: (N,) int64, equal for identical embeddings only.
+    """
+
+    def __init__(self, embeddings: Tensor, items: Tensor) -> None:
+        self.embeddings = embeddings
+        self.count = len(items)
+        self.padding = self.count
+        width = self.count + GROUP - self.count % GROUP  # one column of padding at least
+        self.items = torch.nn.functional.pad(items, (0, width - self.count), value=-1)
+        self.column = torch.full((len(embeddings),), self.padding, device=items.device)
+        self.column[items] = torch.arange(self.count, device=items.device)
+        self.same = _numbered(embeddings)
+        self._coarse, self._squared_norms, self._scale = _centred(embeddings)
+        self._gallery = self._coarse[items]
+        self._memory: dict[str, Tensor] = {}
+
+    def block_size(self, more: int = 0) -> int:
+        """How many queries to take at a time: what keeps the processor busy, and the memory within bounds.
+
+        Args:
+            more: values that are held for each query besides its scores.
+        """
+        values = 2**24 if self.items.device.type == "cpu" else 2**26
+        return max(1, values // (len(self.items) + more))
+
+    def memory(self, name: str, count: int) -> Tensor:
+        """(count, W) float32 of any content; what had this name is written over."""
+        if len(self._memory.get(name, ())) < count:
+            self._memory[name] = self._gallery.new_empty(count, len(self.items))
+        return self._memory[name][:count]
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """(n, W) scores of the columns for items ``queries`` (n,), each query's own and padding at -inf.
+
+        They are written over by the next call.
+        """
+        result = self.memory("scores", len(queries))
+        left = self._coarse[queries]
+        left[:, -1] = 1.0
+        torch.mm(left, self._gallery.T, out=result[:, : self.count])
+        result[:, self.count :] = -torch.inf
+        return result.scatter_(1, self.column[queries, None], -torch.inf)  # no item is its own neighbour
+
+    def error_bound(self, queries: Tensor) -> Tensor:
+        """(n,) float64: how far a score of these items may lie from its value by exact distances.
+
+        A sum of n products in any order errs by at most n·u/(1 - n·u) times the sum of their magnitudes
+        (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1), which Cauchy-Schwarz bounds
+        by |x||y| + |y|²/2. The roundings to float32 of inputs and thresholds are counted as further terms.
+        """
+        roundings = (self.embeddings.shape[1] + 16) * 2.0**-24
+        largest = self._squared_norms.max()
+        magnitude = (self._squared_norms[queries] * largest).sqrt() + largest / 2
+        return roundings / (1 - roundings) * magnitude + 1e-30
+
+    def scores_of_distances(self, queries: Tensor, squared_distances: Tensor) -> Tensor:
+        """(n,) float64: the scores that belong to squared distances (n,) from these items."""
+        return (self._squared_norms[queries] - squared_distances * self._scale**2) / 2
+
+    def distances_of_scores(self, queries: Tensor, scores: Tensor) -> Tensor:
+        """(n, m) float64: the squared distances that belong to scores (n, m) of these items (n,)."""
+        return (self._squared_norms[queries, None] - 2 * scores.double()) / self._scale**2
+
+    def exact(self, queries: Tensor, columns: Tensor) -> Tensor:
+        """(n,) squared distances in float64 from items to columns, (n,) each."""
+        others = self.items[columns]
+        result = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
+        apart = (self.same[queries] != self.same[others]).nonzero()[:, 0]  # a collapsed network has few
+        result[apart] = squared_distances_of_pairs(self.embeddings, queries[apart], others[apart])
+        return result
+
+    def exact_of_all(self, query: Tensor) -> Tensor:
+        """(G,) squared distances in float64 from one item, of shape (), to all columns but padding."""
+        return squared_distances(self.embeddings[query][None], self.embeddings[self.items[: self.count]])[0]
+
+    def nearest(self, queries: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k <= G nearest of items ``queries`` (n,), by their scores (n, W); ties go to the lower item.
+
+        Returns:
+            (n, k) squared distances in float64, ascending, and (n, k) items; infinity and -1 where there are fewer.
+        """
+        best, columns = largest(scores, k + SPARE)
+        reach = best[:, k - 1] - 2 * self.error_bound(queries)
+        candidate = (best >= reach.float()[:, None]) & (best > -torch.inf)  # all others lie farther than k of them
+        at, place = candidate.nonzero(as_tuple=True)
+        distances = torch.full(best.shape, torch.inf, dtype=torch.float64, device=best.device)
+        distances[at, place] = self.exact(queries[at], columns[at, place])
+        items, order = self.items[columns].where(candidate, -1).sort(1)
+        distances, order = distances.gather(1, order).sort(stable=True, dim=1)
+        distances, items = distances[:, :k], items.gather(1, order)[:, :k]
+        if best.shape[1] < self.count:  # a list that ends within reach may have left out some that are as near
+            by_item = self.items[: self.count].argsort()
+            for query in candidate[:, -1].nonzero()[:, 0]:
+                everything = self.exact_of_all(queries[query])
+                everything[scores[query, : self.count] == -torch.inf] = torch.inf
+                distances[query], place = smallest(everything[by_item], k)
+                items[query] = self.items[by_item[place]]
+        return distances, items
+
+
+def largest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The ``limit`` largest scores of each row (n, W), in descending order, and their columns.
+
+    They lie in the ``limit`` groups of columns with the largest maxima, so that few are sorted. W is a multiple of 16.
+    """
+    groups = scores.view(len(scores), GROUP, -1)
+    stride = groups.shape[2]
+    if 4 * limit > stride:
+        return scores.topk(min(limit, scores.shape[1]))
+    best = groups.amax(1).topk(limit, sorted=False).indices
+    members = groups.gather(2, best[:, None].expand(-1, GROUP, -1)).flatten(1)
+    values, place = members.topk(limit)
+    return values, best.gather(1, place % limit) + place.div(limit, rounding_mode="floor") * stride
+
+
+def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of (n,) distances, ascending, and their places; ties go to the lower place."""
+    last = distances.topk(k, largest=False).values[-1]
+    places = (distances <= last).nonzero()[:, 0]
+    values, order = distances[places].sort(stable=True)
+    return values[:k], places[order[:k]]
+
+
+def _centred(embeddings: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Embeddings within the unit ball or so, (N, D + 1) float32, the last column -|y|²/2; (N,) float64 |y|²; the scale.
+
+    The scale is what the centred rows were multiplied by, a power of two.
+    """
+    count, width = embeddings.shape
+    coarse = torch.empty(count, width + 1, dtype=torch.float32, device=embeddings.device)
+    squared_norms = torch.zeros(count, dtype=torch.float64, device=embeddings.device)
+    scale = 1.0
+    if count and width:
+        least, most = (bound.double() for bound in embeddings.aminmax(dim=0))
+        spread = float((most - least).square().sum().sqrt())
+        scale = 2.0 ** -round(math.log2(spread)) if spread > 0 else 1.0
+        for start in range(0, count, _ROWS):
+            rows = embeddings[start : start + _ROWS].double() - (least + most) / 2
+            rows *= scale
+            coarse[start : start + _ROWS, :width] = rows
+            squared_norms[start : start + _ROWS] = rows.square_().sum(1)
+    coarse[:, width] = squared_norms / -2
+    return coarse, squared_norms, scale
+
+
+def _numbered(rows: Tensor) -> Tensor:
+    """(N,) int64: a number for each row (N, D), the same for identical rows only."""
+    if not rows.numel():
+        return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    return torch.unique(rows, dim=0, return_inverse=True)[1]
+
+
+def nearest(
+    queries: Array,
+    gallery: Array,
+    k: int,
+    exclude: Tensor | None = None,
+    distance: Distance = "euclidean",
+) -> tuple[Tensor, Tensor]:
+    """Find each query's k nearest items of the gallery, by distances in float64; ties go to the lower row.
+
+    Args:
+        queries: (Q, D) floating point.
+        gallery: (G, D) floating point.
+        k: how many neighbours; fewer are given where the gallery does not have as many.
+        exclude: (Q,) row of the gallery that each query leaves out, usually itself; negative for none.
+        distance: ``"euclidean"``, or ``"cosine"``, which is the Euclidean distance at length one.
+
+    Returns:
+        (Q, min(k, G)) float64 distances, ascending, and (Q, min(k, G)) int64 rows of the gallery. With
+        ``exclude`` there are min(k, G - 1) of them.
+
+    Raises:
+        ValueError: if the sizes of embeddings differ, or ``k`` is not positive.
+        UserError: if some embeddings are not finite.
+    """
+    vectors, items = torch.as_tensor(queries).detach(), torch.as_tensor(gallery).detach()
+    if vectors.shape[1:] != items.shape[1:]:
+        raise ValueError(f"queries have shape {tuple(vectors.shape)}, gallery {tuple(items.shape)}")
+    if k < 1:
+        raise ValueError(f"k is {k}, not positive")
+    k = min(k, len(items) - (exclude is not None))
+    if k < 1 or not len(vectors):
+        empty = torch.empty(len(vectors), max(k, 0), dtype=torch.float64, device=items.device)
+        return empty, empty.long()
+    left_out = torch.full((len(vectors),), -1) if exclude is None else torch.as_tensor(exclude)
+    with torch.no_grad(), full_precision():
+        if len(vectors) <= FEW:
+            distances = squared_distances(comparable(vectors), comparable(items), distance)
+            for row, leave in zip(distances, left_out.tolist(), strict=True):
+                row[leave if leave >= 0 else slice(0)] = torch.inf
+            parts = [smallest(row, k) for row in distances]
+            return torch.stack([part[0] for part in parts]).sqrt(), torch.stack([part[1] for part in parts])
+        search = Search(comparable(torch.cat([items, vectors]), distance), torch.arange(len(items)).to(items.device))
+        left_out = left_out.to(items.device).where(left_out.to(items.device) >= 0, search.padding)
+        parts = []
+        for block in torch.arange(len(vectors), device=items.device).split(search.block_size()):
+            scores = search.scores(len(items) + block).scatter_(1, left_out[block, None], -torch.inf)
+            parts.append(search.nearest(len(items) + block, scores, k))
+    return torch.cat([part[0] for part in parts]).sqrt(), torch.cat([part[1] for part in parts])
