@@ -1,15 +1,9 @@
 """The few helpers that know about ranks. Without a process group there is one rank, and each is a no-op."""
 
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-
-PATIENCE = timedelta(hours=12)
 
 
 def _initialised() -> bool:
@@ -89,25 +83,6 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total
-
-
-def from_rank_zero(compute: Callable[[], Tensor], empty: Tensor) -> Tensor:
-    """Compute on rank zero alone what may take longer than the ranks wait for each other in a collective.
-
-    Args:
-        compute: returns a CPU tensor of the shape and type of ``empty``; called on rank zero.
-        empty: what it is received in.
-
-    Returns:
-        The tensor, on every rank.
-    """
-    if world_size() == 1:
-        return compute()
-    group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)  # before the wait, which its timeout is for
-    values = compute() if rank() == 0 else empty
-    dist.broadcast(values, src=0, group=group)
-    dist.destroy_process_group(group)
-    return values
 
 
 def own_share(count: int) -> range:

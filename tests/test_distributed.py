@@ -1,12 +1,7 @@
-import time
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from lifted_lightning.distributed import (
-    from_rank_zero,
     gather_rows,
     gather_with_gradient,
     own_share,
@@ -14,7 +9,7 @@ from lifted_lightning.distributed import (
     sum_over_ranks,
     world_size,
 )
-from lifted_lightning.metrics.embedding_set import EmbeddingSet, gather_embedding_set
+from lifted_lightning.metrics.collection import EmbeddingSet
 from tests.helpers.ranks import run_ranks
 
 DATA = torch.arange(24, dtype=torch.float64).reshape(6, 4).sin()
@@ -42,14 +37,15 @@ def _gathered(lengths: list[int]) -> tuple[torch.Tensor, EmbeddingSet]:
     start, length = sum(lengths[: rank()]), lengths[rank()]
     rows = torch.arange(start, start + length)
     indices = (rows * 7) % 5  # repeats, on one rank and across ranks
-    return gather_rows(rows), gather_embedding_set(indices, indices[:, None].float(), indices % 2)
+    batches = [(indices, indices[:, None].float(), indices % 2)] if length else []
+    return gather_rows(rows), EmbeddingSet.gather(batches, rows.device)
 
 
 @pytest.mark.parametrize("lengths", [[4, 2], [3, 0, 4]])
 def test_uneven_rows_are_joined_and_repeats_dropped(lengths: list[int]) -> None:
     for rows, gathered in run_ranks(_gathered, len(lengths), lengths):
         assert rows.tolist() == list(range(sum(lengths)))
-        assert gathered.indices.tolist() == [0, 1, 2, 3, 4]
+        assert gathered.rows.tolist() == [0, 1, 2, 3, 4]
         assert gathered.embeddings.flatten().tolist() == [0, 1, 2, 3, 4]
         assert gathered.labels.tolist() == [0, 1, 0, 1, 0]
 
@@ -78,19 +74,3 @@ def _fails() -> None:
 def test_a_rank_that_raises_is_reported() -> None:
     with pytest.raises(RuntimeError, match=r"its own error|rank 0"):
         run_ranks(_fails, 2)
-
-
-def _computed(seconds: float) -> float:
-    if world_size() > 1:
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1), dist.group.WORLD)
-
-    def compute() -> torch.Tensor:
-        time.sleep(seconds)
-        return torch.tensor([7.0])
-
-    return float(from_rank_zero(compute, torch.zeros(1)))
-
-
-def test_what_rank_zero_computes_may_take_longer_than_a_collective() -> None:
-    assert _computed(0) == 7  # here: one process
-    assert run_ranks(_computed, 3, 3.0) == [7, 7, 7]

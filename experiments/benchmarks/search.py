@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lifted_lightning.metrics import nearest
 
 from lifted_lightning.commands.search import rows_of
 from lifted_lightning.inference.index import EmbeddingIndex, read_index
-from lifted_lightning.metrics.neighbours import nearest
 
 
 def make_index(items: int, size: int) -> EmbeddingIndex:

@@ -4,12 +4,11 @@ import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.evaluation import evaluation_of, find_neighbours, gallery_rows
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.metrics.collection import Evaluation
 from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
 from lifted_lightning.pictures.style import shrink
 
@@ -27,9 +26,8 @@ class RetrievalGallery(BackgroundPicture):
     Args:
         neighbours: how many neighbours a query is shown with.
         rows: queries in each group.
-        candidates: how many wrongly answered queries, drawn at random, are searched for confused classes.
         seed: of the random choices, so that the same queries are shown each time.
-        every_n: draw at every n-th validation. The test is always drawn.
+        every_n: draw at every n-th validation too; the test alone by default, and nothing at all for 0.
         timeout: seconds that the end of training waits for the picture before giving it up.
     """
 
@@ -39,58 +37,44 @@ class RetrievalGallery(BackgroundPicture):
         self,
         neighbours: int = 8,
         rows: int = 3,
-        candidates: int = 2000,
         seed: int = 0,
-        every_n: int = 1,
+        every_n: int | None = None,
         timeout: float = 300.0,
     ) -> None:
         super().__init__(every_n, timeout)
-        if min(neighbours, rows, candidates) < 1:
+        if min(neighbours, rows) < 1 or seed < 0:
             raise UserError(
-                f"gallery.neighbours {neighbours}, rows {rows}, candidates {candidates}: give at least 1 of each"
+                f"gallery.neighbours {neighbours}, rows {rows}, seed {seed}: give at least 1, at least 1, at least 0"
             )
         self.neighbours = neighbours
         self.rows = rows
-        self.candidates = candidates
         self.seed = seed
 
-    def inputs(self, trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> Inputs | None:
-        """Choose and search here; draw there."""
-        evaluation = evaluation_of(trainer)
-        gallery = gallery_rows(trainer, stage, embedding_set)
-        labels = embedding_set.labels.cpu().numpy()
-        answerable = evaluation.ranking.answerable.cpu().numpy().nonzero()[0]
+    def inputs(self, trainer: Trainer, evaluation: Evaluation) -> Inputs | None:
+        """Choose what is shown here; draw there."""
+        ranking = evaluation.ranking
+        answerable = ranking.answerable.cpu().numpy().nonzero()[0]
         order = np.random.default_rng(self.seed).permutation(answerable)
-        queries = evaluation.ranking.queries.cpu().numpy()[order]
-        rank = evaluation.ranking.rank.cpu().numpy()[order]
-        wrong = np.flatnonzero(rank > 1)[: self.candidates]
-        found, distances = find_neighbours(embedding_set, queries[wrong], gallery, 1, evaluation.distance)
-        confused = confused_pairs(labels[queries[wrong]], labels[found[:, 0]], distances[:, 0], self.rows)
+        labels, rank = evaluation.labels.cpu().numpy(), ranking.rank.cpu().numpy()[order]
+        queries, nearest = ranking.queries.cpu().numpy()[order], ranking.nearest.cpu().numpy()[order]
+        wrong = np.flatnonzero(rank > 1)
+        distances = ranking.distances[:, 0].cpu().numpy()[order[wrong]]
+        confused = confused_pairs(labels[queries[wrong]], labels[nearest[wrong, 0]], distances, self.rows)
         chosen = choose_queries(labels[queries], rank, wrong[confused], self.rows)
         if not chosen:
             return None
-        headings = [heading for heading, members in chosen for _ in members]
-        shown = queries[np.concatenate([members for _, members in chosen])]
-        found, _ = find_neighbours(embedding_set, shown, gallery, self.neighbours, evaluation.distance)
+        members = np.concatenate([members for _, members in chosen])
+        shown, found = queries[members], nearest[members, : self.neighbours]
+        cells = np.column_stack([shown, np.where(found < 0, shown[:, None], found)])
+        rows, places = np.unique(evaluation.rows.cpu().numpy()[cells], return_inverse=True)
+        data = data_of(trainer)
         return {
-            **_cells(trainer, embedding_set, shown, found),
-            "headings": np.array(headings),
-            "title": np.array(picture_title(trainer, stage)),
+            "images": shrink(data.thumbnails(rows), 128)[places.reshape(cells.shape)],
+            "names": np.array([[data.class_names[label] for label in row] for row in labels[cells]]),
+            "status": np.where(found < 0, ABSENT, np.where(labels[cells[:, 1:]] == labels[shown, None], RIGHT, WRONG)),
+            "headings": np.array([heading for heading, members in chosen for _ in members]),
+            "title": np.array(picture_title(trainer, evaluation)),
         }
-
-
-def _cells(trainer: Trainer, embedding_set: EmbeddingSet, shown: IntArray, found: IntArray) -> Inputs:
-    """Images, names and frames of queries (n,) with their neighbours (n, K), rows of the embedding set."""
-    labels = embedding_set.labels.cpu().numpy()
-    cells = np.column_stack([shown, np.where(found == ABSENT, shown[:, None], found)])
-    rows, places = np.unique(embedding_set.indices.cpu().numpy()[cells], return_inverse=True)
-    right = labels[cells[:, 1:]] == labels[shown, None]
-    data = data_of(trainer)
-    return {
-        "images": shrink(data.thumbnails(rows), 128)[places.reshape(cells.shape)],
-        "names": np.array([[data.class_names[label] for label in row] for row in labels[cells]]),
-        "status": np.where(found == ABSENT, ABSENT, np.where(right, RIGHT, WRONG)),
-    }
 
 
 def confused_pairs(own: IntArray, nearest: IntArray, distances: npt.NDArray[np.floating], count: int) -> IntArray:

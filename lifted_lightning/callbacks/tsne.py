@@ -7,8 +7,8 @@ from pytorch_lightning import Trainer
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics import EmbeddingSet
-from lifted_lightning.pictures.style import PALETTE, shrink
+from lifted_lightning.metrics.collection import Evaluation
+from lifted_lightning.pictures.style import shrink
 from lifted_lightning.pictures.tsne_map import stratified_sample
 
 
@@ -16,9 +16,8 @@ class TSNEPlot(BackgroundPicture):
     """Draws a t-SNE map of the embeddings, coloured by class, with the images of some of its points.
 
     Writes ``plots/tsne_<step>.png`` at validation and ``plots/tsne_test.png``, and logs them as
-    ``plots/tsne_validation`` and ``plots/tsne_test``. With more than nine classes colours repeat, and
-    only tell neighbouring classes apart; the images tell which is which. Up to twelve classes are named on
-    the map.
+    ``plots/tsne_validation`` and ``plots/tsne_test``. Up to ten classes have a colour each, and their names below
+    the map; with more than twenty, colours repeat, and the images tell which class is which.
 
     Args:
         points: how many images to draw at most; a share of each class, or, with very many classes, some of
@@ -26,7 +25,7 @@ class TSNEPlot(BackgroundPicture):
         thumbnails: how many of the points may show their image; those that would overlap do not.
         perplexity: of t-SNE.
         seed: of the choice of points and of t-SNE, so that the same images are drawn each time.
-        every_n: draw at every n-th validation. The test is always drawn.
+        every_n: draw at every n-th validation too; the test alone by default, and nothing at all for 0.
         timeout: seconds that the end of training waits for the picture before giving it up.
     """
 
@@ -38,41 +37,40 @@ class TSNEPlot(BackgroundPicture):
         thumbnails: int = 500,
         perplexity: float = 30.0,
         seed: int = 0,
-        every_n: int = 1,
+        every_n: int | None = None,
         timeout: float = 300.0,
     ) -> None:
         super().__init__(every_n, timeout)
-        if points < 1 or thumbnails < 0 or perplexity <= 0:
+        if points < 1 or thumbnails < 0 or not 0 < perplexity < float("inf") or seed < 0:
             raise UserError(
-                f"tsne.points {points}, thumbnails {thumbnails}, perplexity {perplexity:g}: give at least 1, "
-                "at least 0, and more than 0"
+                f"tsne.points {points}, thumbnails {thumbnails}, perplexity {perplexity:g}, seed {seed}: give at least "
+                "1, at least 0, a finite number above 0, and at least 0"
             )
         self.points = points
         self.thumbnails = thumbnails
         self.perplexity = perplexity
         self.seed = seed
 
-    def inputs(self, trainer: Trainer, stage: str, embedding_set: EmbeddingSet) -> Inputs:
+    def inputs(self, trainer: Trainer, evaluation: Evaluation) -> Inputs:
         """Sample the points here, so that little is handed over; project and draw there."""
         data = data_of(trainer)
-        labels = embedding_set.labels.cpu().numpy()
+        labels = evaluation.labels.cpu().numpy()
         sample = stratified_sample(labels, self.points, self.seed)
         pictured = np.random.default_rng(self.seed).permutation(len(sample))[: self.thumbnails]
-        rows = embedding_set.indices.cpu().numpy()[sample[pictured]]
+        rows = evaluation.rows.cpu().numpy()[sample[pictured]]
         classes, relabelled = np.unique(labels[sample], return_inverse=True)
-        names = data.class_names
         subtitle = (
             f"t-SNE of {len(sample):,} of {len(labels):,} images, "
             f"{len(classes):,} of {len(np.unique(labels)):,} classes"
         )
         return {
-            "embeddings": embedding_set.embeddings[torch.from_numpy(sample)].float().cpu().numpy(),
+            "embeddings": evaluation.embeddings[torch.from_numpy(sample)].float().cpu().numpy(),
             "labels": relabelled,
-            "class_names": np.array([names[c] for c in classes]),
+            "class_names": np.array([data.class_names[c] for c in classes]),
             "thumbnails": shrink(data.thumbnails(rows), 48),
             "pictured": pictured,
-            "title": np.array(picture_title(trainer, stage)),
-            "subtitle": np.array(subtitle + ("; colours repeat" if len(classes) > len(PALETTE) else "")),
+            "title": np.array(picture_title(trainer, evaluation)),
+            "subtitle": np.array(subtitle),
             "seed": np.array(self.seed),
             "perplexity": np.array(self.perplexity),
         }

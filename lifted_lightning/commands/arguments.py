@@ -27,6 +27,7 @@ MOVED: dict[str, str] = {
     "weights_only": "leave it out: it is always true",
     "return_predictions": "leave it out: lifted predict writes a file",
     "verbose": "leave it out",
+    "gallery.candidates": "leave it out: the evaluation knows the nearest image of every query",
 }
 
 

@@ -109,7 +109,7 @@ def search(
     """Distances (Q, k) and rows (Q, k) of the nearest images, nearest first, leaving out rows ``itself`` (Q,)."""
     import torch
 
-    from lifted_lightning.metrics.neighbours import nearest
+    from lifted_lightning.metrics import nearest
 
     embedded = torch.from_numpy(model.embed(queries)).to(model.device)
     gallery = torch.from_numpy(index.embeddings).to(model.device)

@@ -6,7 +6,7 @@ where j + n_j <= R, which the R nearest negatives give.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -127,9 +127,7 @@ def rank_queries(
     with torch.no_grad(), full_precision():
         searched = searched[classes[searched].argsort(stable=True)]  # so that each class has neighbouring columns
         search = Search(points, searched)
-        first, last = (
-            torch.searchsorted(classes[searched], classes[queries], right=right) for right in (False, True)
-        )
+        first, last = (torch.searchsorted(classes[searched], classes[queries], right=right) for right in (False, True))
         k = min(neighbours, len(searched))
         whole, real = queries.new_zeros(len(queries)), torch.zeros_like(queries, dtype=torch.float64)
         found = {
@@ -160,7 +158,7 @@ def _checked(rows: Array | None, name: str, labels: Tensor) -> Tensor:
 
 def _rank(search: Search, queries: Tensor, first: Tensor, last: Tensor, k: int) -> dict[str, Tensor]:
     """How queries (n,) fare whose classes are the columns ``first`` to ``last - 1`` (n,), as in ``RetrievalResult``."""
-    scores, bound = search.scores(queries), search.error_bound(queries)
+    scores = search.scores(queries)
     distances, nearest = search.nearest(queries, scores, k) if k else (scores.new_empty(len(queries), 0).double(),) * 2
     columns = first[:, None] + torch.arange(max(1, int((last - first).max())), device=first.device)
     columns = columns.where(columns < last[:, None], search.padding)

@@ -7,29 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.pictures.style import FAINT, INK, UInt8Array, as_rgb, fit_name, paper_style, save
+from lifted_lightning.pictures.style import FAINT, INK, UInt8Array, as_rgb, paper_style, save, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 RIGHT, WRONG, UNKNOWN, ABSENT = 1, 0, 2, -1
-
 
 # A bluish green and a dark red: they differ in lightness too.
 FRAMES = {RIGHT: "#00a072", WRONG: "#c8202f", UNKNOWN: "#9a9a9a"}
-
-
-_CELL, _GAP, _FRAME = 0.92, 0.10, 0.045  # inches: an image with its frame, space between two, the frame
-
-
-_LINE, _HEADING, _TITLE, _MARGIN = 0.115, 0.30, 0.34, 0.12
-
-
-_INSET = 0.012
-
-
-_COLUMNS = 17  # of text below an image
+CELL, GAP, FRAME = 0.92, 0.10, 0.045  # inches: an image with its frame, space between two, the frame
+LINE, HEADING, TITLE, MARGIN = 0.115, 0.30, 0.34, 0.12
+INSET = 0.012
+COLUMNS = 17  # of text below an image
 
 
 def draw_gallery(
@@ -53,23 +43,23 @@ def draw_gallery(
     from matplotlib.figure import Figure
 
     rows, columns = images.shape[:2]
-    texts = [[fit_name(name, _COLUMNS, lines=3) for name in row] for row in names]
-    below = [_LINE * max(text.count("\n") + 1 for text in row) + 0.07 for row in texts]
+    texts = [[wrapped(name, COLUMNS, lines=3) for name in row] for row in names]
+    below = [LINE * max(text.count("\n") + 1 for text in row) + 0.07 for row in texts]
     starts = [r for r in range(rows) if r == 0 or headings[r] != headings[r - 1]]
-    height = _TITLE + len(starts) * _HEADING + sum(_CELL + b + _GAP for b in below) + _MARGIN - _GAP
-    width = 2 * _MARGIN + columns * _CELL + columns * _GAP  # the query stands apart by one more gap
+    height = TITLE + len(starts) * HEADING + sum(CELL + b + GAP for b in below) + MARGIN - GAP
+    width = 2 * MARGIN + columns * CELL + columns * GAP  # the query stands apart by one more gap
     with paper_style():
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
-        axes.text(_MARGIN, _MARGIN + 0.1, title, fontsize=9.5, va="center", weight="bold")
-        top = _TITLE
+        axes.text(MARGIN, MARGIN + 0.1, title, fontsize=9.5, va="center", weight="bold")
+        top = TITLE
         for r in range(rows):
             if r in starts:
-                axes.text(_MARGIN, top + _HEADING - 0.09, headings[r], fontsize=8, va="baseline", color=FAINT)
-                top += _HEADING
+                axes.text(MARGIN, top + HEADING - 0.09, headings[r], fontsize=8, va="baseline", color=FAINT)
+                top += HEADING
             _draw_row(axes, top, images[r], texts[r], status[r])
-            top += _CELL + below[r] + _GAP
+            top += CELL + below[r] + GAP
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
         save(figure, path)
 
@@ -82,20 +72,20 @@ def _draw_row(axes: "Axes", top: float, images: UInt8Array, texts: Sequence[str]
         if colour is None:
             continue
         left = cell_left(column)
-        axes.add_patch(Rectangle((left, top), _CELL, _CELL, facecolor=colour, linewidth=0))
+        axes.add_patch(Rectangle((left, top), CELL, CELL, facecolor=colour, linewidth=0))
         # A white line between frame and image keeps dark frames from running into dark images.
-        within = _CELL - 2 * _FRAME
-        axes.add_patch(Rectangle((left + _FRAME, top + _FRAME), within, within, facecolor="white", linewidth=0))
-        edge = _FRAME + _INSET
-        inner = (left + edge, left + _CELL - edge, top + _CELL - edge, top + edge)
+        within = CELL - 2 * FRAME
+        axes.add_patch(Rectangle((left + FRAME, top + FRAME), within, within, facecolor="white", linewidth=0))
+        edge = FRAME + INSET
+        inner = (left + edge, left + CELL - edge, top + CELL - edge, top + edge)
         axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
         ink = colour if colour == FRAMES[WRONG] else INK if column == 0 else FAINT
         axes.text(
-            left + _CELL / 2, top + _CELL + 0.05, text, fontsize=6.2, ha="center", va="top", color=ink,
+            left + CELL / 2, top + CELL + 0.05, text, fontsize=6.2, ha="center", va="top", color=ink,
             linespacing=1.15, weight="bold" if column == 0 else "normal",
         )  # fmt: skip
 
 
 def cell_left(column: int) -> float:
     """The left edge of a gallery's column, in inches; the query's is column 0."""
-    return _MARGIN + column * (_CELL + _GAP) + (_GAP if column else 0)
+    return MARGIN + column * (CELL + GAP) + (GAP if column else 0)

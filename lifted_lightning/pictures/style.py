@@ -1,9 +1,10 @@
-"""Drawing that the pictures share: fonts, colours, small images, and the retrieval gallery.
+"""Drawing that the pictures share: fonts, colours, small images, names in little room.
 
 Everything here draws with matplotlib's objects, never with pyplot, so that no global state is left behind and
 no display is needed. Nothing imports torch: the pictures are drawn in processes that should start fast.
 """
 
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +23,11 @@ if TYPE_CHECKING:
 
 UInt8Array = npt.NDArray[np.uint8]
 
-
 # Paul Tol's "muted" scheme: nine colours that people with the common colour blindnesses tell apart.
 PALETTE = ("#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
 
-
 INK, FAINT = "#222222", "#6b6b6b"
-
-
 DPI = 200
-
 
 # matplotlib ships the first two; the others are there on some systems and know scripts that those lack.
 _FONTS = (
@@ -96,74 +92,9 @@ def as_rgb(image: UInt8Array) -> UInt8Array:
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-_SIGNS = " _-./:"  # a name may be broken after these
-
-
-def _width(text: str) -> float:
-    """Columns that a text takes: capitals a little more than one, East Asian wide characters two."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 + 0.15 * c.isupper()
-        for c in text
-    )
-
-
-def fit_name(name: str, columns: int, lines: int = 1) -> str:
-    """Break a class name into lines of at most so many columns, 3 or more.
-
-    Lines break after a space or a sign where one is at hand, else anywhere. Of a name that is too long, the
-    end is kept too: names of one data set often differ in their ends only.
-    """
-    name = " ".join(name.split()) or "(no name)"
-    broken = _break_lines(name, columns)
-    if len(broken) <= lines:
-        return "\n".join(broken)
-    head = name if lines == 1 else ""
-    while _width(head) > columns / 2:
-        head = head[:-1]
-    tail = name
-    while _width(f"{head}…{tail}") > columns:
-        tail = tail[1:]
-    tail = tail[max((i + 1 for i in range(len(tail) // 2) if tail[i] in _SIGNS), default=0) :]
-    return "\n".join([*broken[: lines - 1], f"{head}…{tail}"])
-
-
-def _break_lines(text: str, columns: int) -> list[str]:
-    done: list[str] = []
-    while _width(text) > columns:
-        end = len(text)
-        while end > 1 and _width(text[:end]) > columns:
-            end -= 1
-        end = max((i + 1 for i in range(end) if text[i] in _SIGNS and i >= end // 3), default=end)
-        done.append(text[:end].rstrip())
-        text = text[end:].lstrip()
-    return [*done, text]
-
-
-def far_apart_colours(centres: npt.NDArray[np.floating]) -> npt.NDArray[np.int_]:
-    """Give each class one of the palette's colours so that classes of one colour lie far from one another.
-
-    No palette holds hundreds of colours that can be told apart; on a map it is enough that neighbours differ.
-    Up to nine classes get a colour each.
-
-    Args:
-        centres: (C, 2) where each class lies on the map.
-
-    Returns:
-        (C,) index into ``PALETTE``.
-    """
-    chosen = np.zeros(len(centres), dtype=np.int_)
-    nearest = np.full(len(PALETTE), np.inf)
-    for c, centre in enumerate(centres):
-        distance = np.hypot(*(centres[:c] - centre).T)
-        nearest[:] = np.inf
-        np.minimum.at(nearest, chosen[:c], distance)
-        chosen[c] = int(np.argmax(nearest))
-    return chosen
-
-
-def boxes_overlap(box: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> bool:
-    """Whether a box (x0, y0, x1, y1) shares area with any of (n, 4) boxes."""
-    if not len(boxes):
-        return False
-    apart = (box[2] <= boxes[:, 0]) | (box[0] >= boxes[:, 2]) | (box[3] <= boxes[:, 1]) | (box[1] >= boxes[:, 3])
-    return bool((~apart).any())
+def wrapped(name: str, columns: int, lines: int) -> str:
+    """A class name in at most so many lines of at most so many columns; what is cut off the end is an ellipsis."""
+    if any(unicodedata.east_asian_width(c) in "WF" for c in name):
+        columns //= 2  # such characters are twice as wide
+    words = name.replace("_", " ").replace("/", "/ ")  # signs after which a name may be broken
+    return "\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder="…")) or "(no name)"

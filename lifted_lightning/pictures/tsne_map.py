@@ -5,37 +5,17 @@ Imports no torch: the map is computed and drawn in a process of its own (``lifte
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.pictures.style import (
-    FAINT,
-    PALETTE,
-    UInt8Array,
-    as_rgb,
-    boxes_overlap,
-    far_apart_colours,
-    fit_name,
-    paper_style,
-    save,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+from lifted_lightning.pictures.style import FAINT, UInt8Array, as_rgb, paper_style, save, wrapped
 
 FloatArray = npt.NDArray[np.float64]
-
-
 IntArray = npt.NDArray[np.int64]
 
-
-LABELLED_CLASSES = 12  # up to so many, each class is named on the map
-
-
-_WIDTH, _HEADER, _MARGIN = 10.0, 0.62, 0.12  # inches
+FEW_COLOURS, MANY_COLOURS = "petroff10", "tab20"  # of matplotlib; the first are told apart by the colour-blind too
+WIDTH = 10.0  # inches
 
 
 def stratified_sample(labels: IntArray, points: int, seed: int, per_class: int = 5) -> IntArray:
@@ -96,35 +76,22 @@ def tsne(embeddings: npt.NDArray[np.floating], seed: int, perplexity: float = 30
     return np.asarray(projected, dtype=np.float64)
 
 
-def place_without_overlap(centres: FloatArray, width: float, height: float, taken: FloatArray) -> IntArray:
+def place_without_overlap(centres: FloatArray, width: float, height: float) -> IntArray:
     """Choose which pictures can be laid at their points with none covering another, first come, first served.
 
     Args:
         centres: (n, 2) where each would lie.
         width: of a picture, in the unit of ``centres``.
         height: of a picture.
-        taken: (m, 4) boxes (x0, y0, x1, y1) that are to stay free.
 
     Returns:
         Positions into ``centres`` of those that are laid, ascending.
     """
-    half = np.array([width, height]) / 2
-    boxes = np.hstack([centres - half, centres + half])
     laid: list[int] = []
-    for i, box in enumerate(boxes):
-        if not boxes_overlap(box, boxes[laid]) and not boxes_overlap(box, taken):
+    for i, centre in enumerate(centres):
+        if (np.abs(centres[laid] - centre) >= [width, height]).any(axis=1).all():
             laid.append(i)
     return np.asarray(laid, dtype=np.int64)
-
-
-def class_centres(coordinates: FloatArray, labels: IntArray) -> tuple[IntArray, FloatArray]:
-    """The classes present, and for each the one of its points that lies nearest to the median of them all."""
-    classes = np.unique(labels)
-    centres = np.empty((len(classes), 2))
-    for c, label in enumerate(classes):
-        own = coordinates[labels == label]
-        centres[c] = own[np.argmin(np.linalg.norm(own - np.median(own, axis=0), axis=1))]
-    return classes, centres
 
 
 def draw_map(
@@ -137,7 +104,7 @@ def draw_map(
     title: str,
     subtitle: str,
 ) -> IntArray:
-    """Draw points coloured by class, the pictures of some of them in place, and the names of few classes.
+    """Draw points coloured by class, the pictures of some of them in place, and the names of few classes below.
 
     Args:
         path: the PNG to write.
@@ -152,63 +119,42 @@ def draw_map(
     Returns:
         The rows of ``coordinates`` whose images are shown.
     """
+    import matplotlib
     from matplotlib.collections import PatchCollection
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Patch, Rectangle
 
+    few = len(class_names) <= len(matplotlib.color_sequences[FEW_COLOURS])
+    palette = np.array(matplotlib.color_sequences[FEW_COLOURS if few else MANY_COLOURS])
+    if len(class_names) > len(palette):
+        subtitle += "; colours repeat"
+    colours = palette[labels % len(palette)]
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     span = np.maximum(high - low, 1e-9)
-    room = _WIDTH - 2 * _MARGIN
-    tall = room * float(np.clip(span[1] / span[0], 0.6, 1.2))
-    side = float(np.clip(0.62 * room / np.sqrt(max(len(pictured), 1)), 0.30, 0.75))
-    inset = side / 2 + 0.03
-    inches = inset + (coordinates - low) / span * (np.array([room, tall]) - 2 * inset)
-    classes, centres = class_centres(inches, labels)
-    own = np.array(PALETTE)[far_apart_colours(centres)]
-    colours = own[np.searchsorted(classes, labels)]
+    tall = float(np.clip(span[1] / span[0], 0.6, 1.2))
+    side = float(np.clip(0.62 / np.sqrt(max(len(pictured), 1)), 0.03, 0.075))  # of a map that is 1 wide
+    inset = side / 2 + 0.005
+    places = inset + (coordinates - low) / span * (np.array([1, tall]) - 2 * inset)
+    laid = place_without_overlap(places[pictured], 1.07 * side, 1.07 * side)
+    corners = places[pictured[laid]] - side / 2
     with paper_style():
-        height = tall + _HEADER + _MARGIN
-        figure = Figure(figsize=(_WIDTH, height))
-        frame = (_MARGIN / _WIDTH, _MARGIN / height, room / _WIDTH, tall / height)
-        axes = figure.add_axes(frame, xlim=(0, room), ylim=(0, tall), xticks=[], yticks=[])
+        figure = Figure(figsize=(WIDTH, WIDTH * tall + 0.6 + 0.3 * few), layout="constrained")
+        axes = figure.add_subplot(xticks=[], yticks=[])
         axes.spines[:].set(color="#cccccc", linewidth=0.6)
-        axes.scatter(inches[:, 0], inches[:, 1], s=13, c=colours, linewidths=0, alpha=0.85)
-        names = [class_names[c] for c in classes] if len(classes) <= LABELLED_CLASSES else []
-        taken = _draw_names(axes, centres, names, own)
-        laid = place_without_overlap(inches[pictured], 1.07 * side, 1.07 * side, taken)
-        for i in laid:
-            x, y = inches[pictured[i]] - side / 2
-            extent = (x, x + side, y, y + side)
-            axes.imshow(as_rgb(thumbnails[i]), extent=extent, interpolation="antialiased", zorder=3)
-        frames = [Rectangle(tuple(inches[pictured[i]] - side / 2), side, side) for i in laid]
+        axes.scatter(*places.T, s=13, c=colours, linewidths=0, alpha=0.85)
+        for image, (x, y) in zip(thumbnails[laid], corners, strict=True):
+            axes.imshow(as_rgb(image), extent=(x, x + side, y, y + side), interpolation="antialiased", zorder=3)
+        frames = [Rectangle(tuple(corner), side, side) for corner in corners]
         edges = colours[pictured[laid]]
         axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=edges, lw=1.3, zorder=4))
-        axes.set(xlim=(0, room), ylim=(0, tall), aspect="auto")
-        figure.text(frame[0], 1 - 0.26 / height, title, fontsize=13, weight="bold", va="center")
-        figure.text(frame[0], 1 - 0.48 / height, subtitle, fontsize=9, color=FAINT, va="center")
+        axes.set(xlim=(0, 1), ylim=(0, tall), aspect="equal")
+        axes.set_title(title, fontsize=13, weight="bold", loc="left", pad=21)
+        axes.text(0, 1.012, subtitle, fontsize=9, color=FAINT, transform=axes.transAxes)
+        if few:
+            handles = [
+                Patch(color=colour, label=wrapped(name, 24, 2))
+                for name, colour in zip(class_names, palette, strict=False)
+            ]
+            figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=9)
         save(figure, path)
     return pictured[laid]
-
-
-def _draw_names(axes: "Axes", centres: FloatArray, names: Sequence[str], colours: npt.NDArray[np.str_]) -> FloatArray:
-    """Write class names at their centres, moved up where two would overlap; returns the boxes they take."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = axes.get_figure(root=True)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = np.empty((0, 4))
-    for c in np.argsort(centres[:, 1]) if names else []:
-        text = axes.text(
-            centres[c, 0], centres[c, 1], fit_name(names[c], 28), fontsize=10, weight="bold",
-            ha="center", va="center", zorder=6,
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colours[c], "lw": 1.6},
-        )  # fmt: skip
-        corners = axes.transData.inverted().transform(text.get_window_extent(renderer))
-        half = (corners[1] - corners[0]) / 2 + 0.07
-        low, high = half, np.array([axes.get_xlim()[1], axes.get_ylim()[1]]) - half
-        place = np.clip(centres[c], low, np.maximum(low, high))
-        while boxes_overlap(box := np.concatenate([place - half, place + half]), boxes) and place[1] < high[1]:
-            place[1] += 0.05
-        text.set_position(tuple(place))
-        boxes = np.vstack([boxes, box])
-    return boxes

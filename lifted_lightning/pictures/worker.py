@@ -1,38 +1,32 @@
-"""The process that draws one picture beside training: ``python -m lifted_lightning.pictures.worker IN OUT``.
+"""The process that draws one picture beside training: ``python -m lifted_lightning.pictures.worker KIND OUT PARENT < IN``.
 
-IN is an ``.npz`` without pickled objects, as written by ``lifted_lightning.callbacks.pictures``; it is
-removed once it has been read. OUT is the PNG, which appears whole or not at all. No torch is imported.
+IN is an ``.npz`` without pickled objects, as ``lifted_lightning.callbacks.pictures`` writes it. OUT is the PNG, which
+appears whole or not at all. PARENT is the number of the process that it ends with. No torch is imported.
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lifted_lightning.pictures.gallery import draw_gallery
 from lifted_lightning.pictures.tsne_map import draw_map, tsne
+from lifted_lightning.processes import end_with_parent
 
 
-def main(source: Path, target: Path) -> None:
-    """Draw the picture that a file describes."""
-    with np.load(source, allow_pickle=False) as file:
-        inputs = dict(file)
-    source.unlink()
-    if inputs.pop("kind") == "tsne":
-        _draw_tsne(target, inputs)
+def main(kind: str, target: Path) -> None:
+    """Draw the picture that standard input describes."""
+    with np.load(sys.stdin.buffer, allow_pickle=False) as file:
+        inputs = {name: array if array.ndim else array.item() for name, array in file.items()}
+    if kind == "tsne":
+        coordinates = tsne(inputs.pop("embeddings"), inputs.pop("seed"), inputs.pop("perplexity"))
+        draw_map(target, coordinates, **inputs)
     else:
-        inputs["title"] = str(inputs["title"])
         draw_gallery(target, **inputs)
 
 
-def _draw_tsne(target: Path, inputs: dict[str, Any]) -> None:
-    coordinates = tsne(inputs.pop("embeddings"), int(inputs.pop("seed")), float(inputs.pop("perplexity")))
-    inputs.update(title=str(inputs["title"]), subtitle=str(inputs["subtitle"]))
-    draw_map(target, coordinates, **inputs)
-
-
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[3]))
     os.nice(10)  # training goes first
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]))

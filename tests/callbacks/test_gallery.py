@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries, confused_pairs
-from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.metrics.collection import EmbeddingSet
 from lifted_lightning.pictures.gallery import (
     ABSENT,
     RIGHT,
@@ -22,8 +22,7 @@ class TestAgainstBruteForce:
         items, data = overlapping(), Data(NAMES)
         if separate:
             data.apart = apart(len(items))
-        trainer = evaluated(tmp_path, items, data)
-        inputs = RetrievalGallery(neighbours=5, rows=4).inputs(trainer, "test", items)
+        inputs = RetrievalGallery(neighbours=5, rows=4).inputs(*evaluated(tmp_path, items, data))
         assert inputs is not None
         answerable, order, rank = brute_force(items, data)
         labels = items.labels.numpy()
@@ -81,13 +80,13 @@ class TestChoice:
 
     def test_nothing_to_show(self, tmp_path: Path) -> None:
         items = EmbeddingSet(torch.arange(3), torch.eye(3), torch.arange(3))
-        trainer = evaluated(tmp_path, items)
-        RetrievalGallery().on_embedding_set(trainer, Model(items), "test", items)
+        trainer, evaluation = evaluated(tmp_path, items)
+        RetrievalGallery().on_evaluation(trainer, Model(items), evaluation)
         assert list(tmp_path.iterdir()) == []
 
     def test_fewer_items_than_neighbours(self, tmp_path: Path) -> None:
         items = clusters(6)
-        inputs = RetrievalGallery().inputs(evaluated(tmp_path, items), "test", items)
+        inputs = RetrievalGallery().inputs(*evaluated(tmp_path, items))
         assert inputs is not None
         assert (inputs["status"][:, 5:] == ABSENT).all()
         assert (inputs["status"][:, :5] != ABSENT).all()
@@ -95,8 +94,7 @@ class TestChoice:
     def test_collapsed_embeddings(self, tmp_path: Path) -> None:
         labels = torch.arange(30) % 3
         items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)
-        trainer = evaluated(tmp_path, items)
-        assert RetrievalGallery().inputs(trainer, "test", items) is not None
+        assert RetrievalGallery().inputs(*evaluated(tmp_path, items)) is not None
 
 
 def test_drawn_beside_training(tmp_path: Path) -> None:

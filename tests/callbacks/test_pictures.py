@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks import pictures
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
@@ -23,88 +24,100 @@ from tests.helpers.tiny_evaluation import Data, Model, Recorder, clusters, evalu
 KEY = "plots/tsne_validation"
 
 
-def sleeper(job: Any) -> None:
-    """A worker that never ends."""
-    job.log.touch()
-    job.process = subprocess.Popen(["sleep", "60"])
+def instead(monkeypatch: pytest.MonkeyPatch, *command: str) -> list[str]:
+    """Have another command run in place of the worker; gives the names of the pictures that were begun."""
+    begun: list[str] = []
+
+    def start(kind: str, picture: Path, inputs: Inputs) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+        begun.append(picture.name)
+        return subprocess.Popen(command), tempfile.TemporaryFile()
+
+    monkeypatch.setattr(pictures, "start_drawing", start)
+    return begun
 
 
 class TestBackground:
     def test_drawn_one_at_a_time_and_logged_after_training_with_their_own_steps(self, tmp_path: Path) -> None:
-        """Validations at 2, 4, 6 outrun the drawing: 2 is drawn, 4 waits and is overtaken by 6."""
-        _, recorder = fit(tmp_path, TSNEPlot())
-        assert recorder.images == [(KEY, "tsne_2.png", 2), (KEY, "tsne_6.png", 6)]
-        assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["tsne_2.png", "tsne_6.png"]
+        """Validations at 2, 4, 6 outrun the drawing: 2 is drawn, the others are left out, and that is said."""
+        with pytest.warns(UserWarning, match=r"tsne_6\.png is left out: tsne_2\.png is still being drawn"):
+            model, recorder = fit(tmp_path, TSNEPlot(every_n=1))
+        assert model.steps == 6
+        assert recorder.images == [(KEY, "tsne_2.png", 2)]
+        assert [p.name for p in (tmp_path / "plots").iterdir()] == ["tsne_2.png"]
 
-    def test_a_killed_worker_is_a_warning(self, tmp_path: Path) -> None:
-        plot = TSNEPlot(every_n=2)
-
-        class Kill(Callback):
-            def on_train_batch_start(self, *args: Any) -> None:
-                if plot._running is not None:
-                    process = plot._running.process
-                    assert process is not None
-                    os.kill(process.pid, signal.SIGKILL)
-                    process.wait()
-
-        with pytest.warns(UserWarning, match=r"tsne_4\.png was not drawn: .*killed by SIGKILL"):
-            model, recorder = fit(tmp_path, Kill(), plot)
+    def test_a_killed_worker_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        instead(monkeypatch, "sh", "-c", "kill -KILL $$")
+        with pytest.warns(UserWarning, match=r"tsne_4\.png was not drawn: its process was ended by signal 9"):
+            model, recorder = fit(tmp_path, TSNEPlot(every_n=2))
         assert model.steps == 6
         assert recorder.images == []
 
     def test_a_raising_worker_is_a_warning_with_its_last_line(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=r"tsne_6\.png was not drawn: ValueError: .* of 3 points .*needs 4"):
-            model, recorder = fit(tmp_path, TSNEPlot(every_n=3), embedding_set=clusters(3))
+            model, recorder = fit(tmp_path, TSNEPlot(every_n=3), items=clusters(3))
         assert model.steps == 6
         assert recorder.images == []
-        assert "Traceback" in (tmp_path / "plots" / "tsne_6.log").read_text()
 
     def test_the_end_of_training_waits_no_longer_than_the_timeout(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pictures._Job, "start", sleeper)
+        instead(monkeypatch, "sleep", "60")
         start = time.monotonic()
-        with pytest.warns(UserWarning, match=r"tsne_2\.png was not drawn: it was not finished 0\.2 s"):
-            model, _ = fit(tmp_path, TSNEPlot(timeout=0.2))
+        with pytest.warns(UserWarning, match=r"tsne_6\.png was not finished 0\.2 s after the end"):
+            model, _ = fit(tmp_path, TSNEPlot(every_n=3, timeout=0.2))
         assert model.steps == 6
         assert time.monotonic() - start < 20
-        assert [p.suffix for p in (tmp_path / "plots").iterdir()] == [".log"] * 2
 
-    def test_an_error_in_training_leaves_the_picture_to_be_finished(self, tmp_path: Path) -> None:
-        class Fail(Callback):
-            def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-                if trainer.global_step == 3:
-                    raise RuntimeError("out of luck")
+    def test_the_worker_ends_with_its_parent_and_not_with_ctrl_c(self, tmp_path: Path) -> None:
+        parent = (
+            "import os, signal, time, sys, numpy as np; from pathlib import Path\n"
+            "from lifted_lightning.callbacks.pictures import start_drawing\n"
+            "inputs = dict(embeddings=np.random.rand(9000, 30), seed=np.array(0), perplexity=np.array(30.0))\n"
+            "process, _ = start_drawing('tsne', Path('map.png'), inputs)\n"
+            "time.sleep(2)\n"
+            "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+            "os.killpg(0, signal.SIGINT)\n"
+            "time.sleep(1)\n"
+            "assert process.poll() is None, 'the worker is gone too early'\n"
+            "print(process.pid, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", parent], cwd=tmp_path, capture_output=True, text=True, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        deadline = time.monotonic() + 20
+        while _lives(int(done.stdout)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not _lives(int(done.stdout))
 
-        plot = TSNEPlot()
-        with pytest.raises(RuntimeError, match="out of luck"):
-            fit(tmp_path, Fail(), plot)
-        assert plot._running is not None
-        process = plot._running.process
-        assert process is not None
-        assert process.wait(60) == 0
-        assert (tmp_path / "plots" / "tsne_2.png").exists()
-
-    def test_only_rank_zero_draws_and_never_in_the_sanity_check(self, tmp_path: Path) -> None:
-        for change in ({"is_global_zero": False}, {"sanity_checking": True}):
-            trainer = evaluated(tmp_path, clusters())
-            vars(trainer).update(change)
-            TSNEPlot().on_embedding_set(trainer, Model(clusters()), "validation", clusters())
+    def test_only_rank_zero_draws(self, tmp_path: Path) -> None:
+        trainer, evaluation = evaluated(tmp_path, clusters())
+        trainer.is_global_zero = False
+        TSNEPlot().on_evaluation(trainer, Model(clusters()), evaluation)
         assert list(tmp_path.iterdir()) == []
 
-    def test_interval_counts_validations_through_resuming_and_the_test_is_always_drawn(
+    def test_interval_counts_validations_through_resuming_and_the_test_is_drawn_unless_nothing_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        started: list[str] = []
-        monkeypatch.setattr(pictures._Job, "start", lambda job: started.append(job.picture.name))
-        plot = TSNEPlot(every_n=2)
-        plot.on_embedding_set(evaluated(tmp_path, clusters(), step=10), Model(clusters()), "validation", clusters())
+        begun = instead(monkeypatch, "true")
+
+        def evaluate(plot: TSNEPlot, step: int, stage: str) -> TSNEPlot:
+            trainer, evaluation = evaluated(tmp_path, clusters(), step=step, stage=stage)
+            plot.on_evaluation(trainer, Model(clusters()), evaluation)
+            return plot
+
+        plot = evaluate(TSNEPlot(every_n=2), 10, "validation")
         resumed = TSNEPlot(every_n=2)
         resumed.load_state_dict(plot.state_dict())
-        resumed.on_embedding_set(evaluated(tmp_path, clusters(), step=20), Model(clusters()), "validation", clusters())
-        tested = TSNEPlot(every_n=2)
-        tested.on_embedding_set(evaluated(tmp_path, clusters(), step=20), Model(clusters()), "test", clusters())
-        assert started == ["tsne_20.png", "tsne_test.png"]
+        evaluate(resumed, 20, "validation")
+        assert begun == ["tsne_20.png"]
+        for every_n in (2, None, 0):
+            evaluate(TSNEPlot(every_n=every_n), 20, "test")
+        assert begun == ["tsne_20.png", "tsne_test.png", "tsne_test.png"]
+        evaluate(TSNEPlot(), 20, "validation")
+        assert len(begun) == 3
 
     def test_the_worker_needs_no_torch(self) -> None:
         check = (
@@ -113,9 +126,20 @@ class TestBackground:
         )
         assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
 
-    def test_interval_below_zero(self) -> None:
-        with pytest.raises(UserError, match="every_n"):
-            TSNEPlot(every_n=-1)
+    @pytest.mark.parametrize(
+        "settings", [{"every_n": -1}, {"timeout": -1.0}, {"timeout": float("nan")}, {"points": 0}, {"thumbnails": -1},
+                     {"perplexity": float("inf")}, {"perplexity": float("nan")}, {"seed": -1}], ids=str
+    )  # fmt: skip
+    def test_settings_out_of_range(self, settings: dict[str, Any]) -> None:
+        with pytest.raises(UserError, match=next(iter(settings))):
+            TSNEPlot(**settings)
+
+
+def _lives(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
 
 
 def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +153,16 @@ def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch
     drawn: list[Inputs] = []
     original = np.savez
 
-    def savez(path: Path, **arrays: np.ndarray) -> None:
+    def savez(file: IO[bytes], **arrays: Any) -> None:
         drawn.append(arrays)
-        original(path, **arrays)
+        original(file, **arrays)
 
     monkeypatch.setattr(np, "savez", savez)
     training = trainer()
     training.fit(Model(clusters()), datamodule=Data())
     training.save_checkpoint(tmp_path / "five.ckpt")
-    trainer(RetrievalGallery()).validate(Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt")
+    trainer(RetrievalGallery(every_n=1)).validate(
+        Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt"
+    )
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_5.png"]
     assert "· step 5 ·" in str(drawn[0]["title"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lifted_lightning.callbacks.tables import COLUMNS, PerClassTable
-from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.metrics.collection import EmbeddingSet
 from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, overlapping
 
 
@@ -16,8 +16,8 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
     items, data = overlapping(), Data(NAMES)
     if separate:
         data.apart = apart(len(items))
-    trainer = evaluated(tmp_path, items, data, step=7)
-    PerClassTable().on_embedding_set(trainer, Model(items), "test", items)
+    trainer, evaluation = evaluated(tmp_path, items, data, step=7)
+    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
     with open(tmp_path / "per_class.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == COLUMNS
@@ -41,14 +41,15 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
 def test_a_collapsed_network_finds_nothing(tmp_path: Path) -> None:
     labels = torch.arange(30) % 3
     items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)
-    trainer = evaluated(tmp_path, items)
-    PerClassTable().on_embedding_set(trainer, Model(items), "test", items)
+    trainer, evaluation = evaluated(tmp_path, items)
+    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
     assert [row[2] for row in trainer.loggers[0].tables["plots/per_class_test"][1]] == [0.0] * 3
 
 
 def test_the_table_is_of_the_test_and_of_rank_zero(tmp_path: Path) -> None:
-    trainer = evaluated(tmp_path, clusters())
-    PerClassTable().on_embedding_set(trainer, Model(clusters()), "validation", clusters())
+    trainer, evaluation = evaluated(tmp_path, clusters(), stage="validation")
+    PerClassTable().on_evaluation(trainer, Model(clusters()), evaluation)
+    trainer, evaluation = evaluated(tmp_path, clusters())
     trainer.is_global_zero = False
-    PerClassTable().on_embedding_set(trainer, Model(clusters()), "test", clusters())
+    PerClassTable().on_evaluation(trainer, Model(clusters()), evaluation)
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ SMALL = [
     "--evaluation.clustering=none",
     "--trainer.log_every_n_steps=3",
 ]
-NO_PICTURES = ["--tsne.points=60", "--gallery.candidates=60"]
+NO_PICTURES = ["--tsne.points=60", "--gallery.neighbours=2"]
 
 
 def lifted(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -84,7 +84,7 @@ def _run_lifted(arguments: list[str], log: Path, variables: dict[str, str], befo
     from lifted_lightning.callbacks.pictures import BackgroundPicture
     from lifted_lightning.cli import main
 
-    BackgroundPicture.on_embedding_set = lambda *args: None  # type: ignore[method-assign]
+    BackgroundPicture.on_evaluation = lambda *args: None  # type: ignore[method-assign]
     if before is not None:
         before()
     try:

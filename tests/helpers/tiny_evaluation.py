@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
-from lifted_lightning.metrics import EmbeddingSet
+from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
 
 N, CLASSES = 60, 3
 NAMES = tuple(f"class {c}" for c in range(12))  # of `overlapping`
@@ -83,9 +83,9 @@ class Data(LightningDataModule):
 class Model(LightningModule):
     """Trains nothing in particular, and counts its steps."""
 
-    def __init__(self, embedding_set: EmbeddingSet) -> None:
+    def __init__(self, items: EmbeddingSet) -> None:
         super().__init__()
-        self.embedding_set = embedding_set
+        self.items = items
         self.layer = torch.nn.Linear(1, 1)
         self.steps = 0
 
@@ -94,15 +94,16 @@ class Model(LightningModule):
         return self.layer(batch).square().mean()
 
     def validation_step(self, batch: Tensor, index: int) -> dict[str, Tensor]:
-        return vars(self.embedding_set)
+        items = self.items
+        return {"indices": items.rows, "embeddings": items.embeddings, "labels": items.labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-def fit(folder: Path, *callbacks: Callback, embedding_set: EmbeddingSet | None = None) -> tuple[Model, Recorder]:
+def fit(folder: Path, *callbacks: Callback, items: EmbeddingSet | None = None) -> tuple[Model, Recorder]:
     """Train six steps, validating after steps 2, 4 and 6, and once before the first as a check."""
-    recorder, model = Recorder(), Model(embedding_set or clusters())
+    recorder, model = Recorder(), Model(items or clusters())
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", max_epochs=1, val_check_interval=2, logger=recorder,
         callbacks=[RetrievalEvaluation(), *callbacks], log_every_n_steps=1,
@@ -112,18 +113,18 @@ def fit(folder: Path, *callbacks: Callback, embedding_set: EmbeddingSet | None =
     return model, recorder
 
 
-def evaluated(folder: Path, embedding_set: EmbeddingSet, data: Data | None = None, step: int = 0) -> Any:
-    """A trainer, as far as a picture looks at it, whose evaluation has just ranked a set of embeddings."""
-    data = data or Data()
+def evaluated(
+    folder: Path, items: EmbeddingSet, data: Data | None = None, step: int = 0, stage: str = "test"
+) -> tuple[Any, Evaluation]:
+    """A trainer, as far as a picture looks at it, and its evaluation of a set of embeddings."""
     evaluation = RetrievalEvaluation()
     trainer = SimpleNamespace(
-        default_root_dir=str(folder), datamodule=data, is_global_zero=True, sanity_checking=False,
-        global_step=step, state=SimpleNamespace(fn="fit"), loggers=[Recorder()], callbacks=[evaluation],
+        default_root_dir=str(folder), datamodule=data or Data(), is_global_zero=True,
+        global_step=step, state=SimpleNamespace(fn="fit"), loggers=[Recorder()],
+        callbacks=[evaluation, SimpleNamespace(neighbours=8)],
     )  # fmt: skip
-    evaluation._metric = evaluation._new_metric(trainer, Model(embedding_set), "test")  # type: ignore[arg-type]
-    evaluation._metric.update(embedding_set.embeddings, embedding_set.labels, embedding_set.indices)
-    evaluation._metric.compute()
-    return trainer
+    evaluation._batches = [(items.rows, items.embeddings, items.labels)]
+    return trainer, evaluation._evaluate(trainer, Model(items), stage)  # type: ignore[arg-type]
 
 
 def overlapping(n: int = 120, seed: int = 0) -> EmbeddingSet:
@@ -141,10 +142,10 @@ def apart(n: int) -> tuple[np.ndarray, np.ndarray]:
     return rows[::3], np.delete(rows, np.s_[::3])
 
 
-def brute_force(embedding_set: EmbeddingSet, data: Data) -> tuple[list[int], dict[int, list[int]], dict[int, int]]:
+def brute_force(items: EmbeddingSet, data: Data) -> tuple[list[int], dict[int, list[int]], dict[int, int]]:
     """The queries that have an answer; for each the gallery in order of distance; and its answer's rank."""
-    points, labels = embedding_set.embeddings.double().numpy(), embedding_set.labels.tolist()
-    rows = embedding_set.indices.tolist()
+    points, labels = items.embeddings.double().numpy(), items.labels.tolist()
+    rows = items.rows.tolist()
     query, gallery = data.query_gallery("test")
     answerable, order, rank = [], {}, {}
     for q in range(len(rows)):

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from lifted_lightning.distributed import rank, world_size
-from lifted_lightning.metrics import ClusteringMetrics, RetrievalMetrics
-from lifted_lightning.metrics.ranking import Ranker
+from lifted_lightning.metrics import clustering_metrics, rank_queries
+from lifted_lightning.metrics.collection import EmbeddingSet
+from lifted_lightning.metrics.search import Search
 from tests.helpers.ranks import run_ranks
 
 N = 401
 LABELS = torch.arange(N) // 3 % 40
 LABELS[0] = 99  # a class of its own
-QUERY, GALLERY = range(0, 200), range(150, N)
+QUERY, GALLERY = torch.arange(200), torch.arange(150, N)
 
 
 def data() -> torch.Tensor:
@@ -30,31 +31,25 @@ def evaluate(shares: list[int]) -> dict[str, object]:
     if rank() == world_size() - 1:
         mine = torch.cat([mine, torch.arange(5)])
     ranked: list[int] = []
-    original = Ranker.rank
+    scores = Search.scores
 
-    def counting(self: Ranker, queries: torch.Tensor, positives: torch.Tensor) -> object:
+    def counting(self: Search, queries: torch.Tensor) -> torch.Tensor:
         ranked.append(len(queries))
-        return original(self, queries, positives)
+        return scores(self, queries)
 
-    whole, apart = RetrievalMetrics(), RetrievalMetrics(query=QUERY, gallery=GALLERY)
-    clusters = ClusteringMetrics()
     x = data()
-    for metric in (whole, apart, clusters):
-        for rows in mine.split(64):
-            metric.update(x[rows], LABELS[rows], rows)
-    with patch.object(Ranker, "rank", counting):
-        metrics = whole.compute()
-        others = apart.compute()
-    assert whole.result is not None
-    assert whole.embedding_set is not None
+    items = EmbeddingSet.gather([(rows, x[rows], LABELS[rows]) for rows in mine.split(64) if len(rows)], x.device)
+    with patch.object(Search, "scores", counting):
+        whole = rank_queries(items.embeddings, items.labels, neighbours=3)
+        apart = rank_queries(items.embeddings, items.labels, items.items(QUERY), items.items(GALLERY))
     return {
-        "metrics": metrics,
-        "apart": others,
-        "clusters": clusters.compute(),
-        "ranks": whole.result.rank,
-        "averages": whole.result.average_precision,
-        "indices": whole.embedding_set.indices,
-        "ranked": ranked,
+        "metrics": whole.metrics(),
+        "apart": apart.metrics(),
+        "clusters": clustering_metrics(items.embeddings, items.labels),
+        "rows": items.rows,
+        **{f"whole {name}": values for name, values in vars(whole).items()},
+        **{f"apart {name}": values for name, values in vars(apart).items()},
+        "ranked": sum(ranked),
     }
 
 
@@ -62,26 +57,14 @@ def evaluate(shares: list[int]) -> dict[str, object]:
 def test_ranks_agree_with_one_process(shares: list[int]) -> None:
     alone = evaluate([1])
     assert alone["metrics"]["queries_without_positive"] == 1
-    assert alone["ranked"][0] == N - 1
+    assert alone["ranked"] == N + len(QUERY)
     results = run_ranks(evaluate, len(shares), shares)
     for result in results:
-        for key in ("metrics", "apart", "clusters"):
-            assert result[key] == alone[key], key
-        for key in ("ranks", "averages", "indices"):
-            assert torch.equal(result[key], alone[key]), key
-    for call in range(2):  # each query is ranked once, and each rank ranks its part
-        counts = [result["ranked"][call] for result in results]
-        assert sum(counts) == alone["ranked"][call]
-        assert max(counts) - min(counts) <= 1
-
-
-def test_reset_forgets() -> None:
-    metric = RetrievalMetrics(ks=(1,))
-    metric.update(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 1]), torch.tensor([4, 2]))
-    assert metric.compute()["recall@1"] == 1
-    metric.reset()
-    assert metric.result is None
-    metric.update(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 2]), torch.tensor([4, 2]))
-    assert metric.compute()["queries_without_positive"] == 2
-    with pytest.raises(ValueError, match="ks"):
-        RetrievalMetrics(ks=(0,))
+        for key, value in alone.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(result[key], value), key
+            elif key != "ranked":
+                assert result[key] == value, key
+    counts = [result["ranked"] for result in results]  # each query is ranked once, and each rank ranks its part
+    assert sum(counts) == alone["ranked"]
+    assert max(counts) - min(counts) <= 2

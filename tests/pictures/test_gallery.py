@@ -7,15 +7,15 @@ import numpy as np
 from PIL import Image
 
 from lifted_lightning.pictures.gallery import (
-    _CELL,
-    _FRAME,
-    _GAP,
-    _HEADING,
-    _LINE,
-    _TITLE,
     ABSENT,
+    CELL,
+    FRAME,
     FRAMES,
+    GAP,
+    HEADING,
+    LINE,
     RIGHT,
+    TITLE,
     UNKNOWN,
     WRONG,
     cell_left,
@@ -37,11 +37,11 @@ class TestPicture:
         names = [["one line"] * 4] * 3
         draw_gallery(tmp_path / "g.png", images, names, status, ["a", "a", "b"], "title")
         picture = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"))
-        tops = [_TITLE + _HEADING * (1 + (row == 2)) + row * (_CELL + _LINE + 0.07 + _GAP) for row in range(3)]
+        tops = [TITLE + HEADING * (1 + (row == 2)) + row * (CELL + LINE + 0.07 + GAP) for row in range(3)]
         for row, top in enumerate(tops):
             for column in range(4):
                 left = cell_left(column)
-                centre = picture[self.at(top + _CELL / 2), self.at(left + _CELL / 2)]
+                centre = picture[self.at(top + CELL / 2), self.at(left + CELL / 2)]
                 edges = [
                     picture[self.at(top + dy), self.at(left + dx)]
                     for dy, dx in self.frame_points()
@@ -60,8 +60,8 @@ class TestPicture:
     @staticmethod
     def frame_points() -> list[tuple[float, float]]:
         """The middle of each side of a frame, from a cell's upper left corner, in inches."""
-        middle, thin = _CELL / 2, _FRAME / 2
-        return [(thin, middle), (_CELL - thin, middle), (middle, thin), (middle, _CELL - thin)]
+        middle, thin = CELL / 2, FRAME / 2
+        return [(thin, middle), (CELL - thin, middle), (middle, thin), (middle, CELL - thin)]
 
     def test_names_in_many_scripts(self, tmp_path: Path) -> None:
         """No character of these is missing from the fonts that matplotlib brings."""

@@ -3,14 +3,22 @@
 import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from PIL import Image
 
-from lifted_lightning.pictures.style import PALETTE, far_apart_colours
-from lifted_lightning.pictures.tsne_map import class_centres, draw_map, place_without_overlap, stratified_sample, tsne
+from lifted_lightning.pictures.tsne_map import (
+    FEW_COLOURS,
+    MANY_COLOURS,
+    draw_map,
+    place_without_overlap,
+    stratified_sample,
+    tsne,
+)
 from tests.helpers.tiny_evaluation import CLASSES, N, clusters
 
 
@@ -77,33 +85,14 @@ class TestProjection:
 class TestMap:
     def test_pictures_never_cover_one_another_and_none_is_left_out_without_need(self) -> None:
         centres = np.random.default_rng(0).uniform(size=(200, 2))
-        taken = np.array([[0.4, 0.4, 0.6, 0.5]])
-        laid = place_without_overlap(centres, 0.06, 0.04, taken)
+        laid = place_without_overlap(centres, 0.06, 0.04)
 
         def overlap(i: int, j: int) -> bool:
             return bool((np.abs(centres[i] - centres[j]) < [0.06, 0.04]).all())
 
-        def covers_taken(i: int) -> bool:
-            return bool((np.abs(centres[i] - [0.5, 0.45]) < [0.13, 0.07]).all())
-
         assert not any(overlap(i, j) for i in laid for j in laid if i < j)
         for i in range(200):
-            free = not covers_taken(i) and not any(overlap(i, j) for j in laid if j < i)
-            assert free == (i in laid)
-
-    def test_few_classes_have_a_colour_each_and_of_many_neighbours_differ(self) -> None:
-        centres = np.random.default_rng(0).normal(size=(300, 2))
-        assert len(set(far_apart_colours(centres[: len(PALETTE)]))) == len(PALETTE)
-        colours = far_apart_colours(centres)
-        apart = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-        np.fill_diagonal(apart, np.inf)
-        assert np.mean(colours[apart.argmin(axis=1)] != colours) > 0.99
-
-    def test_class_centres_are_points_of_their_class(self) -> None:
-        coordinates = np.array([[0.0, 0], [1, 0], [9, 0], [5, 5], [7, 7.1], [6, 6]])
-        classes, centres = class_centres(coordinates, np.array([4, 4, 4, 2, 2, 2]))
-        assert classes.tolist() == [2, 4]
-        assert centres.tolist() == [[6, 6], [1, 0]]
+            assert (i in laid) == (not any(overlap(i, j) for j in laid if j < i))
 
     @pytest.mark.parametrize("classes", [3, 40])
     def test_shows_the_pictures_it_says_and_colours_points_by_class(self, tmp_path: Path, classes: int) -> None:
@@ -134,8 +123,11 @@ class TestMap:
         for i, row in enumerate(pictured):
             assert (inside[i] > 80**2) == (row in shown)  # 0.4 inches at least, at 200 dots an inch
             assert inside[i] == 0 or row in shown
-        framed = [colour for colour in PALETTE if int(colour[1:], 16) in area]
-        assert framed == list(PALETTE[:3]) if classes == 3 else len(framed) > 3
+        few, many = (
+            [int(to_hex(colour)[1:], 16) in area for colour in matplotlib.color_sequences[name]]
+            for name in (FEW_COLOURS, MANY_COLOURS)
+        )
+        assert few == [True] * 3 + [False] * 7 if classes == 3 else sum(many) > 10
 
     def test_points_at_one_place(self, tmp_path: Path) -> None:
         shown = draw_map(
