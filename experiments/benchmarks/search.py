@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lifted_lightning.metrics import nearest
 
 from lifted_lightning.commands.search import rows_of
-from lifted_lightning.inference.index import EmbeddingIndex, read_index
+from lifted_lightning.metrics import nearest
+from lifted_lightning.runs.embeddings import Embeddings, read_embeddings
 
 
-def make_index(items: int, size: int) -> EmbeddingIndex:
+def make_index(items: int, size: int) -> Embeddings:
     """An index of random embeddings."""
     rng = np.random.default_rng(0)
-    return EmbeddingIndex(
+    return Embeddings(
         embeddings=rng.standard_normal((items, size), dtype=np.float32),
         paths=np.array([f"photos/{i // 1000:04}/{i:07}.jpg" for i in range(items)]),
         labels=np.arange(items) // 1000,
@@ -48,7 +48,7 @@ def main() -> None:
         began = time.perf_counter()
         index.save(path)
         wrote = time.perf_counter()
-        index = read_index(path)
+        index = read_embeddings(path)
         read = time.perf_counter()
         megabytes = os.path.getsize(path) / 1e6
     print(f"{megabytes:.0f} MB written in {wrote - began:.2f} s, read in {read - wrote:.2f} s")

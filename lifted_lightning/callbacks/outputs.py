@@ -9,20 +9,20 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lifted_lightning import __version__
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.files import atomic
-from lifted_lightning.metrics.embedding_set import gather_embedding_set
-from lifted_lightning.runs.checkpoint import PROGRESS_KEY
+from lifted_lightning.metrics.collection import EmbeddingSet
+from lifted_lightning.metrics.distances import Distance
+from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256
+from lifted_lightning.runs.embeddings import Embeddings
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.settings import relative_paths
 
-LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "scikit-learn", "numpy")
+LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "scikit-learn", "numpy")
 
 
 class ResultFile(Callback):
@@ -178,30 +178,37 @@ def git_state() -> dict[str, Any] | None:
 
 
 class PredictionFile(Callback):
-    """Writes ``embeddings.npz`` into the run's folder: indices, embeddings, labels, items and class names.
+    """Writes ``embeddings.npz`` into the run's folder, which ``numpy.load`` and ``lifted search`` read.
 
-    ``numpy.load(path)`` reads it back, without pickle.
+    Args:
+        distance: by which the embeddings are compared.
     """
 
-    def __init__(self) -> None:
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, distance: Distance) -> None:
+        self.distance: Distance = distance
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # of this rank
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        self._rows.append((outputs["indices"], outputs["embeddings"], outputs["labels"]))
+        self._batches.append((outputs["indices"], outputs["embeddings"], outputs["labels"]))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        embedding_set = gather_embedding_set(*(torch.cat(parts) for parts in zip(*self._rows, strict=True)))
+        items = EmbeddingSet.gather(self._batches, pl_module.device)
         if not trainer.is_global_zero:
             return
+        data = data_of(trainer)
+        checkpoint = trainer.ckpt_path and Path(trainer.ckpt_path).resolve()
         path = Path(trainer.default_root_dir) / "embeddings.npz"
-        indices = embedding_set.indices.cpu().numpy()
-        with atomic(path) as file:
-            np.savez(
-                file,
-                indices=indices,
-                embeddings=embedding_set.embeddings.cpu().numpy(),
-                labels=embedding_set.labels.cpu().numpy(),
-                items=np.array(data_of(trainer).names(indices.tolist())),
-                class_names=np.array(data_of(trainer).class_names),
-            )
-        print(f"{len(indices)} embeddings: {path}")
+        Embeddings(
+            embeddings=items.embeddings.float().cpu().numpy(),
+            paths=np.array(data.names(items.rows.tolist())),
+            labels=items.labels.cpu().numpy(),
+            class_names=np.array(data.class_names),
+            folder=str(Path(getattr(data.table.reader, "base", data.root)).resolve()),
+            checkpoint=str(checkpoint or ""),
+            checkpoint_sha256=file_sha256(checkpoint) if checkpoint else "",
+            size=data.size,
+            resize=data.resize,
+            channels=data.channels,
+            distance=self.distance,
+        ).save(path)
+        print(f"{len(items)} embeddings: {path}")

@@ -1,6 +1,7 @@
 """Tables of the test: which classes retrieval fails on and what it takes them for, and Recall@K for many K."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class PerClassTable(Callback):
                 logger.log_table("plots/per_class_test", columns=list(COLUMNS), data=rows, step=trainer.global_step)
 
 
-def per_class_rows(evaluation: Evaluation, class_names: list[str]) -> list[Row]:
+def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
     """A row of ``COLUMNS`` for each class: the lowest recall first, then the class with more queries."""
     ranking = evaluation.ranking
     wrong = ranking.rank > 1

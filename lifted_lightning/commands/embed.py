@@ -1,6 +1,7 @@
 """`lifted embed`: the embeddings of image files, in one file that can be searched."""
 
 import argparse
+import codecs
 import os
 import sys
 import tempfile
@@ -13,9 +14,10 @@ import numpy.typing as npt
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.errors import UserError
-from lifted_lightning.inference.index import EmbeddingIndex
+from lifted_lightning.runs.embeddings import Embeddings
 
 BAR_FROM = 65  # images, more than a batch, from which there is progress to show
+LONGEST = 4096  # characters of a path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,23 +55,18 @@ def run(arguments: Sequence[str]) -> int:
     model = load(options.ckpt, options.device)
     paths = [path for path, _ in images]
     embeddings = np.empty((len(paths), model.embedding_size), dtype=np.float32)
-    steps = model.steps(paths, embeddings)
-    unreadable: dict[int, str] = {}
-    if len(paths) < BAR_FROM:
-        for _, broken in steps:
-            unreadable.update(broken)
-    else:
-        from lifted_lightning.data.pixels import with_progress
+    from lifted_lightning.data.pixels import with_progress
 
-        for broken in with_progress(steps, len(paths), "embedding"):
-            unreadable.update(broken)
+    steps = model.steps(paths, embeddings)
+    shown = (step[1] for step in steps) if len(paths) < BAR_FROM else with_progress(steps, len(paths), "embedding")
+    unreadable = dict(pair for broken in shown for pair in broken)
     for reason in unreadable.values():
         print(f"warning: {reason}", file=sys.stderr)
     if len(unreadable) == len(paths):
         raise UserError(f"none of {len(paths)} images can be read, for example {unreadable[0]}")
-    read = np.array([row for row in range(len(paths)) if row not in unreadable])
+    read = [row for row in range(len(paths)) if row not in unreadable]
     class_names, labels = as_labels(images[row][1] for row in read)
-    EmbeddingIndex(
+    Embeddings(
         embeddings=embeddings[read],
         paths=np.array([paths[row] for row in read]),
         labels=labels,
@@ -143,26 +140,30 @@ def _images_of(argument: str) -> Iterator[tuple[str, str]]:
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
                     yield os.path.join(base, name), folder
         return
-    if not path.exists():
-        raise UserError(f"{argument}: no such file or folder")
-    lines = None if path.suffix.lower() in EXTENSIONS else _lines(path)
-    if lines is None:
+    if not path.is_file():
+        state = "is neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise UserError(f"{argument}: {state}; give images, folders of them, or text files that list them")
+    if path.suffix.lower() in EXTENSIONS or not _is_text(path):
         yield str(path), path.parent.name
         return
-    for line in lines:
-        listed = path.parent / line
-        yield str(listed), Path(line).parent.name
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), start=1):
+            if len(line) == LONGEST or "\0" in line or "\ufffd" in line:
+                raise UserError(f"{argument}: line {number} is no text; give a list with one path a line, or an image")
+            if line.strip():
+                yield str(path.parent / line.strip()), Path(line.strip()).parent.name
 
 
-def _lines(path: Path) -> list[str] | None:
-    """The lines of a text file that are not empty, or None of a file that is no text."""
+def _is_text(path: Path) -> bool:
+    """Whether a file begins like text: what does not may be an image without an ending."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            start = file.read(LONGEST)
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
-        return None
+        return False
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return None if "\0" in text else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:

@@ -117,7 +117,7 @@ def run(command: str, arguments: list[str]) -> int:
     if config.trainer.enable_progress_bar is not False:
         callbacks.append(RunProgressBar())
     if command == "predict":
-        callbacks.append(PredictionFile())
+        callbacks.append(PredictionFile(built.evaluation.distance))
     own = built.trainer.callbacks or []
     callbacks += [*(own if isinstance(own, list) else [own]), *(built[key] for key in CALLBACKS)]
     layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,17 @@ import numpy.typing as npt
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.commands.embed import add_device, check_writable
 from lifted_lightning.errors import UserError
-from lifted_lightning.inference.index import EmbeddingIndex, read_index
+from lifted_lightning.runs.embeddings import Embeddings, read_embeddings
 
 if TYPE_CHECKING:
-    from lifted_lightning.data.images import ResizeMode, UInt8Array
+    from lifted_lightning.data.images import UInt8Array
     from lifted_lightning.inference.model import TrainedModel
 
 
 IntArray = npt.NDArray[np.int64]
-
+FloatArray = npt.NDArray[np.float64]
 
 ROWS, COLUMNS = 50, 20  # queries and neighbours that a picture has room for
-
-
 SIDE = 128  # pixels of an image there
 
 
@@ -38,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "index itself is left out of its own answer.",
     )
     result.add_argument("queries", nargs="+", metavar="QUERY", help="image files")
-    result.add_argument("--index", required=True, type=Path, help="a file that lifted embed wrote")
+    result.add_argument("--index", required=True, type=Path, help="a file that lifted embed or lifted predict wrote")
     result.add_argument("--k", type=int, help="how many neighbours of each query; by default 10, or all of fewer")
     result.add_argument("--gallery", type=Path, help="draw queries and neighbours into this PNG")
     result.add_argument("--ckpt", type=Path, help="where the index's checkpoint is now, if it was moved")
@@ -56,33 +53,38 @@ def run(arguments: Sequence[str]) -> int:
         if not os.path.isfile(query):
             state = "is no file" if os.path.exists(query) else "no such file"
             raise UserError(f"{query}: {state}; a query is an image file")
-    index = read_index(options.index)
+    index = read_embeddings(options.index)
     itself = rows_of(index, queries)
     others = len(index) - bool((itself >= 0).any())
     k = min(10, others) if options.k is None else options.k
     if not 1 <= k <= others:
         raise UserError(f"--k {k}: {options.index} has {others} images to find; give a number from 1 to {others}")
     model = model_of(index, options.index, options.ckpt, options.device)
-    answers = Answers(queries, itself, *search(index, model, queries, k, itself))
-    print_table(index, answers)
+    distances, rows = nearest_images(index, model, queries, k, itself)
+    print_table(index, queries, distances, rows)
+    for query in [query for query, row in zip(queries, itself, strict=True) if row >= 0]:
+        print(f"{query} is in the index itself: left out of its own answer", file=sys.stderr)
     if options.gallery is not None:
-        draw(options.gallery, options.index.name, index, answers, model.resize)
+        shown = slice(None, ROWS), slice(None, COLUMNS)
+        draw_answers(
+            options.gallery, options.index.name, index, queries[:ROWS], itself[:ROWS], distances[shown], rows[shown]
+        )
         print(f"gallery: {options.gallery}")
     return 0
 
 
-def rows_of(index: EmbeddingIndex, queries: Sequence[str]) -> IntArray:
+def rows_of(index: Embeddings, queries: Sequence[str]) -> IntArray:
     """(Q,) int64: the row of the index that is the query's own file, -1 if there is none."""
     return np.array([_row_of(index, os.path.realpath(query)) for query in queries], dtype=np.int64)
 
 
-def _row_of(index: EmbeddingIndex, query: str) -> int:
+def _row_of(index: Embeddings, query: str) -> int:
     # The file system is asked only where the name alone could be right: an index may have a million.
     named_alike = np.flatnonzero(np.strings.endswith(index.paths, os.path.basename(query)))
     return next((row for row in named_alike.tolist() if os.path.realpath(index.file(row)) == query), -1)
 
 
-def model_of(index: EmbeddingIndex, path: Path, checkpoint: Path | None, device: str) -> "TrainedModel":
+def model_of(index: Embeddings, path: Path, checkpoint: Path | None, device: str) -> "TrainedModel":
     """The model that an index was made with.
 
     Raises:
@@ -103,9 +105,9 @@ def model_of(index: EmbeddingIndex, path: Path, checkpoint: Path | None, device:
     return model
 
 
-def search(
-    index: EmbeddingIndex, model: "TrainedModel", queries: Sequence[str], k: int, itself: IntArray
-) -> tuple[npt.NDArray[np.float64], IntArray]:
+def nearest_images(
+    index: Embeddings, model: "TrainedModel", queries: Sequence[str], k: int, itself: IntArray
+) -> tuple[FloatArray, IntArray]:
     """Distances (Q, k) and rows (Q, k) of the nearest images, nearest first, leaving out rows ``itself`` (Q,)."""
     import torch
 
@@ -119,55 +121,42 @@ def search(
     return distances.cpu().numpy(), rows.cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a search found.
-
-    Attributes:
-        queries: Q paths.
-        itself: (Q,) the row of the index that is the query's own file, -1 if there is none.
-        distances: (Q, k) ascending.
-        rows: (Q, k) of the index.
-    """
-
-    queries: Sequence[str]
-    itself: IntArray
-    distances: npt.NDArray[np.float64]
-    rows: IntArray
-
-
-def print_table(index: EmbeddingIndex, answers: Answers) -> None:
+def print_table(index: Embeddings, queries: Sequence[str], distances: FloatArray, rows: IntArray) -> None:
     """One line a neighbour; paths come last and are never cut, so that other programs can read them."""
-    width = max(len("query"), *map(len, answers.queries))
+    width = max(len("query"), *map(len, queries))
     print(f"{'query':<{width}}  rank   distance  path")
-    for query, near, found in zip(answers.queries, answers.distances, answers.rows, strict=True):
+    for query, near, found in zip(queries, distances, rows, strict=True):
         for rank, (value, row) in enumerate(zip(near, found, strict=True), start=1):
-            print(f"{query:<{width}}  {rank:>4}  {value:>9.4g}  {index.paths[row]}")
-    for query, row in zip(answers.queries, answers.itself, strict=True):
-        if row >= 0:
-            print(f"{query} is in the index itself: left out of its own answer", file=sys.stderr)
+            path = "".join(c if c.isprintable() else "\ufffd" for c in str(index.paths[row]))  # no terminal's escapes
+            print(f"{query:<{width}}  {rank:>4}  {value:>9.4g}  {path}")
 
 
-def draw(path: Path, title: str, index: EmbeddingIndex, answers: Answers, resize: "ResizeMode") -> None:
-    """Draw the first queries with their first neighbours.
+def draw_answers(
+    path: Path,
+    title: str,
+    index: Embeddings,
+    queries: Sequence[str],
+    itself: IntArray,
+    distances: FloatArray,
+    rows: IntArray,
+) -> None:
+    """Draw queries with their neighbours.
 
     A neighbour's frame is green or red if the query is in the index, for then both classes are known; else grey.
     """
     from lifted_lightning.pictures.gallery import RIGHT, UNKNOWN, WRONG, draw_gallery
 
-    rows, itself = answers.rows[:ROWS, :COLUMNS], answers.itself[:ROWS, None]
-    labels, own = index.labels[rows], np.where(itself >= 0, index.labels[itself], -1)
-    compared = np.where(labels == own, RIGHT, WRONG)
-    files = [[query, *map(index.file, found)] for query, found in zip(answers.queries[:ROWS], rows, strict=True)]
+    labels, own = index.labels[rows], np.where(itself >= 0, index.labels[itself], -1)[:, None]
+    files = [[query, *map(index.file, found)] for query, found in zip(queries, rows, strict=True)]
     names = [
-        [short_name(query)] + [f"{short_name(file)} {d:.3g}" for file, d in zip(found, near, strict=False)]
-        for (query, *found), near in zip(files, answers.distances, strict=False)
+        [short_name(query)] + [f"{short_name(file)} {d:.3g}" for file, d in zip(found, near, strict=True)]
+        for (query, *found), near in zip(files, distances, strict=True)
     ]
     draw_gallery(
         path,
-        np.array([[picture(file, resize) for file in line] for line in files]),
+        np.array([[_picture(file, index.resize) for file in line] for line in files]),
         names,
-        np.where((labels >= 0) & (own >= 0), compared, UNKNOWN),
+        np.where((labels >= 0) & (own >= 0), np.where(labels == own, RIGHT, WRONG), UNKNOWN),
         [f"nearest of {len(index):,} images"] * len(files),
         title,
     )
@@ -178,7 +167,7 @@ def short_name(path: str) -> str:
     return str(Path(*Path(path).with_suffix("").parts[-2:]))
 
 
-def picture(path: str, resize: "ResizeMode") -> "UInt8Array":
+def _picture(path: str, resize: Any) -> "UInt8Array":
     """(128, 128, 3) pixels of a file in the way that its model resizes; white if it is gone."""
     from lifted_lightning.data.images import image_or_error, read_image, to_pixels
 

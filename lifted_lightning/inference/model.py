@@ -1,6 +1,5 @@
 """A trained model for use: a checkpoint's network without a trainer, embedding image files or images."""
 
-import hashlib
 import os
 import pkgutil
 from collections import deque
@@ -20,7 +19,7 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, read_image, to_pixels
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, load_checkpoint
+from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
 from lifted_lightning.training.networks import EmbeddingNetwork
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
@@ -192,12 +191,6 @@ def find_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0][:120]
         raise UserError(f"device {name}: cannot be used here ({reason}); use auto or cpu") from error
     return device
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 WITHOUT = {"pretrained": False, "weights_file": None}  # settings of a network that gets its weights elsewhere

@@ -141,7 +141,7 @@ def draw_map(
         figure = Figure(figsize=(WIDTH, WIDTH * tall + 0.6 + 0.3 * few), layout="constrained")
         axes = figure.add_subplot(xticks=[], yticks=[])
         axes.spines[:].set(color="#cccccc", linewidth=0.6)
-        axes.scatter(*places.T, s=13, c=colours, linewidths=0, alpha=0.85)
+        axes.scatter(places[:, 0], places[:, 1], s=13, c=colours, linewidths=0, alpha=0.85)
         for image, (x, y) in zip(thumbnails[laid], corners, strict=True):
             axes.imshow(as_rgb(image), extent=(x, x + side, y, y + side), interpolation="antialiased", zorder=3)
         frames = [Rectangle(tuple(corner), side, side) for corner in corners]

@@ -1,5 +1,6 @@
 """A run's checkpoint: which one is meant, the folder it lies in, and reading it without unpickling code."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: holds no checkpoint of a run; for bare weights use model.network.weights_file")
     return checkpoint
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

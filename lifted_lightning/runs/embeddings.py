@@ -4,10 +4,8 @@ It is one ``.npz``, which ``numpy.load`` reads without pickle.
 """
 
 import os
-import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,11 @@ import numpy.typing as npt
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 
-ARRAYS = {"embeddings": "f", "paths": "U", "labels": "i", "class_names": "U"}  # and their kinds; the others are scalars
+# What the file holds: of each array numpy's kind (f: numbers, i: whole ones, U: text) and its dimensions.
+KINDS = {
+    "embeddings": "f2", "paths": "U1", "labels": "i1", "class_names": "U1", "folder": "U0", "checkpoint": "U0",
+    "checkpoint_sha256": "U0", "size": "i0", "resize": "U0", "channels": "i0", "distance": "U0",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Embeddings:
         labels: (N,) int64, indices into ``class_names``; -1 for an image that lies in no class folder.
         class_names: (C,) str.
         folder: the absolute folder that paths start from.
-        checkpoint: of the network, absolute; empty where it is untrained.
+        checkpoint: of the network, relative to ``folder`` or absolute; empty where it is untrained.
         checkpoint_sha256: of that file, in hexadecimal.
         size: side in pixels that images are brought to.
         resize: how they become square.
@@ -61,11 +63,10 @@ class Embeddings:
         Raises:
             UserError: if embeddings are not finite, with how many; or if the file cannot be written.
         """
-        infinite = int((~np.isfinite(self.embeddings).all(axis=1)).sum())
-        if infinite:
+        if infinite := _count_infinite(self.embeddings):
             raise UserError(
-                f"{path}: {infinite} of {len(self)} embeddings are not finite (NaN or infinity), so nothing is written: "
-                "the network has diverged; take another checkpoint"
+                f"{path}: is not written: {infinite} of {len(self)} embeddings are not finite (NaN or infinity): the "
+                "network has diverged, or its weights are damaged; take another checkpoint"
             )
         try:
             with atomic(path) as file:
@@ -80,24 +81,23 @@ def read_embeddings(path: Path) -> Embeddings:
     Raises:
         UserError: if there is no such file, or it is damaged, or something else.
     """
+    damaged = UserError(f"{path}: is no index of lifted embed, or is damaged; make it again")
     try:
         with np.load(path, allow_pickle=False) as file:
-            values: dict[str, Any] = {
-                field.name: file[field.name] if field.name in ARRAYS else file[field.name].item()
-                for field in fields(Embeddings)
-            }
-        index = Embeddings(**values)
-        right = all(values[name].dtype.kind == kind for name, kind in ARRAYS.items())
-        right &= all(isinstance(values[field.name], field.type) for field in fields(Embeddings) if field.type in (int, str))  # type: ignore[arg-type]
+            arrays = {name: file[name] for name in KINDS}
     except FileNotFoundError:
         raise UserError(f"{path}: no such index; make one with lifted embed IMAGES --ckpt C --out {path}") from None
     except Exception as error:  # numpy raises many kinds for a file that is none of its own
-        raise UserError(f"{path}: is no index of lifted embed, or is damaged; make it again") from error
-    shapes = [values[name].shape for name in ARRAYS]
-    fits = len(shapes[0]) == 2 and shapes[1] == shapes[2] == shapes[0][:1] and len(shapes[3]) == 1 and len(index) > 0
-    if not (right and fits and -1 <= index.labels.min() <= index.labels.max() < len(index.class_names)):
-        raise UserError(f"{path}: is damaged: its arrays do not fit one another; make it again")
-    infinite = int((~np.isfinite(index.embeddings).all(axis=1)).sum())
-    if infinite:
+        raise damaged from error
+    if any(f"{arrays[name].dtype.kind}{arrays[name].ndim}" != kind for name, kind in KINDS.items()):
+        raise damaged
+    index = Embeddings(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+    if not 0 < len(index) == len(index.paths) == len(index.labels) or index.labels.max() >= len(index.class_names):
+        raise damaged
+    if infinite := _count_infinite(index.embeddings):
         raise UserError(f"{path}: {infinite} of {len(index)} embeddings are not finite; embed the images again")
     return index
+
+
+def _count_infinite(embeddings: npt.NDArray[np.float32]) -> int:
+    return int((~np.isfinite(embeddings).all(axis=1)).sum())

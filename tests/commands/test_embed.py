@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lifted_lightning
 from lifted_lightning.cli import main
@@ -142,3 +143,26 @@ def test_an_index_that_is_there_is_kept_until_the_new_one_is_whole(
     assert "embeddings.npz: cannot be written (No space left on device)" in err
     assert Path("embeddings.npz").read_text() == "the old one"
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_a_list_is_read_line_by_line_and_what_is_no_text_is_refused(lifted: Lifted) -> None:
+    Path("list.txt").write_bytes(b"photos/class 0/0.png\n" * 300 + b"\xff\xfe\n")
+    code, _, err = lifted("embed", "list.txt", "--ckpt", "best.ckpt")
+    assert (code, err) == (
+        2,
+        "lifted embed: list.txt: line 301 is no text; give a list with one path a line, or an image\n",
+    )
+    Path("endless.txt").write_text("a" * 10_000)
+    assert "endless.txt: line 1 is no text" in lifted("embed", "endless.txt", "--ckpt", "best.ckpt")[2]
+    assert "/dev/zero: is neither a file nor a folder" in lifted("embed", "/dev/zero", "--ckpt", "best.ckpt")[2]
+
+
+def test_embeddings_that_are_not_finite_are_not_written(lifted: Lifted) -> None:
+    content = torch.load("best.ckpt", weights_only=True)
+    for weight in content["state_dict"].values():
+        weight *= torch.nan if weight.is_floating_point() else 1
+    torch.save(content, "best.ckpt")
+    code, out, err = lifted("embed", "photos", "--ckpt", "best.ckpt")
+    assert (code, out) == (2, "")
+    assert "20 of 20 embeddings are not finite" in err
+    assert not Path("embeddings.npz").exists()

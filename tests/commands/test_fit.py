@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
+
+from lifted_lightning.runs.embeddings import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
@@ -181,9 +182,9 @@ def test_test_and_predict_read_the_checkpoint(first_run: tuple[Path, str]) -> No
     assert "verbose" not in yaml.safe_load((run.with_name("tested") / "config.yaml").read_text())
     done = lifted(run.parents[2], "predict", *config, "--name", "predicted")
     assert done.returncode == 0, done.stderr
-    with np.load(run.with_name("predicted") / "embeddings.npz", allow_pickle=False) as file:
-        assert len(file["items"]) == len(file["embeddings"]) == len(set(file["indices"].tolist()))
-        assert file["embeddings"].shape[1] == 64
+    index = read_embeddings(run.with_name("predicted") / "embeddings.npz")  # as lifted search does
+    assert index.embeddings.shape == (len(set(index.paths.tolist())), 64)
+    assert (index.size, index.distance) == (16, "euclidean")
 
 
 OWN = """

@@ -121,6 +121,14 @@ def test_the_gallery(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
         assert picture.width > 1000
 
 
+def test_names_of_an_index_do_not_steer_the_terminal(lifted: Lifted) -> None:
+    Path("photos/class 2/0.png").rename("photos/\x1b[31mred\x07.png")
+    assert lifted("embed", "photos", "--ckpt", "euclidean.ckpt", "--out", "index.npz")[0] == 0
+    out = lifted("search", "photos/class 0/0.png", "--index", "index.npz", "--k", "19")[1]
+    assert "photos/\ufffd[31mred\ufffd.png\n" in out
+    assert out.replace("\n", "").isprintable()
+
+
 def test_a_moved_checkpoint_is_given_and_another_refused(lifted: Lifted) -> None:
     Path("euclidean.ckpt").rename("moved.ckpt")
     search = ["search", "photos/class 0/0.png", "--index", "index.npz"]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lifted_lightning.cli import OWN as OWN_COMMANDS
 from lifted_lightning.cli import TRAINER, main
-from lifted_lightning.inference.index import EmbeddingIndex
+from lifted_lightning.runs.embeddings import Embeddings
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.checkpoints import save_checkpoint
 
@@ -268,7 +268,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         add_images("damaged", dict.fromkeys("abcdef", 4))
         Path("damaged/a/broken.png").write_text("no image")
         save_checkpoint(Path("best.ckpt"))
-        EmbeddingIndex(
+        Embeddings(
             np.zeros((3, 5), np.float32), np.array(["photos/0/0.png", "x.png", "y.png"]), np.zeros(3, np.int64),
             np.array(["a"]), str(folder), "moved.ckpt", "12ab", 24, "pad", 1, "euclidean",
         ).save(Path("index.npz"))  # fmt: skip
