@@ -1,4 +1,4 @@
-"""The process that draws one picture beside training: ``python -m lifted_lightning.pictures.worker KIND OUT PARENT < IN``.
+"""Draws one picture, beside training: ``python -m lifted_lightning.pictures.worker KIND OUT PARENT < IN``.
 
 IN is an ``.npz`` without pickled objects, as ``lifted_lightning.callbacks.pictures`` writes it. OUT is the PNG, which
 appears whole or not at all. PARENT is the number of the process that it ends with. No torch is imported.
