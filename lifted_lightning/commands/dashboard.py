@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.loggers import end_wandb_service
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def save(project: str, entity: str | None) -> str:
         address = str(built.url)
     except wandb.errors.Error as error:
         end_wandb_service()
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(f"W&B: {reason}; try again later, or give --dry-run") from error
+        raise UserError(f"W&B: {one_line(error).rstrip('.')}; try again later, or give --dry-run") from error
     return address
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, read_image, to_pixels
 from lifted_lightning.data.pixels import Steps
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
 from lifted_lightning.training.networks import EmbeddingNetwork
 
@@ -60,8 +60,7 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights do not fit its network, which has changed ({reason})") from error
+        raise UserError(f"{path}: its weights do not fit its network, which has changed ({one_line(error)})") from error
     return TrainedModel(module.eval().to(where), config, path, where)
 
 
@@ -188,8 +187,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"device {name}: cannot be used here ({reason}); use auto or cpu") from error
+        raise UserError(f"device {name}: cannot be used here ({one_line(error, 120)}); use auto or cpu") from error
     return device
 
 
@@ -238,9 +236,8 @@ def build(config: dict[str, Any], path: Path) -> nn.Module:
         made = parser.instantiate(parser.parse_object({"model": kept}))
         return kind(**vars(made["model"]), loss=nn.Identity())
     except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{path}: its network cannot be made here ({reason}); go to the folder that its run was started in"
+            f"{path}: its network cannot be made here ({one_line(error, 300)}); go to the folder that its run was started in"
         ) from error
 
 
