@@ -70,9 +70,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         settings = read_yaml(Path(config), f"--config {config}")
         if not isinstance(settings, dict):
             raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
-        refuse_moved(
-            (re.sub(r"\.(init_args|class_path)\b", "", key) for key in flatten(settings)), f"--config {config}: "
-        )
+        names = (re.sub(r"\.(init_args|class_path)\b", "", key) for key in flatten(settings))
+        refuse_moved(names, f"--config {config}: ")
         model_class = model_class or settings.get("model_class")
     return known.config, model_class, options
 
@@ -204,11 +203,11 @@ def set_up_parsing() -> None:
     from torch import nn
 
     for key in _CLASSES:
-        classes_for(key)  # a class has a short name once it is imported
+        classes_for(key)  # imports them: a class has a short name from then on
     all_paths = _typehints.get_all_subclass_paths
     if all_paths.__module__ == __name__:
         return
-    homes = tuple(f"{module}." for key in ("model.loss", "model.network") for module in _CLASSES[key])
+    modules = {*classes_for("model.loss"), *classes_for("model.network")}
 
     def own_first(*args: Any, **kwargs: Any) -> list[str]:
         # pytorch-metric-learning has a ContrastiveLoss and a LiftedStructureLoss too, and once a user's file imports
@@ -218,9 +217,8 @@ def set_up_parsing() -> None:
         paths = [path for path in paths if path.startswith(_OURS) or path.rsplit(".", 1)[1] not in names]
         if args[0] is not nn.Module:
             return paths
-        # The parser has the shortest path to a class; where ours is defined says what it is.
-        defined = {path: f"{resolve_name(path).__module__}." if path.startswith(_OURS) else path for path in paths}
-        return [p for p in paths if defined[p].startswith(homes) or not defined[p].startswith((_OURS, *_NOT_OFFERED))]
+        own = [path for path in paths if path.startswith(_OURS) and path.rsplit(".", 1)[1] in modules]
+        return own + [path for path in paths if not path.startswith((_OURS, *_NOT_OFFERED))]
 
     def start_from_defaults(parser: Any, previous: Any, chosen: Any) -> None:
         # jsonargparse keeps the settings that both classes have: `--model.loss=TripletLoss` over a configuration of

@@ -237,7 +237,7 @@ def build(config: dict[str, Any], path: Path) -> nn.Module:
         return kind(**vars(made["model"]), loss=nn.Identity())
     except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: its network cannot be made here ({one_line(error, 300)}); go to the folder that its run was started in"
+            f"{path}: its network cannot be made here ({one_line(error, 300)}); go to the folder that its run began in"
         ) from error
 
 

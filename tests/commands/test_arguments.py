@@ -65,7 +65,14 @@ def test_a_setting_that_has_moved_is_told_its_new_name(
     monkeypatch.setitem(arguments.MOVED, "old.name", "is --new.name now")
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"old": {"class_path": "x", "init_args": {"name": 1}}}))
-    given = ["--config", str(config)] if place == "config" else [place, "1"] if "=" not in place else [place]
+    given = {"config": ["--config", str(config)], "--old.name": [place, "1"]}.get(place, [place])
     with pytest.raises(UserError, match=r"old\.name: is --new\.name now") as caught:
         parse("fit", ["--config", OMNIGLOT, *given])
     assert (str(config) in str(caught.value)) == (place == "config")
+
+
+def test_our_short_names_win_over_a_peers() -> None:
+    import pytorch_metric_learning.losses as peer
+
+    assert peer.ContrastiveLoss.__name__ == "ContrastiveLoss"
+    assert model("--model.loss=ContrastiveLoss")["loss"]["class_path"] == "lifted_lightning.ContrastiveLoss"

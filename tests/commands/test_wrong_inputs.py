@@ -52,7 +52,6 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --model.loss=Nonsense", "Nonsense", "ContrastiveLoss, LiftedStructureLoss, TripletLoss"),
     (f"{FIT} --model.loss=torch.nn.Nope", "torch.nn.Nope", "cannot be imported", "MODULE.CLASS"),
     (f"{FIT} --model.optimizer=torch.optim.SGDD", "torch.optim.SGDD: cannot be", "did you mean SGD?"),
-    (f"{FIT} --model.optimizer=nope.Nope", "nope.Nope: cannot be", "No module named", "MODULE.CLASS"),
     (f"{FIT} --model.optimizer=torch.nn.Linear", "--model.optimizer=torch.nn.Linear", "is no Optimizer"),
     (f"{FIT} --model.optimizer.lrr=1", "no option --model.optimizer.lrr", "--model.optimizer.lr?"),
     (f"{FIT} --trainer.callbacks=nope.Nope", "nope.Nope", "No module named 'nope')", "MODULE.CLASS"),
@@ -66,23 +65,13 @@ WRONG: list[tuple[str, ...]] = [
     # lifted fit: values out of range
     (f"{FIT} --data.validation_share=1.5", "validation_share 1.5", "in [0, 1)"),
     (f"{FIT} --data.size=0", "data.size 0", "at least 1"),
-    (f"{FIT} --data.workers=-1", "data.workers -1", "at least 0"),
     (f"{FIT} --data.crop_scale=[2,3]", "data.crop_scale [2.0, 3.0]", "least <= greatest"),
-    (f"{FIT} --data.eval_batch_size=0", "data.eval_batch_size 0", "at least 1"),
-    (f"{FIT} --data.batches_per_epoch=0", "batches_per_epoch 0", "at least 1"),
     (f"{FIT} --data.sampler.samples_per_class=1", "samples_per_class 1", "at least 2"),
     (f"{FIT} --data.sampler.neighbours=2", "neighbours 2.0", "between 0 and 1"),
     (f"{FIT} --data.sampler.neighbours=.nan", "neighbours nan", "between 0 and 1"),
     (f"{FIT} --model.augment.mean=[0.5] --model.augment.std=[.inf]", "std=[inf]", "finite"),
-    (f"{FIT} --model.network.embedding_size=0", "embedding_size=0", "at least 1"),
-    (f"{FIT} --model.network.dropout=1", "dropout=1.0", "below 1"),
-    (f"{FIT} --model.network.width=0", "width=0", "at least 1"),
-    (f"{FIT} --model.micro_batch=0", "micro_batch=0", "at least 1 image"),
-    (f"{FIT} --model.loss.margin=.nan", "margin=nan", "finite distance"),
-    (f"{FIT} --model.head_lr_factor=-1", "head_lr_factor=-1", "at least 0"),
     (f"{FIT} --model.optimizer.lr=-1", "model.optimizer", "learning rate: -1.0", "other settings"),
     (f"{FIT} --model.augment=CropMirror --model.augment.size=99", "size=99", "40x40", "lower it"),
-    (f"{FIT} --model.augment.colour_jitter=2", "colour_jitter=2.0", "from 0 to 1"),
     (f"{FIT} --data.channels=3", "3x40x40", "make data.channels", "agree"),
     (f"{FIT} --evaluation.ks=[0]", "evaluation.ks [0]", "positive numbers"),
     (f"{FIT} --tsne.every_n=-1", "every_n -1", "0 for no pictures"),
@@ -91,7 +80,6 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --last_checkpoint.every_n_steps=0", "last_checkpoint.every_n_steps 0", "at least 1"),
     (f"{FIT} --best_checkpoint.mode=up", "mode", "min, max", "up"),
     (f"{FIT} --best_checkpoint.monitor=validation/map@k", "validation/map@k", "did you mean validation/map@r?"),
-    (f"{FIT} --best_checkpoint.monitor=accuracy", "monitor accuracy", "validation/recall@1"),
     (f"{FIT} --trainer.max_steps=-5", "--trainer.max_steps=-5", "at least -1"),
     (f"{FIT} --trainer.max_steps=0", "--trainer.max_steps=0", "another number"),
     (f"{FIT} --trainer.check_val_every_n_epoch=0", "--trainer.check_val_every_n_epoch=0", "another number"),
@@ -100,7 +88,6 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --model.optimizer.lr=.nan", "--model.optimizer.init_args.lr=nan", "finite"),
     (f"{FIT} --model.optimizer.betas=[0.9,.inf]", "--model.optimizer.init_args.betas", "finite"),
     (f"{FIT} --trainer.accelerator=warp", "'warp'", "Available names are: auto"),
-    (f"{FIT} --trainer.accelerator=cuda --trainer.devices=99", "accelerator"),
     (f"{FIT} --trainer.strategy=nope", "'nope'", "ddp"),
     (f"{FIT} --trainer.limit_train_batches=0.5", "limit_train_batches", "set data.batches_per_epoch"),
     # lifted fit: where files are, or are to go
@@ -112,31 +99,26 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --ckpt_path=note.txt", "note.txt", "is no checkpoint"),
     (f"{FIT} --ckpt_path=best.ckpt", "best.ckpt", "another architecture", "give the run's config.yaml"),
     (f"{WEIGHTS} --model.network.weights_file=gone.pth", "gone.pth", "no such file"),
-    (f"{WEIGHTS} --model.network.weights_file=note.txt", "note.txt", "torch.save"),
     (f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=resnt50", "resnt50", "resnet50"),
     # lifted fit: data
     (f"{FIT} --data.dataset=Omniglot --data.root=/nowhere", "/nowhere", "lifted data prepare omniglot"),
     (f"{FOLDER}=elsewhere", "elsewhere", "no such folder", "give a folder"),
     (f"{FOLDER}=single", "single/b", "one image", "at least two"),
-    (f"{FOLDER}=hollow", "hollow/b", "no images", "at least two"),
     (f"{FOLDER}=damaged", "broken.png", "skip_broken=true"),
     (f"{FIT} --data.dataset.test_share=2", "test_share 2.0", "between 0 and 1"),
     (f"{FIT} --data.batch_size=64", "batch_size 64", "lower batch_size"),
     (f"{FIT} --data.batch_size=7", "batch_size 7", "6 or 8"),
     (f"{FIT} --data.batch_size=2", "batch_size 2", "is one class", "raise it to 4"),
     (f"{TABLE}=none.csv", "none.csv", "no such file", "path, label, split"),
-    (f"{TABLE}=unlabelled.csv", "unlabelled.csv", "no column label", "it needs path, label, split"),
     (f"{TABLE}=typo.csv", "typo.csv", "line 2", "'trian'", "train, test, query, gallery"),
     (f"{TABLE}=gone.csv", "6 of 6 listed images are missing", "none/0.png"),
     # the other commands of Lightning
     ("validate --config base.yaml --data.validation_share=0", "validation_share 0", "use lifted test"),
-    ("validate --config base.yaml --ckpt_path=nope.ckpt", "nope.ckpt", "no such file"),
     ("test --config base.yaml --modle.loss=x", "--modle.loss", "did you mean --model.loss?"),
     ("test --config base.yaml --ckpt_path=best.ckpt", "best.ckpt", "give the run's config.yaml"),
     ("predict --config base.yaml --ckpt_path=best", "--ckpt_path best", "--config RUN/config.yaml"),
     # lifted data
     ("data", "ACTION", "see lifted data --help"),
-    ("data lst", "'lst'", "'list', 'prepare', 'verify'"),
     ("data verify", "required: name", "see lifted data verify --help"),
     ("data verify cup200", "'cup200'", "did you mean cub200?"),
     ("data verify omniglot", "Omniglot not found", "run `lifted data prepare omniglot`"),
@@ -158,7 +140,6 @@ WRONG: list[tuple[str, ...]] = [
     ("sweep endless.yaml", "endless.yaml", "run_cap", "say how many trials"),
     ("sweep no_base.yaml", "nowhere.yaml: no such file", "relative to here"),
     ("sweep metric.yaml --retries -1", "--retries", "at least 0"),
-    ("sweep metric.yaml --retries x", "--retries", "'x'", "see lifted sweep --help"),
     ("sweep metric.yaml --gpu-per-trial 1", "--gpu-per-trial", "did you mean --gpus-per-trial?"),
     # lifted report
     ("report", "required: RUNS", "see lifted report --help"),
@@ -166,20 +147,16 @@ WRONG: list[tuple[str, ...]] = [
     ("report photos", "photos: no run below it (no result.json)", "give run folders"),
     ("report torn", "torn/run/result.json: cannot be read", "remove it and run again"),
     ("report foreign", "foreign/run/result.json: is not a run's result", "remove it and run again"),
-    ("report photos --ot x", "--ot", "did you mean --out?"),
     # lifted dashboard
     ("dashboard", "required: --project", "see lifted dashboard --help"),
     ("dashboard --project p", "nobody is logged in", "wandb login", "--dry-run"),
-    ("dashboard --project p --entty e", "--entty", "did you mean --entity?"),
     # lifted embed
     ("embed", "IMAGES, --ckpt", "see lifted embed --help"),
     ("embed photos --ckpt gone.ckpt", "gone.ckpt", "no such checkpoint", "give a file"),
     ("embed photos --ckpt note.txt", "note.txt: is no checkpoint"),
-    ("embed photos --ckpt photos", "photos: no such checkpoint"),
     (f"{EMBED} --batch 3", "--batch", "see lifted embed --help"),
     ("embed gone --ckpt best.ckpt", "gone: no such file or folder"),
     ("embed blank --ckpt best.ckpt", "blank: holds no images", ".jpg"),
-    ("embed empty.txt --ckpt best.ckpt", "empty.txt: holds no images"),
     ("embed empty.jpg --ckpt best.ckpt", "none of 1 images", "empty.jpg", "empty"),
     (f"{EMBED} --out no/i.npz", "--out no/i.npz", "no folder no", "make it first"),
     (f"{EMBED} --out photos", "--out photos: is a folder", "name of a file"),
@@ -188,14 +165,11 @@ WRONG: list[tuple[str, ...]] = [
     # lifted search
     ("search photos/0/0.png", "required: --index", "see lifted search --help"),
     ("search photos/0/0.png --index gone.npz", "gone.npz: no such index", "lifted embed"),
-    ("search photos/0/0.png --index note.txt", "note.txt: is no index", "make it again"),
     ("search gone.png --index index.npz", "gone.png: no such file", "a query is an image file"),
     ("search --index index.npz", "QUERY", "see lifted search --help"),
     ("search photos/0/0.png --index photos/0/0.png", "0.png: is no index", "make it again"),
     ("search photos --index index.npz", "photos: is no file"),
     (f"{SEARCH} --k -3", "--k -3", "from 1 to 2"),
-    (f"{SEARCH} --k 3", "--k 3", "index.npz has 2"),
-    (f"{SEARCH} --k 0", "--k 0", "a number from 1 to 2"),
     (f"{SEARCH} --k x", "--k", "'x'"),
     (SEARCH, "moved.ckpt: no such checkpoint", "say where it is now with --ckpt"),
     (f"{SEARCH} --ckpt best.ckpt", "best.ckpt: is not the checkpoint", "embed the images again"),
@@ -245,13 +219,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path("base.yaml").write_text(yaml.safe_dump(config))
         for name, text in {
             "note.txt": "no checkpoint, no index, no weights",
-            "empty.txt": "",
             "empty.jpg": "",
             "broken.yaml": "data: [1",
             "list.yaml": "- 1\n",
             "misspelt.yaml": "data: {batch_sise: 3}\n",
             "old.yaml": "data: {sampling: released}\n",
-            "unlabelled.csv": "path,split\na.png,train\n",
             "typo.csv": "path,label,split\na.png,1,trian\n",
             "gone.csv": "path,label,split\n"
             + "".join(f"none/{i}.png,{i // 2},{'train' if i < 4 else 'test'}\n" for i in range(6)),
@@ -264,7 +236,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Path(name, "run", "result.json").write_text(text)
         add_images("photos", dict.fromkeys("012345", 4))
         add_images("single", {"a": 2, "b": 1, "c": 2, "d": 2})
-        add_images("hollow", {"a": 2, "b": 0, "c": 2, "d": 2})
         add_images("damaged", dict.fromkeys("abcdef", 4))
         Path("damaged/a/broken.png").write_text("no image")
         save_checkpoint(Path("best.ckpt"))
