@@ -37,52 +37,42 @@ def _install(event: str, count: int, number: int, group: bool) -> None:
 
     left = count
 
-    def happen() -> bool:
+    def end(first: Callable[[], object] = lambda: None) -> None:
         nonlocal left
         left -= 1
-        return left == 0
+        if left == 0:
+            first()
+            os.killpg(0, number) if group else os.kill(os.getpid(), number)
 
-    def end() -> None:
-        if group:
-            os.killpg(0, number)
-        else:
-            os.kill(os.getpid(), number)
-
-    def before(owner: Any, name: str, when: Callable[..., bool], first: Callable[..., None] | None = None) -> None:
+    def wrap(
+        owner: Any, name: str, before: Callable[..., object], after: Callable[..., object] = lambda *_: None
+    ) -> None:
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if when(*args) and happen():
-                if first:
-                    first(*args)
-                end()
-            return original(*args, **kwargs)
+            before(*args)
+            result = original(*args, **kwargs)
+            after(*args)
+            return result
 
         setattr(owner, name, wrapped)
 
-    if event == "step":
-        before(EmbeddingModule, "on_before_optimizer_step", lambda *args: True)
-    elif event == "validation":
-        before(EmbeddingModule, "validation_step", lambda *args: True)
-    elif event in ("test", "predict"):
-        before(EmbeddingModule, f"{event}_step", lambda *args: True)
-    elif event == "writing":
-        before(os, "fsync", lambda *args: True, lambda file: os.ftruncate(file, os.fstat(file).st_size // 2))
+    def of_checkpoint(source: Any, target: Any) -> None:
+        if str(target).endswith(".ckpt"):
+            end()
+
+    def half_written(file: Any) -> None:
+        end(lambda: os.ftruncate(file, os.fstat(file).st_size // 2))
+
+    if event == "writing":
+        wrap(os, "fsync", half_written)
     elif event == "renaming":
-        before(os, "replace", _is_checkpoint)
+        wrap(os, "replace", of_checkpoint)
+    elif event == "renamed":
+        wrap(os, "replace", lambda *_: None, of_checkpoint)
     else:
-        original = os.replace
-
-        def replace(source: Any, target: Any) -> None:
-            original(source, target)
-            if _is_checkpoint(source, target) and happen():
-                end()
-
-        os.replace = replace
-
-
-def _is_checkpoint(source: Any, target: Any) -> bool:
-    return str(target).endswith(".ckpt")
+        hook = "on_before_optimizer_step" if event == "step" else f"{event}_step"
+        wrap(EmbeddingModule, hook, lambda *_: end())
 
 
 class NaNFrom(TinyNetwork):

@@ -51,12 +51,8 @@ def lifted(
 ) -> Run:
     """Start `lifted` with these arguments on each of ``world_size`` ranks.
 
-    Args:
-        arguments: of the command line.
-        folder: where the processes' output goes.
-        world_size: number of processes.
-        prepare: picklable, called in rank r's process before the run: ``prepare[r]``.
-        environment: variables to set.
+    Output goes to files in ``folder``; ``environment`` is set in every process, and ``prepare[r]``, picklable, called
+    in that of rank r before the run.
     """
     port = free_port()
     run = Run([], [])

@@ -33,30 +33,17 @@ def environment_of(rank: int, world_size: int, port: int) -> dict[str, str]:
     """What torchrun sets in the processes that it starts; nothing for one process alone."""
     if world_size == 1:
         return {}
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "TORCHELASTIC_RUN_ID": str(port),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world_size}
+    numbers |= {"LOCAL_WORLD_SIZE": world_size, "TORCHELASTIC_RUN_ID": port, "MASTER_PORT": port}
+    where = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    return where | {name: str(number) for name, number in numbers.items()}
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, joined: bool = True) -> list[Any]:
-    """Call ``function(*args)`` in ``world_size`` processes.
+    """Call ``function(*args)`` in ``world_size`` processes. and give what each returned, in rank order.
 
-    Args:
-        function: picklable: defined at the top of a module.
-        world_size: number of processes.
-        args: picklable arguments, the same for every rank.
-        joined: whether they are one gloo group; if not, whoever trains there joins them, as Lightning does.
-
-    Returns:
-        What each rank returned, in rank order.
+    ``function`` is defined at the top of a module, and all that goes in and out can be pickled. The processes are
+    ``joined`` in one gloo group; if not, whoever trains there joins them, as Lightning does.
 
     Raises:
         RuntimeError: if a rank raises or ends without an answer, with its traceback.

@@ -23,6 +23,8 @@ def make_run(
     name = loss.rpartition(".")[2]
     path = loss if "." in loss else f"lifted_lightning.losses.{loss}"
     arguments = ARGUMENTS.get(name, {}) | changes.pop("loss_arguments", {})
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": LEARNING_RATE.get(name, 0.003)}}
+    sampler = {"class_path": "lifted_lightning.PositivePairs", "init_args": {"neighbours": 0.0}}
     config: dict[str, Any] = {
         "seed_everything": seed,
         "name": folder.name,
@@ -30,18 +32,9 @@ def make_run(
         "model": {
             "network": {"class_path": "lifted_lightning.training.networks.ConvNet", "init_args": {"width": 8}},
             "loss": {"class_path": path, "init_args": arguments},
-            "optimizer": {
-                "class_path": "torch.optim.AdamW",
-                "init_args": {"lr": LEARNING_RATE.get(name, 0.003)},
-            },
+            "optimizer": optimizer,
         },
-        "data": {
-            "sampler": {"class_path": "lifted_lightning.PositivePairs", "init_args": {"neighbours": 0.0}},
-            "size": 28,
-            "workers": seed,
-            "split_seed": 0,
-            "validation_share": 0.2,
-        },
+        "data": {"sampler": sampler, "size": 28, "workers": seed, "split_seed": 0, "validation_share": 0.2},
         "tsne": {"every_n": seed},
     }
     for key in [key for key in changes if "__" in key]:
@@ -57,23 +50,13 @@ def make_run(
         for step in (50, 100)
     ]
     result = {
-        "config": config,
-        "seed": seed,
-        "dataset": "omniglot",
-        "loss": name,
-        "embedding_size": 64,
-        "stage": "test",
-        "steps": 100,
-        "selected_step": 100,
-        "validation": ranking,
-        "test": ranking | {"nmi": 0.9 * score, "ami": 0.8 * score, "f1": 0.7 * score},
-        "history": curve,
-        "baseline": {"recall@1": 0.25, "map@r": 0.05},
-        "baseline_name": "raw pixels",
-        "seconds": {"fit": 10.0 + seed, "test": 2.0},
+        "config": config, "seed": seed, "dataset": "omniglot", "loss": name, "embedding_size": 64,
+        "stage": "test", "steps": 100, "selected_step": 100, "validation": ranking,
+        "test": ranking | {"nmi": 0.9 * score, "ami": 0.8 * score, "f1": 0.7 * score}, "history": curve,
+        "baseline": {"recall@1": 0.25, "map@r": 0.05}, "baseline_name": "raw pixels",
+        "seconds": {"fit": 10.0 + seed, "test": 2.0}, "git": {"commit": "a" * 40, "changed": False},
         "versions": {"lifted-lightning": "0.1.0", "torch": "2.11.0"},
-        "git": {"commit": "a" * 40, "changed": False},
-    } | changes
+    } | changes  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -5,8 +5,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,42 +24,30 @@ BRIEF = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The examples can be imported, and are forgotten afterwards."""
+@pytest.fixture(autouse=True)
+def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """They can be imported, and are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(OWN))
     yield
     for path in OWN.glob("*.py"):
         sys.modules.pop(path.stem, None)
 
 
-def example(name: str) -> ModuleType:
-    return __import__(name)
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder but for the examples."""
-    folder = tmp_path_factory.mktemp("outside")
-    for path in OWN.glob("*.py"):
-        shutil.copy(path, folder)
-    return folder
+    """A folder with nothing but the examples."""
+    return Path(shutil.copytree(OWN, tmp_path_factory.mktemp("outside"), dirs_exist_ok=True))
 
 
-def run(work: Path, *arguments: str) -> str:
-    """Run `lifted` in that folder, as a user does; gives what it printed."""
-    done = lifted(
-        arguments,
-        work,
-        prepare=[partial(os.chdir, work)],
-        environment={"LIFTED_CACHE_DIR": str(work / "cache")},
-    )
+def run(work: Path, *arguments: str) -> None:
+    """Run `lifted` in that folder, as a user does."""
+    there = {"LIFTED_CACHE_DIR": str(work / "cache")}
+    done = lifted(arguments, work, prepare=[partial(os.chdir, work)], environment=there)
     assert done.wait() == [0], done.output
-    return done.output
 
 
 @pytest.mark.slow
-def test_loss_network_data_set_sampler_and_callback(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(
         work, "fit", *BRIEF, "--model.loss=my_loss.MarginLoss", "--model.loss.margin=0.3", "--name=all",
         "--model.network=my_network.TwoLayers", "--model.network.embedding_size=8",
@@ -80,11 +68,11 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, own: None, monke
     monkeypatch.chdir(work)
     model = lifted_lightning.load(folder / "checkpoints" / "best.ckpt", "cpu")
     assert type(model.module.network).__name__ == "TwoLayers"
-    assert model.embed(example("my_images").draw_star("3/1")).shape == (1, 8)
+    assert model.embed(import_module("my_images").draw_star("3/1")).shape == (1, 8)
 
 
 @pytest.mark.slow
-def test_a_paper_with_two_views(work: Path, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paper_with_two_views(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(
         work, "fit", *BRIEF, "--model=two_views.TwoViews", "--model.loss=two_views.SupervisedContrastiveLoss",
         "--model.augment=Affine", "--data.dataset=my_images.Shapes", "--data.dataset.images=8", "--name=views",
@@ -92,30 +80,30 @@ def test_a_paper_with_two_views(work: Path, own: None, monkeypatch: pytest.Monke
     monkeypatch.chdir(work)
     model = lifted_lightning.load(work / "runs" / "quickstart" / "views" / "checkpoints" / "best.ckpt", "cpu")
     assert type(model.module).__name__ == "TwoViews"
-    assert np.isfinite(model.embed(example("my_images").draw_star("3/1"))).all()
+    assert np.isfinite(model.embed(import_module("my_images").draw_star("3/1"))).all()
 
 
 def test_the_example_of_two_views_is_short() -> None:
     assert len((OWN / "two_views.py").read_text().splitlines()) <= 40
 
 
-def test_the_supervised_contrastive_loss_is_the_paper_s(own: None) -> None:
+def test_the_supervised_contrastive_loss_is_the_paper_s() -> None:
     from pytorch_metric_learning.losses import SupConLoss
 
     embeddings, labels = torch.randn(12, 5), torch.arange(12) % 4
-    ours = example("two_views").SupervisedContrastiveLoss(0.2)(embeddings, labels)
+    ours = import_module("two_views").SupervisedContrastiveLoss(0.2)(embeddings, labels)
     torch.testing.assert_close(ours, SupConLoss(temperature=0.2)(embeddings, labels))
 
 
-def test_the_shuffled_images_come_once_a_pass(own: None) -> None:
+def test_the_shuffled_images_come_once_a_pass() -> None:
     labels = np.array([0, 0, 0, -1, 1, 1, 1, 2, 2, 2, 3])
-    sampler = example("my_sampler").ShuffledImages(least_images=2).bind(labels, batch_size=3, batches_per_epoch=2)
-    passes = np.stack([sampler.global_batch(*divmod(number, 2)) for number in range(6)]).reshape(2, 9)
+    made = import_module("my_sampler").ShuffledImages(least_images=2).bind(labels, batch_size=3, batches_per_epoch=2)
+    passes = np.stack([made.global_batch(*divmod(number, 2)) for number in range(6)]).reshape(2, 9)
     assert [sorted(rows) for rows in passes.tolist()] == [[0, 1, 2, 4, 5, 6, 7, 8, 9]] * 2
     assert (passes[0] != passes[1]).any()
 
 
-def test_the_margin_loss_is_its_formula(own: None) -> None:
+def test_the_margin_loss_is_its_formula() -> None:
     embeddings, labels = torch.randn(9, 4, dtype=torch.float64), torch.arange(9) % 3
     terms = []
     for i in range(9):
@@ -124,5 +112,5 @@ def test_the_margin_loss_is_its_formula(own: None) -> None:
             sign = 1 if labels[i] == labels[j] else -1
             terms.append(max(0.0, 0.2 + sign * (distance - 2.0)))
     expected = sum(terms) / sum(term > 0 for term in terms)
-    loss = example("my_loss").MarginLoss(margin=0.2, boundary=2.0).double()
+    loss = import_module("my_loss").MarginLoss(margin=0.2, boundary=2.0).double()
     assert loss(embeddings, labels).item() == pytest.approx(expected)
