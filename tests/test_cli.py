@@ -1,4 +1,4 @@
-"""The command line's help. Wrong inputs are in test_errors.py, real runs in test_fit.py."""
+"""The command line's help. Wrong inputs are in test_wrong_inputs.py, real runs in test_fit.py."""
 
 import signal
 import subprocess

@@ -144,7 +144,7 @@ def test_a_moved_checkpoint_is_given_and_another_refused(lifted: Lifted) -> None
 
 
 PHOTO = "photos/class 0/0.png"
-ERRORS: list[tuple[list[str], list[str]]] = [  # others are in test_errors.py
+ERRORS: list[tuple[list[str], list[str]]] = [  # others are in test_wrong_inputs.py
     ([PHOTO, "--index", "index.npz", "--k", "20"], ["--k 20", "index.npz has 19"]),
     (["index.npz", "--index", "index.npz"], ["index.npz: is empty, no image"]),
     ([PHOTO, "--index", "index.npz", "--device", "cuda:99"], ["device cuda:99"]),
