@@ -171,7 +171,7 @@ def _centred(embeddings: Tensor) -> tuple[Tensor, Tensor, float]:
     squared_norms = torch.zeros(count, dtype=torch.float64, device=embeddings.device)
     scale = 1.0
     if count and width:
-        least, most = (bound.double() for bound in embeddings.aminmax(dim=0))
+        least, most = embeddings.amin(0).double(), embeddings.amax(0).double()  # faster than aminmax
         spread = float((most - least).square().sum().sqrt())
         scale = 2.0 ** -round(math.log2(spread)) if spread > 0 else 1.0
         for start in range(0, count, _ROWS):
