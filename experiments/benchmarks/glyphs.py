@@ -34,7 +34,7 @@ NEIGHBOURS = {
     for loss in ("LiftedStructureLoss", "TripletLoss")
     for share in (0, 0.5)
 }
-SHORT = ["--trainer.max_steps=300", "--data.sampler.neighbours=0", "--model.scheduler.T_max=300"]
+SHORT = ["--trainer.max_steps=300", "--data.sampler.neighbours=0"]
 TRIPLETS = {
     "untrained": ["--trainer.max_steps=1", "--model.optimizer.lr=0", "--data.batches_per_epoch=1", *TRIPLET],
     "default (plain distances, margin 0.2)": [*SHORT, *TRIPLET],

@@ -1,26 +1,31 @@
 """Checkpoints from which a run goes on exactly: the selected one, the last one, and one more when told to stop."""
 
+import operator
 import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 from torch.utils.serialization import config
 
 from lifted_lightning import processes
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.files import atomic
 
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
+LOST = object()  # stands for what a checkpoint cannot hold
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,10 +36,56 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
+        checkpoint = safe(checkpoint)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Checksums, which torch.load does not look at, take as long as writing.
-        with atomic(target) as file, config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
-            torch.save(checkpoint, file)
+        try:
+            with atomic(target) as file, config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            reason = error if isinstance(error, OSError) else error.__context__  # torch has words of its own
+            if not isinstance(reason, OSError):
+                raise
+            raise RunError(f"{target}: cannot be written ({reason.strerror}); what was there before stays") from error
+
+
+def safe(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that can be read without unpickling code: tensors and plain values.
+
+    Hyperparameters (``save_hyperparameters()``) that are neither are left out, for the configuration has them; of
+    anything else left out, a callback's state say, it is said that it is lost, once.
+    """
+    lost: list[str] = []
+    kept: dict[str, Any] = _safe(checkpoint, "", lost)
+    lost = [place for place in lost if "hyper_parameters" not in place.split("/")[1]]
+    for place in lost:
+        warnings.warn(f"checkpoint: {place[1:]} is not kept, give plain values or tensors there", stacklevel=2)
+    return kept
+
+
+def _safe(value: Any, place: str, lost: list[str]) -> Any:
+    if isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes, complex, torch.Size, type(None)):
+        return value
+    if type(value) in (list, tuple):
+        items = [_safe(item, f"{place}/{i}", lost) for i, item in enumerate(value)]
+        whole = all(map(operator.is_, items, value))
+        return value if whole else LOST if LOST in items else type(value)(items)
+    if isinstance(value, dict):
+        found = {
+            k: _safe(v, f"{place}/{k}", lost) for k, v in value.items() if _safe(k, f"{place}/{k}", lost) is not LOST
+        }
+        if len(found) == len(value) and all(found[k] is value[k] for k in found):
+            return value  # itself: torch keeps versions beside the tensors of a state dict
+        return {k: v for k, v in found.items() if v is not LOST}
+    for kind in (bool, int, float, str):  # numpy's numbers and the like
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biuf":
+        return value.item() if isinstance(value, np.generic) else torch.from_numpy(value.copy())
+    if isinstance(value, torch.dtype | torch.device):
+        return value
+    lost.append(f"{place} ({type(value).__name__})")
+    return LOST
 
 
 class BestCheckpoint(ModelCheckpoint):

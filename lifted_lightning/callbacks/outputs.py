@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -32,9 +33,17 @@ class ResultFile(Callback):
         evaluation: whose metrics are written.
         config: the run's configuration.
         summary: loss, embedding size, data set and seed, as they stand at the top of the file.
+        known: the classes evaluated that the checkpoint was trained on, to be marked as ``trained_classes``.
     """
 
-    def __init__(self, evaluation: RetrievalEvaluation, config: dict[str, Any], summary: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        evaluation: RetrievalEvaluation,
+        config: dict[str, Any],
+        summary: dict[str, Any],
+        known: Sequence[str] = (),
+    ) -> None:
+        self.known = known
         self.evaluation = evaluation
         self.config = config
         self.summary = summary
@@ -116,6 +125,7 @@ class ResultFile(Callback):
             "config": relative_paths(self.config, data_of(trainer).root, folder),
             **self.summary,
             "stage": stage,
+            **({"trained_classes": list(self.known)} if self.known else {}),
             "steps": trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],

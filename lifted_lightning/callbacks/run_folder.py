@@ -11,7 +11,7 @@ from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoin
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
-from lifted_lightning.runs.checkpoint import SETTINGS_KEY
+from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
@@ -50,6 +50,7 @@ class RunFolder(Callback):
         self.existing = existing
         self.header = header
         self.folder: Path | None = None
+        self._classes: dict[str, Any] = {}
         self._lock: int | None = None  # held as long as this process lives
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,6 +67,8 @@ class RunFolder(Callback):
                 callback.folder = self.folder / CHECKPOINTS
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._classes = self._classes or data_of(trainer).classes_seen()
+        checkpoint[CLASSES_KEY] = self._classes
         checkpoint[SETTINGS_KEY] = yaml.safe_dump(self.config, sort_keys=False)
         log_pending_row(trainer)
 
@@ -93,9 +96,19 @@ class RunFolder(Callback):
                 f"--runs_dir: {place} cannot be made or written ({error.strerror}); give another"
             ) from error
         remove_unfinished(folder)
-        with atomic(folder / CONFIG, "w") as file:  # after resuming too: options may have changed
-            file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        if self.existing is None:
+            self._write_config(folder)
         return folder
+
+    def _write_config(self, folder: Path) -> None:
+        with atomic(folder / CONFIG, "w") as file:
+            file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the settings anew where a run goes on with others, once none of them can be refused any more."""
+        if self.existing is not None and trainer.is_global_zero:
+            assert self.folder is not None
+            self._write_config(self.folder)
 
     def _loggers(self, mode: str, trainer: Trainer) -> list[Logger]:
         assert self.folder is not None

@@ -3,18 +3,29 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.distributed import rank
 from lifted_lightning.errors import UserError, did_you_mean, one_line
-from lifted_lightning.runs.checkpoint import load_checkpoint
+from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import flatten
 from lifted_lightning.training.module import EmbeddingModule
 
 NOT_0 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval", "max_steps", "max_epochs")
+# What a run that goes on may not change: it decides what batches are drawn, and what the weights and the
+# optimiser's state belong to. Where a run lies and what it is called is not told.
+KEPT = (
+    "seed_everything", "model_class", "model.network", "model.loss.class_path", "model.optimizer.class_path",
+    *(f"data.{key}" for key in ("sampler", "batch_size", "batches_per_epoch", "channels")),
+)  # fmt: skip
+NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test")
 MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 
 
@@ -109,11 +120,16 @@ def check_validation(data: RetrievalDataModule, remedy: str) -> None:
         raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
 
 
-def check_checkpoint(module: EmbeddingModule, path: Path) -> None:
-    """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's."""
+def check_checkpoint(module: EmbeddingModule, path: Path, with_loss: bool) -> None:
+    """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's.
+
+    An evaluation needs none of a loss's (``with_loss``).
+    """
     saved = load_checkpoint(path)["state_dict"]
     own = module.state_dict()
     for name in sorted(own.keys() | saved.keys()):
+        if name.startswith("loss.") and not with_loss:
+            continue
         if name not in own or name not in saved:
             where = "configuration" if name in own else "checkpoint"
             reason = f"{name} is only in the {where}"
@@ -138,3 +154,58 @@ def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | Non
                 f"{path}: has {made} of trainer.{setting} {most}, so nothing is left to train; raise "
                 f"trainer.{setting} to train on in a new folder, or evaluate it with lifted test"
             )
+
+
+def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule) -> None:
+    """Tell what a run that goes on has otherwise than its checkpoint: each is applied, or refused.
+
+    Args:
+        settings: the run's configuration, as it is saved.
+        path: of the checkpoint.
+        module: if ``configure_optimizers`` is its own, that goes on with the checkpoint's settings.
+
+    Raises:
+        UserError: for settings that cannot change.
+    """
+    saved = load_checkpoint(path).get(SETTINGS_KEY)
+    if not isinstance(saved, str):
+        return
+    before, now = (flatten(config, NOT_TOLD) for config in (yaml.safe_load(saved), settings))
+    changed = [key for key in dict.fromkeys([*now, *before]) if before.get(key) != now.get(key)]
+    told = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in changed}
+    optimizer = ("model.optimizer", "model.scheduler", "model.head_lr_factor", "model.loss_lr_factor")
+    own = type(module).configure_optimizers is not EmbeddingModule.configure_optimizers
+    kept = (*KEPT, *(optimizer if own else ()))
+    refused = [told[key] for key in changed if f"{key}.".startswith(tuple(f"{name}." for name in kept))]
+    if refused:
+        raise UserError(
+            f"--ckpt_path {path}: a run cannot go on with {'; '.join(refused)}: leave that as it was, or begin anew "
+            "from its weights (model.network.weights_file)"
+        )
+    if told and rank() == 0:
+        print(f"going on with other settings than those of {path}: {'; '.join(told.values())}")
+
+
+def check_same_classes(data: RetrievalDataModule, path: Path) -> None:
+    """Raise UserError if a run would go on with other training classes or images than those of its checkpoint."""
+    seen, now = load_checkpoint(path).get(CLASSES_KEY), data.classes_seen()
+    if seen is None or torch.equal(seen["train"], now["train"]):
+        return
+    before, after = ({name for name, _ in kept["train"].tolist()} for kept in (seen, now))
+    what = f"{len(before)} classes of {seen['dataset']}, and here are {len(after)} of {now['dataset']}"
+    both = f", {len(before & after)} of the same names" if before != after else ", with other images"
+    raise UserError(
+        f"--ckpt_path {path}: trained on {what}{both}: give the data that it was trained on, or begin anew from its "
+        "weights (model.network.weights_file)"
+    )
+
+
+def trained_classes(data: RetrievalDataModule, path: Path, stage: str) -> list[str]:
+    """The classes to be evaluated that the checkpoint trained on, and a line that counts and names them."""
+    seen, rows = load_checkpoint(path).get(CLASSES_KEY), data.table.test if stage == "test" else data.validation_rows
+    names = data.trained_before(seen, rows) if seen else []
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        of = len(np.unique(data.table.labels[rows]))
+        rank_zero_warn(f"{path} was trained on {len(names)} of the {of} classes of this {stage}: {shown}")
+    return names

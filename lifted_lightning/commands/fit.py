@@ -30,7 +30,15 @@ from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
-from lifted_lightning.commands.checks import check_checkpoint, check_left_to_train, check_run, check_validation
+from lifted_lightning.commands.checks import (
+    check_changes,
+    check_checkpoint,
+    check_left_to_train,
+    check_run,
+    check_same_classes,
+    check_validation,
+    trained_classes,
+)
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
@@ -88,19 +96,26 @@ def run(command: str, arguments: list[str]) -> int:
     built = parser.instantiate(config)
     data, module = built.data, built.model
 
+    settings = settings_of(parser, config)
+
     # What fits together only now, before anything is written.
     check_run(config, data, module, built.evaluation.metric_names)
     if command == "validate" or (command == "fit" and not config.test):
         check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
-    continued = None
+    continued, known = None, list[str]()
     if config.ckpt_path:
-        check_checkpoint(module, Path(config.ckpt_path))
+        check_checkpoint(module, Path(config.ckpt_path), with_loss=command == "fit")
         continued = unfinished_folder(Path(config.ckpt_path)) if command == "fit" else None
         if command == "fit" and continued is None:  # else its evaluation is left to do
             check_left_to_train(Path(config.ckpt_path), config.trainer.max_steps, config.trainer.max_epochs)
+        if command == "fit":
+            check_same_classes(data, Path(config.ckpt_path))
+            check_changes(settings, Path(config.ckpt_path), module)
+        elif command != "predict":
+            stage = "test" if command == "test" else "validation"
+            known = trained_classes(data, Path(config.ckpt_path), stage)
 
     # The run's folder, and what is written there.
-    settings = settings_of(parser, config)
     summary = {
         "seed": config.seed_everything,
         "dataset": data.table.name,
@@ -113,7 +128,7 @@ def run(command: str, arguments: list[str]) -> int:
     folder = RunFolder(parent, name, settings, summary, existing=continued, header=header)
 
     # The trainer.
-    callbacks = [folder, ResultFile(built.evaluation, settings, summary)]
+    callbacks = [folder, ResultFile(built.evaluation, settings, summary, known)]
     if config.trainer.enable_progress_bar is not False:
         callbacks.append(RunProgressBar())
     if command == "predict":

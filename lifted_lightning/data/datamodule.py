@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -16,7 +17,7 @@ from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
 from lifted_lightning.data.images import RESIZE_MODES, ResizeMode
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
-from lifted_lightning.data.table import ImageTable, IntArray, split_training_rows
+from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows
 from lifted_lightning.errors import UserError
 
 
@@ -145,6 +146,27 @@ class RetrievalDataModule(LightningDataModule):
     @property
     def class_names(self) -> Sequence[str]:
         return self.table.class_names
+
+    def classes_seen(self) -> dict[str, Any]:
+        """What a checkpoint keeps of what it was trained on: data set, and (C, 2) digests of its classes."""
+        parts = {"train": self.train_rows, "validation": self.validation_rows}
+        digests = {part: torch.from_numpy(class_digests(self.table, rows)) for part, rows in parts.items()}
+        return {"dataset": self.table.name, **digests}
+
+    def trained_before(self, seen: dict[str, Any], rows: IntArray) -> list[str]:
+        """Names of the classes of these rows that another data module's :meth:`classes_seen` says were trained on.
+
+        They have the name of a class there, and either the data set's name or the names of all images as well.
+        """
+        items = dict(seen["train"].tolist())
+        same = seen["dataset"] == self.table.name
+        classes = np.unique(self.table.labels[rows]).tolist()
+        digests = class_digests(self.table, rows).tolist()
+        return [
+            self.class_names[c]
+            for c, (name, images) in zip(classes, digests, strict=True)
+            if name in items and (same or items[name] == images)
+        ]
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """Names of the images in these rows of the table, for messages."""

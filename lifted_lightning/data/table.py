@@ -1,5 +1,6 @@
 """The image table: what every data set becomes, and all that the rest of the package knows of it."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,20 @@ class ImageTable:
     def read(self, row: int) -> Image.Image:
         """Decode the image of one row."""
         return self.reader(self.items[row])
+
+
+def class_digests(table: ImageTable, rows: IntArray) -> IntArray:
+    """(C, 2) int64 for the C classes of these rows, in label order: a digest of a class's name, one of its items."""
+    items: dict[int, list[str]] = {}
+    for row in rows.tolist():
+        items.setdefault(int(table.labels[row]), []).append(table.items[row])
+    pairs = [(_digest([table.class_names[c]]), _digest(sorted(items[c]))) for c in sorted(items)]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _digest(texts: Sequence[str]) -> int:
+    content = "\0".join(texts).encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
 
 
 def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[IntArray, IntArray]:

@@ -20,7 +20,7 @@ from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error,
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
-from lifted_lightning.training.networks import EmbeddingNetwork
+from lifted_lightning.training.networks import Embedder
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
 
@@ -262,7 +262,7 @@ def without_weights(network: dict[str, Any]) -> dict[str, Any]:
         kind = pkgutil.resolve_name(network["class_path"])
     except (ImportError, AttributeError, ValueError):
         return network  # the parser says what is wrong with it
-    if not (isinstance(kind, type) and issubclass(kind, EmbeddingNetwork)):
+    if not (isinstance(kind, type) and issubclass(kind, Embedder)):
         return network
     settings = {**network.get("init_args", {})}
     settings.update({key: value for key, value in WITHOUT.items() if key in settings})

@@ -9,6 +9,7 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
 
 SETTINGS_KEY = "lifted_config"  # in a checkpoint: the run's configuration, as YAML
+CLASSES_KEY = "lifted_classes"  # in a checkpoint: data set and digests of the classes that it trained on
 PROGRESS_KEY = "lifted_progress"  # in a checkpoint: time, images and validations so far
 
 

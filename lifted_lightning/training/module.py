@@ -14,10 +14,14 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import RunError, UserError
+from lifted_lightning.training import loss_state
 from lifted_lightning.training.microbatch import embed_in_pieces
+from lifted_lightning.training.schedules import describe, describe_schedule, fit_to_run, go_on, keep_factors
 
 Batch = dict[str, Tensor]
 NEVER = 2**62  # a step that no training takes
+LOSS_KEY = "lifted_loss"  # in a checkpoint: the loss's attributes that training has changed
+RATES_KEY = "lifted_rates"  # in a checkpoint: settings of optimiser and schedule, as they were when the run began
 
 
 class EmbeddingModule(LightningModule):
@@ -82,6 +86,10 @@ class EmbeddingModule(LightningModule):
         self.seed = seed
         self._finite = FiniteLoss()
         self._step_key: tuple[int, ...] = ()
+        self._told_no_gradient = False
+        self._rates: dict[str, Any] = {}  # what describe says of the new optimiser; nothing where it is one's own
+        self._loss_began = loss_state.attributes(loss)
+        self._plateau: ReduceLROnPlateau | None = None
         if compile:
             self.network.compile()
             self.loss.compile()
@@ -157,14 +165,30 @@ class EmbeddingModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             embeddings = in_full_precision(embeddings)
             if self.gather:
-                loss = self.compute_loss(batch, embeddings, labels)
+                loss = self._scalar(self.compute_loss(batch, embeddings, labels), embeddings)
             else:
-                loss = self.compute_loss(batch, in_full_precision(local), batch["labels"])
+                local = in_full_precision(local)
+                loss = self._scalar(self.compute_loss(batch, local, batch["labels"]), local)
         noted = loss.detach() if self.gather else sum_over_ranks(loss.detach())  # on every rank alike
         self._finite.note(self.global_step, noted, embeddings.detach(), indices)
         data_of(self.trainer).sampler.record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
+
+    def _scalar(self, loss: Any, embeddings: Tensor) -> Tensor:
+        """The loss as a scalar with a gradient, of 0 where it came without one."""
+        if isinstance(loss, Tensor) and loss.requires_grad and not loss.ndim:
+            return loss
+        if isinstance(loss, bool) or not isinstance(loss, int | float | Tensor) or torch.as_tensor(loss).ndim:
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"model.loss {type(self.loss).__name__}: gave {what}; a loss gives a scalar tensor")
+        if not self._told_no_gradient:
+            self._told_no_gradient = True
+            rank_zero_warn(
+                f"model.loss {type(self.loss).__name__} gave a number without a gradient at step {self.global_step}: "
+                "such steps, of which this is said once, teach nothing"
+            )
+        return loss + 0 * sum((p.sum() for p in self.loss.parameters() if p.requires_grad), embeddings.sum())
 
     def on_after_backward(self) -> None:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -173,6 +197,23 @@ class EmbeddingModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check_finite()
+        checkpoint[RATES_KEY] = self._rates
+        checkpoint[LOSS_KEY] = loss_state.changes(self._loss_began, self.loss)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is None or self.trainer.state.fn != "fit":  # an evaluation takes no loss, so needs none
+            kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("loss.")}
+            own = self.state_dict()
+            checkpoint["state_dict"] = kept | {k: own[k] for k in own if k.startswith("loss.")}
+            return
+        loss_state.restore(self.loss, checkpoint.get(LOSS_KEY, {}), self.trainer.strategy.root_device)
+        if not checkpoint.get(RATES_KEY):
+            return
+        made = self.configure_optimizers()
+        optimizer, scheduler = (
+            (made["optimizer"], made["lr_scheduler"]["scheduler"]) if self.scheduler else (made, None)
+        )
+        go_on(checkpoint, checkpoint[RATES_KEY], self._rates, optimizer, scheduler)
 
     def on_validation_start(self) -> None:
         self._check_finite()
@@ -201,17 +242,41 @@ class EmbeddingModule(LightningModule):
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         groups = [(name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters]
         optimizer = make([{"params": parameters, "name": name} for name, _, parameters in groups])
-        for group, (_, factor, _) in zip(optimizer.param_groups, groups, strict=True):
+        factors = [factor for _, factor, _ in groups]
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] *= factor
+        self._rates = describe(optimizer)
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
+        if not keep_factors(scheduler, factors):
+            rank_zero_warn(f"{type(scheduler).__name__} does not keep model.head_lr_factor and model.loss_lr_factor")
+        if self._trainer is not None and (told := fit_to_run(scheduler, self._steps_of_run())):
+            rank_zero_warn(told)
+        self._rates |= describe_schedule(scheduler)
+        how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
-            }
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            self._plateau = scheduler
+            how |= {"monitor": scheduler.monitor, "frequency": NEVER}  # on_validation_epoch_end steps it
+        return {"optimizer": optimizer, "lr_scheduler": how}
+
+    def _steps_of_run(self) -> float:
+        """Optimiser steps of the whole run. (Lightning's estimate would make the loader before it knows from where.)"""
+        limits = [self.trainer.max_steps]
+        if (epochs := self.trainer.max_epochs or -1) > 0:
+            limits.append(epochs * math.ceil(len(data_of(self.trainer).sampler) / self.trainer.accumulate_grad_batches))
+        return min((limit for limit in limits if limit >= 0), default=math.inf)
+
+    def on_validation_epoch_end(self) -> None:
+        """ReduceLROnPlateau's step, before a checkpoint is saved. (Lightning's comes later, and not on resuming.)"""
+        if self._plateau is None or self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return
+        metrics = self.trainer.callback_metrics
+        if (monitor := self._plateau.monitor) not in metrics:  # type: ignore[attr-defined]
+            raise UserError(
+                f"model.scheduler.monitor {monitor}: no such metric; give one of {', '.join(sorted(metrics))}"
+            )
+        self._plateau.step(metrics[monitor])
 
     def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
         head = [p for p in getattr(self.network, "head", nn.Identity()).parameters() if p.requires_grad]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -68,6 +69,15 @@ class Embedder(nn.Module):
         """The trunk as it was before training, in evaluation mode, if it came with weights; else None."""
         return None
 
+    def load_head(self, file: Path) -> None:
+        """Take the head of a run's checkpoint, if that gives as many dimensions; bare weights have none."""
+        head = read_weights(file)[1]
+        if head and head["weight"].shape == self.head.weight.shape:
+            self.head.load_state_dict(head)
+        elif head:
+            sizes = f"{len(head['weight'])} dimensions, not {self.embedding_size}"
+            warnings.warn(f"weights_file={file}: its head gives {sizes}: the head begins anew", stacklevel=2)
+
 
 class ConvNet(Embedder):
     """Four convolutions with batch normalisation, for small images such as Glyphs and Omniglot (28-64 px).
@@ -82,6 +92,7 @@ class ConvNet(Embedder):
         dropout: probability of dropping a feature before the head.
         normalize: give all embeddings one length. The paper's are not normalised.
         length: that length. It changes no ranking, but what the distances are to a margin and a log-sum-exp.
+        weights_file: a checkpoint of a run to start from, as in `EmbeddingNetwork`.
 
     Raises:
         UserError: for a size or length that is not positive, or a dropout that is no probability.
@@ -95,6 +106,7 @@ class ConvNet(Embedder):
         dropout: float = 0.0,
         normalize: bool = False,
         length: float = 1.0,
+        weights_file: str | Path | None = None,
     ) -> None:
         if min(channels, width) <= 0:
             raise UserError(f"ConvNet channels={channels}, width={width}: both must be at least 1")
@@ -105,6 +117,9 @@ class ConvNet(Embedder):
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         trunk = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(4), nn.Flatten())
         super().__init__(trunk, 64 * width, embedding_size, dropout, normalize, length)
+        if weights_file is not None:
+            load_weights(self.trunk, file := Path(os.path.expandvars(weights_file)), ())
+            self.load_head(file)
 
 
 class EmbeddingNetwork(Embedder):
@@ -123,7 +138,8 @@ class EmbeddingNetwork(Embedder):
         normalize: give all embeddings one length. The paper's are not normalised.
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
         weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
-            stands for an environment variable. A classifier in it is passed over.
+            stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
+            fine-tune from: of that the head is taken too, if it gives as many dimensions.
         length: of normalised embeddings, as in `ConvNet`.
 
     Raises:
@@ -148,6 +164,8 @@ class EmbeddingNetwork(Embedder):
         self.mean = statistics.get("mean", IMAGENET_MEAN)
         self.std = statistics.get("std", IMAGENET_STD)
         self.source = (trunk, pretrained, weights_file)
+        if weights_file is not None:
+            self.load_head(Path(os.path.expandvars(weights_file)))
         self.freeze_batchnorm = freeze_batchnorm
         if freeze_batchnorm:
             for layer in batchnorms(self.trunk):
@@ -253,11 +271,11 @@ def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple
     return network, features, tuple(f"{name}." for name in classifiers)
 
 
-def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:
-    """Load a plain state dict, passing over the parameters whose names start as ``dropped`` says.
+def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trunk's weights of a plain state dict or of a run's checkpoint, and the head's of the latter.
 
     Raises:
-        UserError: for a file that cannot be read, and for missing, unexpected or wrongly shaped parameters.
+        UserError: for a file that cannot be read, or is neither.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -266,8 +284,25 @@ def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> No
     except Exception as error:  # unpickling a foreign file can raise nearly anything
         reason = type(error).__name__
         raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
+    saved = state.get("state_dict") if isinstance(state, dict) else None
+    if isinstance(saved, dict):
+        parts = ("network.trunk.", "network.head.")
+        trunk, head = ({k.removeprefix(p): v for k, v in saved.items() if k.startswith(p)} for p in parts)
+        if not trunk:
+            raise UserError(f"weights_file={file}: is a checkpoint, but not of a network with trunk and head")
+        return trunk, head
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
+    return state, {}
+
+
+def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:
+    """Load a trunk's weights, passing over the parameters whose names start as ``dropped`` says.
+
+    Raises:
+        UserError: for a file that cannot be read, and for missing, unexpected or wrongly shaped parameters.
+    """
+    state, _ = read_weights(file)
     for name in [name for name in state if name.startswith(dropped)]:
         del state[name]  # in place: a copy would lose the versions that torch keeps beside the tensors
     try:

@@ -61,10 +61,8 @@ def test_a_combination_parses(command: str) -> None:
     assert config["experiment"] is not None
     scheduler = config["model"]["scheduler"]
     if scheduler is not None:
-        # Not OneCycleLR: it would undo the head's learning rate.
-        name = scheduler["class_path"].rsplit(".", 1)[1]
-        steps = {"CosineAnnealingLR": "T_max", "WarmupCosine": "steps"}[name]
-        assert scheduler["init_args"][steps] == config["trainer"]["max_steps"]
+        assert scheduler["class_path"].rsplit(".", 1)[1] == "WarmupCosine"
+        assert scheduler["init_args"]["steps"] is None, "it is as long as the run, so that max_steps alone changes that"
 
 
 @pytest.mark.parametrize("path", sorted((EXPERIMENTS / "sweeps").rglob("*.yaml")), ids=lambda path: path.stem)

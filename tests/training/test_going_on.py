@@ -1,0 +1,287 @@
+"""What a run that goes on does with schedules, with other settings, and with a loss's own state; in one process."""
+
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import lifted_lightning
+from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO
+from lifted_lightning.cli import main
+from lifted_lightning.errors import RunError
+from tests.helpers.tiny import blob
+from tests.training.test_resume import COMPARED, assert_same, load
+
+STEPS = 12
+BASE = [
+    "fit", "--model.network=tests.helpers.tiny.TinyNetwork", "--model.loss=LiftedStructureLoss",
+    "--model.augment=CropMirror", "--model.augment.size=12", "--model.optimizer=SGD", "--model.optimizer.lr=0.01",
+    "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
+    "--data.batches_per_epoch=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+    "--trainer.log_every_n_steps=1", "--last_checkpoint.every_n_steps=1", "--evaluation.baseline=false",
+    "--evaluation.clustering=none", "--tsne.every_n=1000", "--gallery.every_n=1000", "--experiment=e",
+]  # fmt: skip
+
+
+class Fails(nn.Module):
+    """A loss with a queue as plain attributes, which ends a run at a step that the environment gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.latest = torch.zeros(())
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        if self.calls == int(os.environ.get("FAILS_AT", -1)):
+            raise RuntimeError("ended here")
+        self.calls += 1
+        loss = (1 + 0.1 * (self.calls % 3) + self.latest) * embeddings.square().mean()
+        self.latest = loss.detach() / 10
+        return loss
+
+
+class Zero(nn.Module):
+    """A plain 0 where a batch has nothing to learn from, as some losses give it."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Any:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("LIFTED_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lifted_lightning.callbacks.pictures.BackgroundPicture.on_embedding_set", lambda *args: None)
+
+
+def fit(name: str, *arguments: str, code: int = 0) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert main([*BASE, f"--name={name}", *arguments]) == code
+    return Path("runs/e") / name
+
+
+def go_on(folder: Path, *arguments: str, code: int = 0) -> None:
+    assert main(["fit", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", *arguments]) == code
+
+
+def rates(folder: Path) -> list[float]:
+    return [group["lr"] for group in load(folder, "last")["optimizer_states"][0]["param_groups"]]
+
+
+SCHEDULES = {
+    "none": [],
+    "WarmupCosine": ["--model.scheduler=WarmupCosine"],
+    "StepLR": ["--model.scheduler=StepLR", "--model.scheduler.step_size=5"],
+    "OneCycleLR": ["--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.02", "--model.scheduler.total_steps=12"],
+    "ReduceLROnPlateau": [
+        "--model.scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.scheduler.monitor=validation/recall@1",
+        "--model.scheduler.patience=0", "--model.scheduler.mode=min",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_that_was_ended_twice_is_the_unbroken_one(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss's plain attributes and the schedule among what goes on."""
+    given = [*SCHEDULES[schedule], "--model.loss=tests.training.test_going_on.Fails", f"--trainer.max_steps={STEPS}"]
+    unbroken = fit("unbroken", *given)
+    monkeypatch.setenv("FAILS_AT", "5")
+    ended = fit("ended", *given, code=1)
+    monkeypatch.setenv("FAILS_AT", "8")
+    go_on(ended, code=1)
+    monkeypatch.delenv("FAILS_AT")
+    go_on(ended)
+    for key in COMPARED:
+        assert_same(load(ended, "last").get(key), load(unbroken, "last").get(key), key)
+
+
+def test_a_schedule_is_as_long_as_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    given = SCHEDULES["WarmupCosine"]
+    short = fit("short", *given, "--trainer.max_steps=6")
+    epochs = fit("epochs", *given, "--trainer.max_steps=-1", "--trainer.max_epochs=3")
+    assert rates(short) == rates(epochs) == [pytest.approx(0, abs=1e-12)] * 2
+    go_on(short, "--trainer.max_steps=12", "--name=longer", "--test=false")
+    rate = 0.01 * 0.5 * (1 + math.cos(math.pi * (6 - 0.15 * 12) / (0.85 * 12)))  # where the longer run would stand
+    assert f"learning rate from step 6 on: {rate:.3g}, no longer 0\n" in capfd.readouterr().out
+    logged = load(Path("runs/e/longer"), "last")["lr_schedulers"][0]
+    assert (logged["last_epoch"], logged["steps"]) == (12, 12)
+
+
+def test_a_length_given_by_hand_that_is_not_the_run_s_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    cosine = ["--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=5", "--trainer.max_steps=2"]
+    with pytest.warns(UserWarning, match="CosineAnnealingLR's T_max is 5, and the run has 2 steps"):
+        fit("cosine", *cosine, "--test=false")
+    fit("one", *SCHEDULES["OneCycleLR"], "--trainer.max_steps=13", code=2)
+    assert "OneCycleLR's total_steps is 12, and the run has 13 steps" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("schedule", [None, *SCHEDULES])
+def test_a_changed_rate_is_applied_and_recorded(schedule: str, capfd: pytest.CaptureFixture[str]) -> None:
+    given = [*SCHEDULES.get(schedule, []), "--trainer.max_steps=4", "--test=false"]
+    if schedule == "OneCycleLR":
+        given.append("--model.scheduler.total_steps=12")
+    before = fit("before", *given)
+    change = "--model.scheduler.max_lr=0.2" if schedule == "OneCycleLR" else "--model.optimizer.lr=0.1"
+    more = [change, "--trainer.max_steps=8", "--name=after"]
+    go_on(before, *more, "--model.optimizer.weight_decay=0.5")
+    after, fresh = Path("runs/e/after"), fit("fresh", *given, *more[:2])
+    if schedule != "ReduceLROnPlateau":
+        assert rates(after) == pytest.approx(rates(fresh))
+    groups = load(after, "last")["optimizer_states"][0]["param_groups"]
+    assert all(group["weight_decay"] == 0.5 for group in groups)
+    assert "going on with other settings" in (told := capfd.readouterr().out)
+    assert "weight_decay 0 -> 0.5" in told or "weight_decay 0.0 -> 0.5" in told
+    optimizer = yaml.safe_load((after / "config.yaml").read_text())["model"]["optimizer"]["init_args"]
+    assert optimizer["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["--data.batch_size=24", "--data.batches_per_epoch=5", "--seed_everything=1", "--data.sampler.neighbours=0",
+     "--model.optimizer=Adam", "--model.network.dropout=0.5"],
+)  # fmt: skip
+def test_what_would_break_the_run_is_refused(change: str, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = fit("run", "--trainer.max_steps=2", "--test=false")
+    config = (folder / "config.yaml").read_text()
+    (folder / "result.json").unlink()
+    go_on(folder, change, "--trainer.max_steps=3", code=2)
+    assert f"a run cannot go on with {change[2:].split('=')[0].rsplit('.', 1)[0]}" in capfd.readouterr().err
+    assert (folder / "config.yaml").read_text() == config
+
+
+@pytest.mark.parametrize("schedule", ["OneCycleLR", "CyclicLR"])
+def test_the_head_keeps_its_factor(schedule: str) -> None:
+    given = SCHEDULES.get(schedule) or ["--model.scheduler=CyclicLR", "--model.scheduler.base_lr=0.01",
+                                        "--model.scheduler.max_lr=0.1", "--model.scheduler.step_size_up=3"]  # fmt: skip
+    folder = fit("run", *given, "--model.head_lr_factor=10", "--trainer.max_steps=12", "--test=false",
+                 "--model.optimizer.momentum=0.9")  # fmt: skip
+    trunk, head = rates(folder)
+    assert head == pytest.approx(10 * trunk)
+    assert trunk == pytest.approx(rates(fit("plain", *given, "--trainer.max_steps=12", "--test=false",
+                                            "--model.optimizer.momentum=0.9"))[0])  # fmt: skip
+
+
+def test_a_loss_that_gives_a_plain_0_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    folder = fit("zero", "--model.loss=tests.training.test_going_on.Zero", "--trainer.max_steps=3")
+    told = [str(w.message) for w in recwarn if "without a gradient" in str(w.message)]
+    assert told == ["model.loss Zero gave a number without a gradient at step 0: such steps, of which this is said "
+                    "once, teach nothing"]  # fmt: skip
+    assert (folder / "result.json").exists()
+
+
+HABIT = """
+from pathlib import Path
+import lifted_lightning
+
+class Habit(lifted_lightning.EmbeddingModule):
+    def __init__(self, *args, width: int = 3, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.save_hyperparameters()
+        self.place = Path("a")
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["mine"] = {"place": self.place, "width": 3}
+"""
+
+
+def test_save_hyperparameters_by_habit(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    Path("habit.py").write_text(HABIT)
+    monkeypatch.syspath_prepend(".")
+    folder = fit("habit", "--model=habit.Habit", "--model.width=5", "--trainer.max_steps=2")
+    assert (folder / "result.json").exists()
+    saved = load(folder, "last")
+    assert saved["hyper_parameters"]["width"] == 5
+    assert saved["mine"] == {"width": 3}
+    assert len([w for w in recwarn if "mine/place (PosixPath) is not kept" in str(w.message)]) >= 1
+    go_on(folder, "--trainer.max_steps=4", "--name=longer")
+    module = lifted_lightning.load(folder / "checkpoints" / "last.ckpt")
+    assert module.embedding_size == 8
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    io, target = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"a": 1}, target)
+    monkeypatch.setattr("lifted_lightning.callbacks.checkpoints.atomic", lambda path: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(RunError, match=r"last.ckpt: cannot be written \(No space left on device\); what was there"):
+        io.save_checkpoint({"a": torch.zeros(100_000)}, target)
+    assert torch.load(target, weights_only=True) == {"a": 1}
+
+
+# What a checkpoint was trained on
+
+
+def image_folder(place: Path, train: int, test: int) -> None:
+    for split, first, count in (("train", 0, train), ("test", 50, test)):
+        for c in range(first, first + count):
+            (place / split / f"class{c:02}").mkdir(parents=True, exist_ok=True)
+            for i in range(4):
+                blob(f"{c}/{i}").save(place / split / f"class{c:02}" / f"{i}.png")
+
+
+OWN = [
+    "--data.dataset=ImageFolder", "--data.dataset.path=photos", "--data.validation_share=0.25",
+    "--trainer.max_steps=2", "--data.batch_size=8",
+]  # fmt: skip
+
+
+def test_classes_that_were_trained_on_are_told_and_marked(recwarn: pytest.WarningsRecorder) -> None:
+    """Classes by name, the half that comes first trains: eight more put classes that have trained into the test."""
+    for c in range(16):
+        (Path("photos") / f"class{c:02}").mkdir(parents=True)
+        for i in range(4):
+            blob(f"{c}/{i}").save(f"photos/class{c:02}/{i}.png")
+    folder = fit("run", *OWN)
+    assert "trained_classes" not in json.loads((folder / "result.json").read_text())
+    for c in range(8):
+        (Path("photos") / f"a{c}").mkdir()
+        for i in range(4):
+            blob(f"{20 + c}/{i}").save(f"photos/a{c}/{i}.png")
+    test = ["test", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", "--name=tested"]
+    assert main(test) == 0
+    trained = json.loads(Path("runs/e/tested/result.json").read_text())["trained_classes"]
+    assert set(trained) <= {f"class{c:02}" for c in range(4, 8)}
+    assert len(trained) == 3 or len(trained) == 4 or len(trained) == 2, "a quarter of the eight validated"
+    assert any(
+        f"was trained on {len(trained)} of the 12 classes of this test: {trained[0]}" in str(w.message) for w in recwarn
+    )
+    (folder / "result.json").unlink()
+    go_on(folder, "--trainer.max_steps=4", code=2)
+
+
+def test_more_test_images_are_allowed_other_training_images_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    image_folder(Path("photos"), 8, 4)
+    folder = fit("run", *OWN)
+    image_folder(Path("photos"), 8, 6)
+    go_on(folder, "--trainer.max_steps=4", "--name=more")
+    blob("0/9").save("photos/train/class00/9.png")
+    blob("7/9").save("photos/train/class07/9.png")
+    go_on(folder, "--trainer.max_steps=4", "--name=other", code=2)
+    told = capfd.readouterr().err
+    assert "trained on 6 classes of photos, and here are 6 of photos, with other images: give the data" in told
+    assert not Path("runs/e/other").exists()
+
+
+def test_a_test_needs_no_loss_and_a_run_starts_from_another_s_weights() -> None:
+    proxies = ["--model.loss=pytorch_metric_learning.losses.ProxyAnchorLoss", "--model.network=ConvNet",
+               "--model.network.width=2", "--trainer.max_steps=2"]  # fmt: skip
+    folder = fit("run", *proxies)
+    image_folder(Path("photos"), 8, 4)
+    other = ["--data.dataset=ImageFolder", "--data.dataset.path=photos", "--name=tested"]
+    assert main(["test", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", *other]) == 0
+    weights = f"--model.network.weights_file={folder / 'checkpoints' / 'last.ckpt'}"
+    tuned = fit("tuned", *proxies, weights, "--model.optimizer.lr=0", *OWN[:3], "--data.batch_size=8")
+    before, after = load(folder, "last")["state_dict"], load(tuned, "last")["state_dict"]
+    for name in ("network.head.weight", "network.trunk.0.weight"):
+        assert torch.equal(before[name], after[name])
+    with pytest.warns(UserWarning, match="its head gives 64 dimensions, not 8: the head begins anew"):
+        fit("head", *proxies, weights, "--model.network.embedding_size=8")
