@@ -6,11 +6,11 @@ import shutil
 import signal
 import sys
 import warnings
+from collections import OrderedDict
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
@@ -49,42 +49,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise RunError(f"{target}: cannot be written ({reason.strerror}); what was there before stays") from error
 
 
-def safe(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint that can be read without unpickling code: tensors and plain values.
+def safe(value: Any, place: str = "") -> Any:
+    """What of a checkpoint can be read without unpickling code: tensors and plain values in dictionaries and lists.
 
-    Hyperparameters (``save_hyperparameters()``) that are neither are left out, for the configuration has them; of
-    anything else left out, a callback's state say, it is said that it is lost, once.
+    Hyperparameters (``save_hyperparameters()``) that are neither are left out, for the configuration has them. What
+    else is, of a callback's state say, is told.
     """
-    lost: list[str] = []
-    kept: dict[str, Any] = _safe(checkpoint, "", lost)
-    lost = [place for place in lost if "hyper_parameters" not in place.split("/")[1]]
-    for place in lost:
-        warnings.warn(f"checkpoint: {place[1:]} is not kept, give plain values or tensors there", stacklevel=2)
-    return kept
-
-
-def _safe(value: Any, place: str, lost: list[str]) -> Any:
-    if isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes, complex, torch.Size, type(None)):
+    if isinstance(value, Tensor | torch.dtype) or type(value) in (bool, int, float, str, bytes, torch.Size, NoneType):
         return value
-    if type(value) in (list, tuple):
-        items = [_safe(item, f"{place}/{i}", lost) for i, item in enumerate(value)]
-        whole = all(map(operator.is_, items, value))
-        return value if whole else LOST if LOST in items else type(value)(items)
     if isinstance(value, dict):
-        found = {
-            k: _safe(v, f"{place}/{k}", lost) for k, v in value.items() if _safe(k, f"{place}/{k}", lost) is not LOST
-        }
-        if len(found) == len(value) and all(found[k] is value[k] for k in found):
+        kept = {k: safe(v, f"{place}/{k}") for k, v in value.items()}
+        if all(kept[k] is value[k] for k in kept) and type(value) in (dict, OrderedDict):
             return value  # itself: torch keeps versions beside the tensors of a state dict
-        return {k: v for k, v in found.items() if v is not LOST}
+        return {k: v for k, v in kept.items() if v is not LOST}
+    if type(value) in (list, tuple):
+        items = [safe(v, f"{place}/{i}") for i, v in enumerate(value)]
+        return value if all(map(operator.is_, items, value)) else type(value)(i for i in items if i is not LOST)
     for kind in (bool, int, float, str):  # numpy's numbers and the like
         if isinstance(value, kind):
             return kind(value)
-    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biuf":
-        return value.item() if isinstance(value, np.generic) else torch.from_numpy(value.copy())
-    if isinstance(value, torch.dtype | torch.device):
-        return value
-    lost.append(f"{place} ({type(value).__name__})")
+    if not place.startswith(("/hyper_parameters", "/datamodule_hyper_parameters")):
+        told = f"checkpoint: {place[1:]} ({type(value).__name__}) is not kept; keep plain values or tensors there"
+        warnings.warn(told, stacklevel=2)
     return LOST
 
 

@@ -105,6 +105,9 @@ class ResultFile(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_began = time.monotonic()
+        if trainer.state.fn != "fit":  # the evaluation's row has the last step, also if that was made before resuming
+            loop = trainer.fit_loop.epoch_loop
+            loop._batches_that_stepped = max(loop._batches_that_stepped, loop.global_step)
 
     on_validation_start = on_test_start
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -172,10 +173,29 @@ def default_name(command: str, summary: dict[str, Any]) -> str:
 
 
 def settings_of(parser: "Parser", config: Namespace) -> dict[str, Any]:
-    """The configuration as ``config.yaml`` has it: all that repeats the run, and nothing of how it was given."""
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False, skip_link_targets=True))
+    """The configuration as ``config.yaml`` has it: all that repeats the run, and nothing of how it was given.
+
+    A default of a class that no YAML can hold, a device say, is left out, for it is the default again.
+    """
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(_plain(config), skip_unset=False, skip_link_targets=True))
     settings.pop("config", None)
-    return settings | {"ckpt_path": None}
+    return _writable(settings) | {"ckpt_path": None}
+
+
+def _plain(value: Any) -> Any:
+    """Texts of an enumeration, which the dump refuses, as their text."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _plain(item) for key, item in vars(value).items()})
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, str) and isinstance(value, Enum) else value
+
+
+def _writable(value: Any) -> Any:
+    unwritten = "Unable to serialize instance"  # jsonargparse's words in the place of an object
+    if isinstance(value, dict):
+        return {k: _writable(v) for k, v in value.items() if not (isinstance(v, str) and v.startswith(unwritten))}
+    return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
 def parse(command: str, arguments: list[str]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("LIFTED_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lifted_lightning.callbacks.pictures.BackgroundPicture.on_embedding_set", lambda *args: None)
+    monkeypatch.setattr("lifted_lightning.callbacks.pictures.BackgroundPicture.on_evaluation", lambda *args: None)
 
 
 def fit(name: str, *arguments: str, code: int = 0) -> Path:
@@ -202,7 +202,7 @@ def test_save_hyperparameters_by_habit(monkeypatch: pytest.MonkeyPatch, recwarn:
     saved = load(folder, "last")
     assert saved["hyper_parameters"]["width"] == 5
     assert saved["mine"] == {"width": 3}
-    assert len([w for w in recwarn if "mine/place (PosixPath) is not kept" in str(w.message)]) >= 1
+    assert any("mine/place (PosixPath) is not kept" in str(warning.message) for warning in recwarn)
     go_on(folder, "--trainer.max_steps=4", "--name=longer")
     module = lifted_lightning.load(folder / "checkpoints" / "last.ckpt")
     assert module.embedding_size == 8
@@ -250,7 +250,7 @@ def test_classes_that_were_trained_on_are_told_and_marked(recwarn: pytest.Warnin
     assert main(test) == 0
     trained = json.loads(Path("runs/e/tested/result.json").read_text())["trained_classes"]
     assert set(trained) <= {f"class{c:02}" for c in range(4, 8)}
-    assert len(trained) == 3 or len(trained) == 4 or len(trained) == 2, "a quarter of the eight validated"
+    assert 2 <= len(trained) <= 4, "of four, for two of the eight validated"
     assert any(
         f"was trained on {len(trained)} of the 12 classes of this test: {trained[0]}" in str(w.message) for w in recwarn
     )
@@ -285,3 +285,19 @@ def test_a_test_needs_no_loss_and_a_run_starts_from_another_s_weights() -> None:
         assert torch.equal(before[name], after[name])
     with pytest.warns(UserWarning, match="its head gives 64 dimensions, not 8: the head begins anew"):
         fit("head", *proxies, weights, "--model.network.embedding_size=8")
+
+
+@pytest.mark.parametrize(
+    ("callback", "written"),
+    [(["Timer", "duration=00:01:00:00"], {"duration": "00:01:00:00", "interval": "step", "verbose": True}),
+     (["StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1"], {"swa_lrs": 0.01, "swa_epoch_start": 1,
+      "annealing_epochs": 10, "annealing_strategy": "cos", "avg_fn": None})],
+    ids=["a default that is of an enumeration", "a device"],
+)  # fmt: skip
+def test_what_no_yaml_holds_is_left_out(callback: list[str], written: dict[str, Any]) -> None:
+    name, *options = callback
+    given = [f"--trainer.callbacks={name}", *(f"--trainer.callbacks.{option}" for option in options)]
+    folder = fit("run", *given, "--trainer.max_epochs=1", "--test=false")
+    (saved,) = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert saved["init_args"] == written
+    assert main(["fit", f"--config={folder / 'config.yaml'}", "--name=again"]) == 0

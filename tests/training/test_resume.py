@@ -140,9 +140,8 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """What training and validation logged. (Lightning counts the test's step otherwise after resuming.)"""
-    logged = [{k: v for k, v in row.items() if not k.startswith("test/")} for row in read_metrics(folder / METRICS)]
-    return [row for row in logged if row["train/loss"] or row["validation/map@r"]]
+    """What training, validation and test logged; of the test not the epoch, which counts what this process began."""
+    return [row | ({"epoch": ""} if row["test/map@r"] else {}) for row in read_metrics(folder / METRICS)]
 
 
 def steps_logged(folder: Path) -> list[int]:
