@@ -291,6 +291,7 @@ def quiet() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r"It is recommended to use `self\.log.*",
         r".*srun.*",
+        r"\s*Unable to serialize instance.*",  # settings_of leaves it out
         r"Total length of `list` across ranks is zero.*",  # there are no validation classes
     ):
         warnings.filterwarnings("ignore", pattern)

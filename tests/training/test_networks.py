@@ -208,7 +208,7 @@ def saved(tmp_path: Path, change: object) -> Path:
         (lambda s: s | {"features.0.weight": torch.ones(2)}, r"size mismatch for features\.0\.weight"),
         (lambda s: {n: s[n] for n in s if n != "features.0.bias"}, r"1 missing \(features\.0\.bias\)"),
         (lambda s: s | {"stem.weight": torch.zeros(1)}, r"1 unexpected \(stem\.weight\)"),
-        (lambda s: {"state_dict": s}, "holds more than a state dict"),
+        (lambda s: {"state_dict": s}, "is a checkpoint, but not of a network with trunk and head"),
         (lambda s: [1, 2], "holds more than a state dict"),
     ],
 )  # fmt: skip
