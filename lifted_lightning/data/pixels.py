@@ -85,7 +85,7 @@ class Pixels:
         valid: (N,) bool, False for images that cannot be decoded and hold zeros.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: if the files are missing, or are not what they must be.
+        OSError: if the files are missing, or cannot be read. Many other kinds: if they are not what they must be.
     """
 
     def __init__(self, path: Path, decoding: Decoding) -> None:
@@ -233,10 +233,12 @@ def find(path: Path, decoding: Decoding) -> Pixels | None:
     """The cached pixels, unless they are missing, cut short, foreign, or of images that were broken and are mended."""
     try:
         pixels = Pixels(path, decoding)
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"pixel cache {path}: cannot be read ({error.strerror}); {REMEDY}") from error
+    except Exception:  # numpy and json raise many kinds for a header or a text that is damaged
+        return None
     broken = np.flatnonzero(~pixels.valid).tolist()
     return pixels if len(decoding.decode(broken)) == len(broken) else None
 

@@ -1,6 +1,7 @@
 """The pixel cache: decoded once, found again, rebuilt when damaged, and safe among processes."""
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
@@ -78,14 +79,21 @@ def test_one_file_for_each_key_size_mode_and_channels(folder):
     assert table.reader.count() == before
 
 
+def edit(file: Path, **entries: object) -> None:
+    text = file.with_suffix(".json")
+    text.write_text(json.dumps(json.loads(text.read_text()) | entries))
+
+
 DAMAGES = {
     "cut short": lambda file: os.truncate(file, file.stat().st_size - 1),
     "foreign": lambda file: file.write_bytes(b"something else" * 5000),
     "empty": lambda file: file.write_bytes(b""),
     "pickled": lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
     "other shape": lambda file: np.save(file, np.zeros((COUNT, 4, 2, 6), dtype=np.uint8)),
+    "header": lambda file: file.write_bytes(file.read_bytes().replace(b"}", b"]", 1)),
     "no JSON": lambda file: file.with_suffix(".json").unlink(),
     "damaged JSON": lambda file: file.with_suffix(".json").write_text("[1, 2"),
+    "sums out of range": lambda file: edit(file, crc32=[-1]),
     "other JSON": lambda file: file.with_suffix(".json").write_text('{"broken": [9999], "crc32": []}'),
 }
 
