@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 
 TIMEOUT = 30.0  # seconds without a byte
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, LookupError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,12 @@ def unpack(file: Path, target: Path) -> None:
                 with tarfile.open(file) as archive:
                     archive.extractall(folder, filter="data")
         except DAMAGED as error:
-            raise UserError(f"{file}: cannot be unpacked ({error})") from error
-        made = Path(folder, target.name)
+            raise UserError(f"{file}: cannot be unpacked ({one_line(error)})") from error
+        made = Path(folder).resolve() / target.name
         if not made.exists():
             raise UserError(f"{file}: holds no {target.name}")
+        for link in (made, *made.rglob("*")):
+            if link.is_symlink() and not link.resolve().is_relative_to(made):  # it would, from the target
+                found = f"'{link.relative_to(made.parent)}' links to what is outside {target.name}"
+                raise UserError(f"{file}: cannot be unpacked ({found})")
         made.rename(target)
