@@ -199,8 +199,10 @@ def read_columns(path: Path, columns: Sequence[str], **options: Any) -> "pandas.
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; it belongs to the data set") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text") from error
-    except (ValueError, OSError, pandas.errors.ParserWarning) as error:  # pandas' own are ValueErrors
+        raise UserError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
+    except pandas.errors.ParserWarning as error:
+        raise UserError(f"{path}: lines have more fields than the header; name all columns there") from error
+    except (ValueError, OSError) as error:  # pandas' own are ValueErrors
         raise UserError(f"{path}: cannot be read as a table ({one_line(error)})") from error
     return text_columns(frame, columns, path)
 

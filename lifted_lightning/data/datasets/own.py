@@ -170,11 +170,14 @@ def read_parquet(file: Path) -> "pandas.DataFrame":
     import pandas
 
     try:
-        lines = pandas.read_parquet(file, columns=[*COLUMNS], dtype_backend="pyarrow")
+        from pyarrow import parquet
+
+        content = parquet.ParquetFile(file).read(columns=[*COLUMNS])
     except ImportError as error:
         raise UserError(f"{file}: reading Parquet needs pyarrow: pip install pyarrow, or save it as CSV") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{file}: no Parquet file with the columns {', '.join(COLUMNS)} ({one_line(error)})") from error
+        raise UserError(f"{file}: cannot be read as Parquet ({one_line(error)})") from error
+    lines = content.to_pandas(types_mapper=pandas.ArrowDtype, ignore_metadata=True)  # an index is a column, too
     lines.index = pandas.RangeIndex(1, len(lines) + 1)
     return text_columns(lines, COLUMNS, file)
 
