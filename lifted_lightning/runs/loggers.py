@@ -31,6 +31,7 @@ class MetricsFile(Logger):
         self.path = folder / METRICS
         self._columns: list[str] | None = None  # of the file, once this process has looked
         self._rows: list[dict[str, Any]] = []
+        self._step = 0  # of the latest line
 
     @property
     def name(self) -> str:
@@ -50,7 +51,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
-        self._rows.append({"step": step, **values})
+        self._step = self._step if step is None else int(step)  # of a user's own line it may be None, or 4.0
+        self._rows.append({**values, "step": self._step})
 
     @rank_zero_only
     def save(self) -> None:
@@ -58,7 +60,7 @@ class MetricsFile(Logger):
         if not self._rows:
             return
         known = self._columns if self._columns is not None else columns_of(self.path)
-        columns = list(dict.fromkeys([*known, *(key for row in self._rows for key in row)]))
+        columns = list(dict.fromkeys([*(known or ["step"]), *(key for row in self._rows for key in row)]))
         if columns == known:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self._rows)

@@ -49,6 +49,15 @@ def test_a_resumed_run_continues_the_file_and_repeats_no_row(tmp_path: Path) -> 
     assert rows == [("0", "0.0"), ("1", "1.0"), ("2", "2.0"), ("3", "30.0")]
 
 
+def test_a_users_own_line_is_of_the_latest_step(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path)
+    file.log_metrics({"train/loss": 2.0, "step": 9.0}, step=4)
+    file.log_metrics({"mine": 7})
+    file.log_metrics({"mine": 8}, step=4.0)  # type: ignore[arg-type]  # so Lightning passes on `self.log("step", 4)`
+    file.save()
+    assert read_metrics(file.path) == [{"step": "4", "train/loss": "2.0", "mine": "8"}]
+
+
 @pytest.fixture
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A user who has never logged in; W&B reads the environment anew in each test."""
