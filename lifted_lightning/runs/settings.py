@@ -12,7 +12,7 @@ from typing import Any
 SET_ASIDE = frozenset((
     "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
     "tsne", "gallery", "last_checkpoint",
-    *(f"data.{key}" for key in ("root", "workers", "cache", "cache_dir", "eval_batch_size")),
+    *(f"data.{key}" for key in ("root", "workers", "cache_dir", "eval_batch_size")),
     *(f"trainer.{key}" for key in (
         "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
         "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "enable_autolog_hparams",

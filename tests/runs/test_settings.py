@@ -33,6 +33,7 @@ OTHER: list[dict[str, Any]] = [
     {"loss": "TripletLoss"},
     {"loss_arguments": {"margin": 0.5}},
     {"data__size": 32},
+    {"data__cache": False},
     {"data__dataset": {"init_args": {"turned": True}}},
     {"evaluation__distance": "cosine"},
     {"trainer__max_steps": 101},
