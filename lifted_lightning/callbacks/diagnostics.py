@@ -80,11 +80,14 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     """How many directions the embeddings (B, D) fill: e to the entropy of their singular values' shares.
 
     From 1, all in one direction (as when they have collapsed to a point), to min(B, D), all alike. They are
-    not centred, for what is left of a collapsed batch then would be noise in all directions.
+    not centred, for what is left of a collapsed batch then would be noise in all directions. NaN where an
+    embedding is not finite.
     (Roy and Vetterli, The effective rank, EUSIPCO 2007.)
     """
     wide = _wide(embeddings)
     small = wide.T @ wide if len(wide) > wide.shape[1] else wide @ wide.T
+    if not small.isfinite().all():  # which LAPACK refuses, and a loss may pass over
+        return small.new_tensor(torch.nan)
     values = torch.linalg.eigvalsh(small).clamp_min(0).sqrt()
     return torch.special.entr(values / values.sum().clamp_min(1e-30)).sum().exp()
 

@@ -45,6 +45,7 @@ def test_effective_rank(rows, columns):
     assert effective_rank(torch.eye(rows, columns)).item() == pytest.approx(16)
     assert effective_rank(torch.ones(rows, columns)).item() == pytest.approx(1, abs=1e-4)
     assert effective_rank(torch.zeros(rows, columns)).item() == 1
+    assert effective_rank(torch.full((rows, columns), torch.inf)).isnan()
     random = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
     shares = torch.linalg.svdvals(random) / torch.linalg.svdvals(random).sum()
     expected = torch.exp(-(shares * shares.log()).sum())
