@@ -25,10 +25,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     import difflib
 
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
     if not close:
         parts = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-        close = [parts[p] for p in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=1, cutoff=0.7)]
+        close = [parts[p] for p in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=1, cutoff=0.65)]
     return close[0] if close else None
 
 

@@ -41,7 +41,7 @@ class RunFolder(Callback):
         existing: Path | None = None,
         header: str = "",
     ) -> None:
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise UserError(f"--name {name}: is no folder's name; give one without slashes")
         self.parent = parent
         self.name = name

@@ -120,8 +120,13 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
             return f"unexpected argument {found[1]!r}; options begin with --"
         name = in_full(found[1].split("=", 1)[0].removeprefix("--"))
         parent = name.rpartition(".")[0]
-        known = [option if "." in option or not parent else f"{parent}.{option}" for option in options]
-        return f"no option --{name}; {did_you_mean(name, [*known, *_class_options()], 'see --help', '--')}"
+        of_class = parent and "seed_everything" not in options  # whose parser says margin
+        known = [f"{parent}.{option}" if of_class and "." not in option else option for option in options]
+        others = _class_options()
+        if name in others:
+            return f"no option --{name} of the class chosen, but of {', '.join(others[name])}; leave it out"
+        known = [option for option in [*known, *others] if option != name]  # it may be known in another place
+        return f"no option --{name}; {did_you_mean(name, known, 'see --help', '--')}"
     if found := re.search(r"following arguments are required: ([\w.]+)", text):
         name = next((option for option in _class_options() if option.endswith(f".{found[1]}")), found[1])
         return f"--{name} is missing: give it, or a --config that has it (see experiments/)"
@@ -145,7 +150,7 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
 
 def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
     named = r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|value: (\S+)"
-    path = next(filter(None, re.findall(named, text)[0]))
+    path = next((part for found in re.findall(named, text) for part in found if part), "")
     known = classes_for(key)
     if kind:
         return f"--{key}={path}: is no {kind}; give the path of such a class"
@@ -183,15 +188,15 @@ def classes_for(key: str) -> dict[str, type]:
     }
 
 
-def _class_options() -> list[str]:
-    """The options of this package's classes: ``model.loss.margin`` and so on."""
-    return [
-        f"{key}.{name}"
-        for key, modules in _CLASSES.items()
-        for found in (classes_for(key).values() if modules[0].startswith(_OURS) else ())
-        for name in inspect.signature(found).parameters
-        if name not in ("self", "args", "kwargs")
-    ]
+def _class_options() -> dict[str, list[str]]:
+    """The options of this package's classes, ``model.loss.margin`` and so on, and the classes that have each."""
+    options: dict[str, list[str]] = {}
+    for key, modules in _CLASSES.items():
+        for class_name, found in classes_for(key).items() if modules[0].startswith(_OURS) else ():
+            for name in inspect.signature(found).parameters:
+                if name not in ("self", "args", "kwargs"):
+                    options.setdefault(f"{key}.{name}", []).append(class_name)
+    return options
 
 
 def set_up_parsing() -> None:

@@ -138,7 +138,7 @@ def run(command: str, arguments: list[str]) -> int:
     callbacks += [*(own if isinstance(own, list) else [own]), *(built[key] for key in CALLBACKS)]
     layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []
     plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
-    with refused(TypeError, ValueError):
+    with refused(TypeError, ValueError, ImportError):
         trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins})
 
     # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.

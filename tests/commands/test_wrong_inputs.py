@@ -57,6 +57,10 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --trainer.callbacks=nope.Nope", "nope.Nope", "No module named 'nope')", "MODULE.CLASS"),
     (f"{FIT} --model=nope.Thing", "nope.Thing", "No module named", "MODULE.CLASS"),
     (f"{FIT} --model=pathlib.Path", "pathlib.Path", "EmbeddingModule"),
+    (f"{FIT} --diagnostics.x=1", "no option --diagnostics.x; see --help"),
+    (f"{FIT} --model.loss=", "--model.loss=: no such class", "choose ContrastiveLoss"),
+    (f"{FIT} --data.sampler=ReleasedPairs --data.sampler.neighbours=1", "class chosen, but of PositivePairs; leave"),
+    (f"{FIT} --model.loss=ContrastiveLoss --model.loss.mining=hard", "mining of the class", "of TripletLoss; leave"),
     # lifted fit: values of the wrong kind
     (f"{FIT} --seed_everything=4294967296", "--seed_everything", "v<4294967296"),
     (f"{FIT} --data.batch_size=many", "--data.batch_size", "int", "many"),
@@ -88,10 +92,12 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --model.optimizer.lr=.nan", "--model.optimizer.init_args.lr=nan", "finite"),
     (f"{FIT} --model.optimizer.betas=[0.9,.inf]", "--model.optimizer.init_args.betas", "finite"),
     (f"{FIT} --trainer.accelerator=warp", "'warp'", "Available names are: auto"),
+    (f"{FIT} --trainer.accelerator=tpu", "torch_xla", "give other settings"),
     (f"{FIT} --trainer.strategy=nope", "'nope'", "ddp"),
     (f"{FIT} --trainer.limit_train_batches=0.5", "limit_train_batches", "set data.batches_per_epoch"),
     # lifted fit: where files are, or are to go
     (f"{FIT} --runs_dir=note.txt", "--runs_dir: note.txt", "give another"),
+    (f"{FIT} --name=..", "--name ..", "is no folder's name"),
     (f"{FIT} --name=../mine", "--name ../mine", "without slashes"),
     (f"{FIT} --data.cache_dir=note.txt", "pixel cache note.txt", "set another cache_dir"),
     (f"{FIT} --ckpt_path=nope.ckpt", "nope.ckpt", "no such file", "last or best"),
