@@ -27,9 +27,10 @@ from .losses import LiftedStructureLoss as LiftedStructureLoss
 from .losses import TripletLoss as TripletLoss
 from .training.schedules import WarmupCosine as WarmupCosine
 
-# Evaluation: retrieval metrics, metrics of a clustering, exact nearest neighbours.
+# Evaluation: retrieval metrics (also as a metric of torchmetrics), metrics of a clustering, exact nearest neighbours.
 from .metrics import clustering_metrics as clustering_metrics
 from .metrics import nearest as nearest
+from .metrics.collection import RetrievalMetrics as RetrievalMetrics
 from .metrics import retrieval_metrics as retrieval_metrics
 
 # Raised for a mistake in what the user gave, with one line that says what to do.

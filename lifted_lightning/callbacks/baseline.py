@@ -34,8 +34,8 @@ def _raw_pixels(images: Tensor) -> Tensor:
 def embed_baseline(
     features: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, features (b, F) float32 and labels of this rank's batches, as ``EmbeddingSet.gather`` takes them."""
+    """Features (b, F) float32, labels and rows of this rank's batches, as ``RetrievalMetrics.update`` takes them."""
     return [
-        (batch["indices"].to(device), features(batch["images"].to(device)).float(), batch["labels"].to(device))
+        (features(batch["images"].to(device)).float(), batch["labels"].to(device), batch["indices"].to(device))
         for batch in batches
     ]

@@ -3,14 +3,13 @@
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lifted_lightning.callbacks.baseline import embed_baseline, untrained_features
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics import clustering_metrics, rank_queries
+from lifted_lightning.metrics import clustering_metrics
 from lifted_lightning.metrics.clustering import Start
-from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
+from lifted_lightning.metrics.collection import Evaluation, RetrievalMetrics
 from lifted_lightning.metrics.distances import Distance
 from lifted_lightning.runs.settings import metric_names
 from lifted_lightning.training.module import EmbeddingModule
@@ -64,7 +63,7 @@ class RetrievalEvaluation(Callback):
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
         self._loaded_step = 0
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # of this rank
+        self._metrics = RetrievalMetrics()
 
     @property
     def metric_names(self) -> list[str]:
@@ -75,23 +74,23 @@ class RetrievalEvaluation(Callback):
         self._loaded_step = checkpoint["global_step"]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = []
+        self._metrics = self._new_metrics(trainer, pl_module, "validation")
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        self._batches.append((outputs["indices"], outputs["embeddings"].detach(), outputs["labels"]))
+        self._metrics.update(outputs["embeddings"], outputs["labels"], outputs["indices"])
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = []
+        self._metrics = self._new_metrics(trainer, pl_module, "test")
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self.on_validation_batch_end(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._publish(trainer, pl_module, self._evaluate(trainer, pl_module, "validation"))
+            self._publish(trainer, pl_module, self._evaluate(trainer, "validation"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = self._evaluate(trainer, pl_module, "test")
+        evaluation = self._evaluate(trainer, "test")
         if self.clustering != "none":
             evaluation.values.update(
                 clustering_metrics(
@@ -105,26 +104,28 @@ class RetrievalEvaluation(Callback):
         self._publish(trainer, pl_module, evaluation)
         if self.baseline:
             self.baseline_name, features = untrained_features(cast(EmbeddingModule, pl_module))
-            self._batches = embed_baseline(features, data_of(trainer).test_dataloader(), pl_module.device)
-            self.results["baseline"] = self._evaluate(trainer, pl_module, "test").values
+            metrics = self._new_metrics(trainer, pl_module, "test")
+            for batch in embed_baseline(features, data_of(trainer).test_dataloader(), pl_module.device):
+                metrics.update(*batch)
+            self.results["baseline"] = metrics.compute()
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule, stage: str) -> Evaluation:
-        """Gather what the batches had and rank it, on every rank; the batches are let go."""
-        items = EmbeddingSet.gather(self._batches, module.device)
-        self._batches = []
+    def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)
         neighbours = max(getattr(callback, "neighbours", 1) for callback in callbacks_of(trainer))
-        ranking = rank_queries(
-            items.embeddings, items.labels, items.items(query), items.items(gallery), self.distance, neighbours
-        )
+        return RetrievalMetrics(self.ks, query, gallery, self.distance, neighbours).to(module.device)
+
+    def _evaluate(self, trainer: Trainer, stage: str) -> Evaluation:
+        """Rank all that the batches had, on every rank; the batches are let go."""
+        values = self._metrics.compute()
+        metrics, self._metrics = self._metrics, RetrievalMetrics()
         return Evaluation(
-            **vars(items),
-            ranking=ranking,
+            **vars(metrics.items),
+            ranking=metrics.ranking,
             stage=stage,
             # After training, the steps of the checkpoint that is evaluated.
             step=trainer.global_step if trainer.state.fn == "fit" else self._loaded_step,
             distance=self.distance,
-            values=ranking.metrics(self.ks),
+            values=values,
         )
 
     def _publish(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lifted_lightning.distributed import gather_rows
 from lifted_lightning.metrics.distances import Array, Distance
-from lifted_lightning.metrics.retrieval import RetrievalResult
+from lifted_lightning.metrics.retrieval import RetrievalResult, rank_queries
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,63 @@ class EmbeddingSet:
         if rows is None:
             return None
         return torch.isin(self.rows, torch.as_tensor(rows, device=self.rows.device)).nonzero()[:, 0]
+
+
+class RetrievalMetrics(Metric):
+    """Recall@K, R-precision and MAP@R of all embeddings of all batches and ranks, as a metric of torchmetrics.
+
+    Each rank gives its own share to ``update``; an image that comes again, as padded samplers make them, is dropped by
+    its row. ``compute`` is a collective: each rank ranks its part of the queries, and all get the result.
+
+    Args:
+        ks: the K of Recall@K.
+        query: rows of the image table that are queries; all by default.
+        gallery: rows that are searched; all by default.
+        distance: ``"euclidean"`` or ``"cosine"``.
+        neighbours: how many of the nearest images of each query to keep.
+
+    Attributes:
+        items: after ``compute``, all images, on every rank.
+        ranking: after ``compute``, how each query fared; its items are those of ``items``.
+    """
+
+    full_state_update = False
+    rows: list[Tensor]
+    embeddings: list[Tensor]
+    labels: list[Tensor]
+    items: EmbeddingSet
+    ranking: RetrievalResult
+
+    def __init__(
+        self,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        query: Array | None = None,
+        gallery: Array | None = None,
+        distance: Distance = "euclidean",
+        neighbours: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        # Gathered once, by row: torchmetrics would gather each state, repeats and all.
+        super().__init__(sync_on_compute=False, **kwargs)
+        self.ks, self.query, self.gallery = ks, query, gallery
+        self.distance: Distance = distance
+        self.neighbours = neighbours
+        for state in ("rows", "embeddings", "labels"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, embeddings: Tensor, labels: Tensor, rows: Tensor) -> None:
+        """Add a batch: embeddings (b, D), labels (b,), and the rows (b,) of the image table that they are of."""
+        self.rows.append(rows)
+        self.embeddings.append(embeddings.detach())
+        self.labels.append(labels)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics by name, see ``RetrievalResult.metrics``."""
+        batches = list(zip(self.rows, self.embeddings, self.labels, strict=True))
+        items = self.items = EmbeddingSet.gather(batches, self.device)
+        query, gallery = items.items(self.query), items.items(self.gallery)
+        self.ranking = rank_queries(items.embeddings, items.labels, query, gallery, self.distance, self.neighbours)
+        return self.ranking.metrics(self.ks)
 
 
 @dataclass(frozen=True)

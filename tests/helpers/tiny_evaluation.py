@@ -123,8 +123,9 @@ def evaluated(
         global_step=step, state=SimpleNamespace(fn="fit"), loggers=[Recorder()],
         callbacks=[evaluation, SimpleNamespace(neighbours=8)],
     )  # fmt: skip
-    evaluation._batches = [(items.rows, items.embeddings, items.labels)]
-    return trainer, evaluation._evaluate(trainer, Model(items), stage)  # type: ignore[arg-type]
+    evaluation._metrics = evaluation._new_metrics(trainer, Model(items), stage)  # type: ignore[arg-type]
+    evaluation._metrics.update(items.embeddings, items.labels, items.rows)
+    return trainer, evaluation._evaluate(trainer, stage)  # type: ignore[arg-type]
 
 
 def overlapping(n: int = 120, seed: int = 0) -> EmbeddingSet:

@@ -7,7 +7,7 @@ import torch
 
 from lifted_lightning.distributed import rank, world_size
 from lifted_lightning.metrics import clustering_metrics, rank_queries
-from lifted_lightning.metrics.collection import EmbeddingSet
+from lifted_lightning.metrics.collection import RetrievalMetrics
 from lifted_lightning.metrics.search import Search
 from tests.helpers.ranks import run_ranks
 
@@ -38,13 +38,17 @@ def evaluate(shares: list[int]) -> dict[str, object]:
         return scores(self, queries)
 
     x = data()
-    items = EmbeddingSet.gather([(rows, x[rows], LABELS[rows]) for rows in mine.split(64) if len(rows)], x.device)
+    metrics = RetrievalMetrics(neighbours=3), RetrievalMetrics(query=QUERY, gallery=GALLERY)
+    for rows in mine.split(64):
+        for metric in metrics:
+            metric.update(x[rows], LABELS[rows], rows)
     with patch.object(Search, "scores", counting):
-        whole = rank_queries(items.embeddings, items.labels, neighbours=3)
-        apart = rank_queries(items.embeddings, items.labels, items.items(QUERY), items.items(GALLERY))
+        values = [metric.compute() for metric in metrics]
+    items, (whole, apart) = metrics[0].items, (metric.ranking for metric in metrics)
+    assert values[1] == rank_queries(x, LABELS, QUERY, GALLERY).metrics()
     return {
-        "metrics": whole.metrics(),
-        "apart": apart.metrics(),
+        "metrics": values[0],
+        "apart": values[1],
         "clusters": clustering_metrics(items.embeddings, items.labels),
         "rows": items.rows,
         **{f"whole {name}": values for name, values in vars(whole).items()},
