@@ -71,10 +71,9 @@ class Comparison:
         return estimate(self.values, self.runs["row"])
 
     @cached_property
-    def scores(self) -> pd.Series:
+    def scores(self) -> dict[int, float]:
         """Each row's Recall@1, which says which rows are the best."""
-        mean = self.estimates.mean
-        return mean.get(f"{self.stage}/recall@1", pd.Series(0.0, mean.index)).fillna(0.0)
+        return self.estimates.mean.reindex(columns=[f"{self.stage}/recall@1"]).iloc[:, 0].fillna(0.0).to_dict()
 
     @cached_property
     def context(self) -> list[str]:

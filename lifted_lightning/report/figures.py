@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from lifted_lightning.pictures.style import FAINT, INK, PALETTE, paper_style, save
@@ -143,7 +144,7 @@ def _panels(comparison: Comparison, keys: Sequence[str] | None = None, besides: 
 
 def _best(comparison: Comparison, blocks: Sequence[list[int]], most: int) -> list[list[int]]:
     """The blocks with the best rows, in their order."""
-    order = sorted(range(len(blocks)), key=lambda i: -comparison.scores[blocks[i]].max())
+    order = sorted(range(len(blocks)), key=lambda i: -max(comparison.scores[row] for row in blocks[i]))
     return [blocks[i] for i in sorted(order[:most])]
 
 
@@ -203,8 +204,8 @@ def _draw(
         box = legend.get_window_extent()
         wide, high = (box.width, 0.0) if one else (0.0, box.height)
         figure.set_size_inches(columns * width + wide / figure.dpi, count * height + high / figure.dpi)
-        figure.draw_without_rendering()  # finds the layout, once for both files
-        figure.set_layout_engine("none")
+        figure.get_layout_engine().execute(figure)  # once, not again for each file
+        figure.set_layout_engine(None)  # not "none", which would draw each file twice
         save(figure, path.with_suffix(".png"))
         FigureCanvasSVG(figure)
         figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
@@ -229,10 +230,11 @@ def _looks(comparison: Comparison, panels: Panels) -> dict[str, dict[str, Any]]:
 
 def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars: bool) -> set[float]:
     """A line in percent with its intervals, cut at 0 and 100, as a band or as bars; gives its places along x."""
-    mean, half = 100 * curve[0].dropna(), 100 * curve[1][curve[0].notna()].fillna(0.0)
-    x, low, high = mean.index.to_numpy(float), (mean - half).clip(lower=0.0), (mean + half).clip(upper=100.0)
-    ax.plot(x, mean.to_numpy(), zorder=3, **(look if marks or len(x) == 1 else look | {"marker": ""}))
-    if bars:
+    x, mean, half = curve[0].index.to_numpy(float), 100 * curve[0].to_numpy(float), 100 * curve[1].to_numpy(float)
+    x, mean, half = x[(there := ~np.isnan(mean))], mean[there], np.nan_to_num(half[there])
+    low, high = (mean - half).clip(min=0.0), (mean + half).clip(max=100.0)
+    ax.plot(x, mean, zorder=3, **(look if marks or len(x) == 1 else look | {"marker": ""}))
+    if bars and half.any():
         ax.vlines(x, low, high, color=look["color"], linewidth=0.9, zorder=2)
     elif half.any():
         ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)

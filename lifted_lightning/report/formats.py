@@ -67,10 +67,6 @@ class Table:
         names = [text(name) for frame in (self.texts, self.numbers.mean) for name in frame]
         return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(names, axis=1)
 
-    def aligned(self, text: str, number: str) -> list[str]:
-        """For each column a format's word for how its texts or its numbers are aligned."""
-        return [text] * self.texts.shape[1] + [number] * len(self.kinds)
-
 
 def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str, str] | None]:
     """Means and half-widths as text; None without a mean. One decimal, and one more where an interval would be 0."""
@@ -102,11 +98,7 @@ def markdown(table: Table) -> str:
     def number(mean: str, half: str, bold: bool) -> str:
         return f"**{with_interval(mean, half)}**" if bold else with_interval(mean, half)
 
-    cells = table.cells(markdown_text, number)
-    text = cells.to_markdown(
-        index=False, tablefmt="pipe", disable_numparse=True, colalign=table.aligned("left", "right")
-    )
-    return f"{text}\n\n{markdown_text(table.note)}."
+    return f"{_tabulated(table, table.cells(markdown_text, number), 'pipe')}\n\n{markdown_text(table.note)}."
 
 
 def terminal(table: Table, bold: bool) -> str:
@@ -116,12 +108,15 @@ def terminal(table: Table, bold: bool) -> str:
         text = with_interval(mean, half)
         return f"\033[1m{text}\033[0m" if bold and best else text
 
-    cells = table.cells(str, number)
-    text = cells.to_markdown(
-        index=False, tablefmt="simple", disable_numparse=True, colalign=table.aligned("left", "right")
-    )
-    lines = _with_rules(text.splitlines(), 2, table.rules, "")
+    lines = _tabulated(table, table.cells(str, number), "simple").splitlines()
+    for row in sorted(table.rules, reverse=True):
+        lines.insert(row + 2, "")  # below the headings and a line
     return "\n".join([table.title, "", *lines, "", *textwrap.wrap(table.note, 110), ""])
+
+
+def _tabulated(table: Table, cells: pd.DataFrame, style: str) -> str:
+    aligned = ["left"] * table.texts.shape[1] + ["right"] * len(table.kinds)
+    return cells.to_markdown(index=False, tablefmt=style, disable_numparse=True, colalign=aligned)
 
 
 def latex(table: Table) -> str:
@@ -136,8 +131,18 @@ def latex(table: Table) -> str:
         return rf"${mean} \pm {half}$" if half else f"${mean}$"
 
     cells = table.cells(escaped, number)
-    text = cells.to_latex(index=False, escape=False, column_format="".join(table.aligned("l", "r")))
-    lines = _with_rules(text.splitlines(), 4, table.rules, r"\midrule")
+    head, *rows = (" & ".join(row) + r" \\" for row in [list(cells), *cells.to_numpy().tolist()])
+    rows = [line for i, row in enumerate(rows) for line in ([r"\midrule", row] if i in table.rules else [row])]
+    columns = "l" * table.texts.shape[1] + "r" * len(table.kinds)
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
     return "\n".join([f"% {table.title}", f"% {table.note}", *lines, ""])
 
 
@@ -156,8 +161,3 @@ def _csv_text(text: str) -> str:
     """Without this table's marks; what a spreadsheet would take for a formula is marked as a text."""
     text = "" if text == NONE else text.removesuffix(FEW)
     return f"'{text}" if re.match(r"[=+@-]", text) and not re.fullmatch(r"-[\d.e-]+", text) else text
-
-
-def _with_rules(lines: Sequence[str], first: int, rules: Sequence[int], rule: str) -> list[str]:
-    """A table's lines, of which ``first`` is that of row 0, with a rule above the rows of these numbers."""
-    return [text for i, line in enumerate(lines) for text in ([rule, line] if i - first in rules else [line])]

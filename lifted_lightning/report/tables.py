@@ -44,14 +44,12 @@ def results(comparison: Comparison) -> Table:
 def further(comparison: Comparison) -> Table:
     """The second table: the other metrics, and what the runs took."""
     note = "metrics in percent; validation: of the selected step, on validation classes"
-    quantities = [*_metrics(comparison, main=False), *_taken(comparison)]
-    return _of_rows(comparison, "Further metrics, and what the runs took", quantities, note)
+    return _of_rows(comparison, "Further metrics, and what the runs took", _further(comparison), note)
 
 
 def everything(comparison: Comparison) -> Table:
     """All columns of the first two tables."""
-    quantities = [*_metrics(comparison, main=True), *_metrics(comparison, main=False), *_taken(comparison)]
-    return _of_rows(comparison, "", quantities, "", main=True)
+    return _of_rows(comparison, "", [*_metrics(comparison, main=True), *_further(comparison)], "", main=True)
 
 
 def diagnostics(comparison: Comparison) -> Table:
@@ -69,12 +67,12 @@ def _metrics(comparison: Comparison, main: bool) -> list[Quantity]:
     return [Quantity(metric_name(metric), "percent", f"{comparison.stage}/{metric}") for metric in names]
 
 
-def _taken(comparison: Comparison) -> list[Quantity]:
+def _further(comparison: Comparison) -> list[Quantity]:
     chosen = ("recall@1", "map@r") if comparison.stage == "test" else ()
     return [
+        *_metrics(comparison, main=False),
         *(Quantity(f"validation {metric_name(metric)}", "percent", f"validation/{metric}") for metric in chosen),
-        Quantity("steps", "number", "steps"),
-        Quantity("selected step", "number", "selected_step"),
+        *(Quantity(value.replace("_", " "), "number", value) for value in ("steps", "selected_step")),
         Quantity("training, s", "number", "seconds"),
     ]
 
@@ -176,7 +174,7 @@ def _pairs(comparison: Comparison, block: Sequence[int], most: int) -> list[tupl
     every = [(second, first) for first, second in combinations(block, 2)]
     if len(block) <= most:
         return every
-    best = comparison.scores[block].idxmax()
+    best = max(block, key=comparison.scores.__getitem__)
     forms = comparison.rows[LOSS].str.extract(r"^(.*?) \(", expand=False)
     alike = [pair for pair in every if best not in pair and forms[pair[0]] == forms[pair[1]]]
     return [*((row, best) for row in block if row != best), *alike]
