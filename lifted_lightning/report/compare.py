@@ -147,9 +147,6 @@ def brought_along(comparison: Comparison) -> list[tuple[str, str]]:
     return [(name, text) for name, text in lines.items() if text]
 
 
-# Names
-
-
 def short(key: str) -> str:
     """A setting's own name: ``lr`` for ``model.optimizer.init_args.lr``, ``optimizer`` for its class."""
     return key.removesuffix(".class_path").rsplit(".", 1)[-1]
@@ -183,8 +180,8 @@ def setting_named(key: str, known: Sequence[str]) -> str:
         return found[0]
     if found:
         raise UserError(f"--by {key}: may be {listed(found)}; give more of the name")
-    otherwise = "give loss, embedding_size, dataset, or a setting of config.yaml"
-    hint = did_you_mean(key, [LOSS, *map(short, known), *known], otherwise)
+    names = [LOSS, *map(short, known), *known]
+    hint = did_you_mean(key, names, "give loss, embedding_size, dataset, or a setting of config.yaml")
     raise UserError(f"--by {key}: no run has such a setting; {hint}")
 
 
@@ -197,7 +194,8 @@ def _loss_labels(rows: pd.DataFrame, asked: Sequence[str]) -> list[str]:
         own = rows[paths == path]
         # A word says more than a switch, and a switch more than a number, which may be tuned to it.
         keys = [key for key in own if key.startswith(ARGUMENTS) and key not in asked]
-        keys.sort(key=lambda key: (min(map(_kind, own[key])), -own[key].nunique()))
+        kinds = {key: {type(value) for value in own[key]} for key in keys}
+        keys.sort(key=lambda key: (str not in kinds[key], bool not in kinds[key], -own[key].nunique()))
         keys = _telling_apart(own, keys, [key for key in (*_FIRST, *asked) if key in own])
         homonym = list(names.values()).count(name) > 1 and not path.startswith("lifted_lightning.")
         package = [path.split(".")[0].replace("_", "-")] if homonym else []
@@ -205,10 +203,6 @@ def _loss_labels(rows: pd.DataFrame, asked: Sequence[str]) -> list[str]:
             told = [*package, *(f"{short(key)}={show(row[key])}" for key in keys)]
             labels[same] = name.removesuffix("Loss") + (f" ({', '.join(told)})" if told else "")
     return list(labels)
-
-
-def _kind(value: Any) -> int:
-    return 1 if isinstance(value, bool) else 0 if isinstance(value, str) else 2
 
 
 def _telling_apart(rows: pd.DataFrame, keys: Iterable[str], given: Sequence[str]) -> list[str]:
@@ -235,9 +229,6 @@ def _place_of_loss(label: str) -> tuple[int, str]:
         return (-1, label)
     order = [i for i, name in enumerate(PAPER_LOSSES) if label.startswith(name)]
     return (order[0] if order else len(PAPER_LOSSES), label)
-
-
-# What differs
 
 
 def _lacking(there: pd.DataFrame, runs: pd.DataFrame) -> list[str]:

@@ -175,19 +175,20 @@ def _draw(
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown = sum(len(rows) for lines in panels.values() for rows in lines.values())
     few = f"the best {shown} of {len(comparison.rows)} rows" if shown < len(comparison.rows) else ""
-    several, looks = len(panels) > 1, _looks(comparison, panels)
+    looks = _looks(comparison, panels)
     pairs = [(name, lines, metric) for name, lines in panels.items() for metric in metrics or [""]]
     columns = len(metrics) or {1: 1, 2: 2, 4: 2}.get(len(pairs), 3)
     (width, height), count = _SIZES[columns], -(-len(pairs) // columns)
     with paper_style(), matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure((columns * width, count * height), layout="constrained")
+        figure = Figure((columns * width, count * height), layout=(layout := ConstrainedLayoutEngine()))
         one_scale = not metrics and "dataset" not in comparison.context
         axes = figure.subplots(count, columns, sharey=one_scale, squeeze=False)
         for ax, (name, lines, metric) in zip(axes.flat, pairs, strict=True):
-            heading = ", ".join([metric_name(metric)] + [name] * several) if metric else name
+            heading = ", ".join([metric_name(metric)] + [name] * (len(panels) > 1)) if metric else name
             ax.set_title(textwrap.fill(heading, int(13 * width)))
             drawn = [_draw_line(ax, curve(rows, metric), looks[line], ticks, bars) for line, rows in lines.items()]
             _x_axis(ax, sorted(set().union(*drawn)), labels[0], ticks)
@@ -202,9 +203,9 @@ def _draw(
             loc="outside right center" if one else "outside lower center",
         )  # fmt: skip
         box = legend.get_window_extent()
-        wide, high = (box.width, 0.0) if one else (0.0, box.height)
-        figure.set_size_inches(columns * width + wide / figure.dpi, count * height + high / figure.dpi)
-        figure.get_layout_engine().execute(figure)  # once, not again for each file
+        wide, high = (box.width / figure.dpi * one, box.height / figure.dpi * (not one))
+        figure.set_size_inches(columns * width + wide, count * height + high)
+        layout.execute(figure)  # once, not again for each file
         figure.set_layout_engine(None)  # not "none", which would draw each file twice
         save(figure, path.with_suffix(".png"))
         FigureCanvasSVG(figure)

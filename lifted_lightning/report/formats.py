@@ -82,7 +82,7 @@ def _three_digits(value: float) -> int:
     return 0 if value == 0 or abs(value) >= 100 else 3 - sum(abs(value) >= 10**n for n in range(3))
 
 
-def with_interval(mean: str, half: str, bold: bool = False) -> str:
+def with_interval(mean: str, half: str) -> str:
     """A mean and its half-width as people read them."""
     return (f"{mean} ± {half}" if half else mean).replace("-", "−")
 
@@ -95,10 +95,8 @@ def markdown_text(text: str) -> str:
 def markdown(table: Table) -> str:
     """A Markdown table with its notes."""
 
-    def number(mean: str, half: str, bold: bool) -> str:
-        return f"**{with_interval(mean, half)}**" if bold else with_interval(mean, half)
-
-    return f"{_tabulated(table, table.cells(markdown_text, number), 'pipe')}\n\n{markdown_text(table.note)}."
+    cells = table.cells(markdown_text, lambda mean, half, bold: "**" * bold + with_interval(mean, half) + "**" * bold)
+    return f"{_tabulated(table, cells, 'pipe')}\n\n{markdown_text(table.note)}."
 
 
 def terminal(table: Table, bold: bool) -> str:

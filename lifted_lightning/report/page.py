@@ -14,12 +14,8 @@ from lifted_lightning.report.formats import Table, markdown, markdown_text, with
 from lifted_lightning.report.read import printable
 from lifted_lightning.runs.folder import PLOTS
 
-PICTURES = {
-    "tsne_test.png": "t-SNE of the test images",
-    "gallery_test.png": "Queries and their nearest neighbours",
-}
-SIDE_BY_SIDE = 6  # rows whose pictures are shown, the best ones
-_WIDTH = 1400  # pixels, of a picture in the page
+PICTURES = {"tsne_test.png": "t-SNE of the test images", "gallery_test.png": "Queries and their nearest neighbours"}
+SIDE_BY_SIDE, _WIDTH = 6, 1400  # the best rows, whose pictures are shown; pixels of a picture
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,10 @@ class Report:
         """What was compared, and what all runs share."""
         results, rows = self.comparison.runs["result"].tolist(), len(self.comparison.rows)
         parts = [f"{len(results)} run{'s' * (len(results) > 1)} in {rows} row{'s' * (rows > 1)}"]
-        steps = {result.get("steps") for result in results} - {0, None}
-        parts += [f"{steps.pop():,} steps"] if len(steps) == 1 else []
+        shared = {"{:,} steps": {result.get("steps") for result in results if result.get("steps")}}
         for name in ("lifted-lightning", "torch"):
-            versions = {(result.get("versions") or {}).get(name) for result in results}
-            parts += [f"{name} {version}" for version in versions if version and len(versions) == 1]
+            shared[f"{name} {{}}"] = {(result.get("versions") or {}).get(name) for result in results}
+        parts += [text.format(*values) for text, values in shared.items() if len(values) == 1 and values != {None}]
         return printable("; ".join(parts) + ".")
 
 
@@ -55,9 +50,8 @@ def markdown_page(report: Report) -> str:
     if report.comparison.notes:
         parts += ["To know:", listed(report.comparison.notes)]
     parts.append(markdown(report.results))
-    for figure in report.figures:
-        caption = markdown_text(figure.caption)
-        parts += [f"![{caption}]({figure.stem}.png)", f"{caption}."]
+    for caption, stem in ((markdown_text(figure.caption), figure.stem) for figure in report.figures):
+        parts += [f"![{caption}]({stem}.png)", f"{caption}."]
     for table in report.others:
         parts += [f"## {table.title}", markdown(table)]
     if report.settings:

@@ -85,9 +85,7 @@ def read_runs(paths: Sequence[str]) -> Runs:
 
 def printable(name: str) -> str:
     """A name that was read, in one line, with a space in place of what cannot be printed."""
-    if not name.isprintable():
-        name = "".join(c if c.isprintable() else " " for c in name)
-    return " ".join(name.split())
+    return " ".join((name if name.isprintable() else "".join(c if c.isprintable() else " " for c in name)).split())
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

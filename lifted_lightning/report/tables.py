@@ -77,24 +77,20 @@ def _further(comparison: Comparison) -> list[Quantity]:
     ]
 
 
-def _of_rows(
-    comparison: Comparison, title: str, quantities: Sequence[Quantity], note: str, main: bool = False
-) -> Table:
+def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, main: bool = False) -> Table:
     """These numbers of each row, less those that none has; the main table has baselines and bold numbers."""
-    means = comparison.estimates.mean
+    means = of.estimates.mean
     quantities = [q for q in quantities if q.value in means and means[q.value].notna().any()]
     places = [q.value for q in quantities]
-    block = comparison.block_of(comparison.context if len(comparison.losses) > 1 else ["dataset"])
-    block = block.sort_values(kind="stable")
-    texts = comparison.rows.loc[block.index, comparison.columns].map(show)
-    texts["seeds"] = comparison.runs.groupby("row").size().map(_seeds)
-    found = Estimates(*(frame.loc[block.index, places] for frame in comparison.estimates))
+    block = of.block_of(of.context if len(of.losses) > 1 else ["dataset"]).sort_values(kind="stable")
+    texts = of.rows.loc[block.index, of.columns].map(show)
+    texts["seeds"] = of.runs.groupby("row").size().map(_seeds)
+    found = Estimates(*(frame.loc[block.index, places] for frame in of.estimates))
     best = found.mean == found.mean.groupby(block).transform("max")
     bold = best.mul(block.map(block.value_counts()) > 1, axis=0) & main
     if main:
-        named, values = _baselines(comparison, places)
-        blank = values.astype(float) * np.nan
-        above = Estimates(values, blank, values.notna().astype(int))
+        named, values = _baselines(of, places)
+        above = Estimates(values, values * np.nan, values.notna().astype(int))
         texts = pd.concat([named.reindex(columns=texts.columns), texts]).fillna(NONE)
         found = Estimates(*(pd.concat([a, b]) for a, b in zip(above, found, strict=True)))
         bold = pd.concat([values.notna() & False, bold])
@@ -115,8 +111,8 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
         texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][run["row"]])}
         if numbers:
             found.setdefault(f"{texts} {[round(v, 3) for v in numbers.values()]}", (texts, numbers))
-    texts = pd.DataFrame([text for text, _ in found.values()])
-    return texts, pd.DataFrame([n for _, n in found.values()], columns=places, dtype=float)
+    named, numbers_of = ([part[i] for part in found.values()] for i in (0, 1))
+    return pd.DataFrame(named), pd.DataFrame(numbers_of, columns=places, dtype=float)
 
 
 def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
