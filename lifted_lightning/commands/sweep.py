@@ -1,21 +1,18 @@
 """`lifted sweep FILE`: runs what is missing of a sweep, and shows how it goes."""
 
 import argparse
+import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.settings import metric_names, slug
-from lifted_lightning.sweep.driver import Driver
+from lifted_lightning.sweep.driver import Pool, Progress, run_trials, start_ray
 from lifted_lightning.sweep.plan import Sweep, read_sweep
-from lifted_lightning.sweep.pool import Pool
-from lifted_lightning.sweep.search import Search
-from lifted_lightning.sweep.trials import Trial, earlier_values, make_trial, ordered_arguments
+from lifted_lightning.sweep.trials import Trial, Trials, ordered_arguments
 
 CHECKED = 40  # trials of a grid that are all checked before it starts; of a larger one, each value once
 
@@ -45,39 +42,49 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code: 0 if every trial is done."""
     options = parser().parse_args(arguments)
-    if options.cpus_per_trial < 0 or (options.gpus_per_trial or 0) < 0 or options.retries < 0:
-        raise UserError("--cpus-per-trial, --gpus-per-trial and --retries: give numbers of at least 0")
+    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial or 0.0
+    if not (0 < cpus < math.inf and (0 <= gpus <= 1 or gpus.is_integer()) and options.retries >= 0):
+        raise UserError("give --cpus-per-trial above 0, --gpus-per-trial from 0 to 1 or whole, --retries of at least 0")
     sweep = read_sweep(options.file)
     parent = options.runs_dir.absolute() / slug(sweep.name)
-    if sweep.method == "grid":
-        trials = list({t.digest: t for t in (make_trial(sweep, v, parent) for v in sweep.grid())}.values())
-        trials = trials[: sweep.run_cap]
+    trials = Trials(sweep, parent)
+    if sweep.method == "grid":  # a configuration with two names is one trial
+        there = list({t.digest: t for t in map(trials.of, sweep.grid())}.values())[: sweep.run_cap]
     else:
-        trials = [make_trial(sweep, values, parent) for values in earlier_values(sweep, parent)]
-    missing = [trial for trial in trials if trial.state in ("missing", "begun")]
-    wanted = len(trials) if sweep.method == "grid" else sweep.run_cap or 0
-    if missing or len(trials) < wanted:
+        there = trials.earlier()
+    missing = [trial for trial in there if not trial.ended]
+    total = len(there) if sweep.method == "grid" else sweep.run_cap or 0
+    if missing or len(there) < total:
         check_arguments(sweep, missing)
     if options.dry_run:
-        show_trials(sweep, trials)
+        show_trials(sweep, there)
         return 0
-    if not missing and len(trials) >= wanted:
-        print(f"{sweep.name}: all {len(trials)} trials are done; next: lifted report {show(parent)}")
+    if not missing and len(there) >= total:
+        print(f"{sweep.name}: all {len(there)} trials are done; next: lifted report {show(parent)}")
         return 0
-    # Ray has a handler of its own, so ours comes after it.
-    with (
-        Pool(options.address, options.cpus_per_trial, options.gpus_per_trial) as pool,
-        interrupted_by_sigterm(),
-    ):
-        search = Search(sweep, [trial.values for trial in trials])
-        failed = Driver(sweep, search, pool, parent, options.retries, wanted).run()
-    if not failed:
+    try:
+        import optuna  # noqa: F401
+
+        ray = start_ray(options.address)
+    except ImportError as error:
+        raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
+    from lifted_lightning.sweep.search import Search
+
+    pool = Pool(ray, options.cpus_per_trial, options.gpus_per_trial)
+    progress = Progress(sweep, [trial for trial in there if trial.ended], total)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has one of its own, so ours comes after it
+    try:
+        run_trials(Search(sweep, trials, there), pool, options.retries, progress)
+    finally:
+        pool.close()
+        print(progress.summary())
+    if not progress.failed:
         print(f"next: lifted report {show(parent)}")
-    return 1 if failed else 0
+    return 1 if progress.failed else 0
 
 
 def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
-    """Parse the trials' arguments as `lifted fit` will, and find the metric among what it logs.
+    """Parse the trials' arguments as `lifted fit` will, and find the sweep's metric among what it logs.
 
     Raises:
         UserError: for the first that it would not take.
@@ -93,19 +100,12 @@ def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
             config = parse("fit", line)
         except UserError as error:
             raise UserError(f"{sweep.path}: {error} (lifted fit {' '.join(line)})") from error
-        check_metric(sweep, config["evaluation"]["ks"], tested=config["test"])
-
-
-def check_metric(sweep: Sweep, ks: Sequence[int], tested: bool) -> None:
-    """Whether runs with these K of Recall@K log the sweep's metric at validation, or in the test.
-
-    Raises:
-        UserError: if they do not.
-    """
-    logged = [f"validation/{name}" for name in metric_names(ks, clustering=False)]
-    logged += [f"test/{name}" for name in metric_names(ks, clustering=True)] if tested else []
-    if sweep.metric is not None and sweep.metric not in logged:
-        raise UserError(f"{sweep.path}: metric.name {sweep.metric}: no run logs it; give one of {', '.join(logged)}")
+        ks = config["evaluation"]["ks"]
+        logged = [f"validation/{name}" for name in metric_names(ks, clustering=False)]
+        logged += [f"test/{name}" for name in metric_names(ks, clustering=True)] if config["test"] else []
+        if sweep.metric is not None and sweep.metric not in logged:
+            known = ", ".join(logged)
+            raise UserError(f"{sweep.path}: metric.name {sweep.metric}: no run logs it; give one of {known}")
 
 
 def show_trials(sweep: Sweep, trials: list[Trial]) -> None:
@@ -122,17 +122,3 @@ def show_trials(sweep: Sweep, trials: list[Trial]) -> None:
 def show(path: Path) -> str:
     """A path as one would type it here."""
     return os.path.relpath(path)
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Within it, SIGTERM is as Ctrl-C: the trials save their checkpoints and end."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,234 +1,212 @@
-"""The loop of a sweep: hands out trials, follows them, and tells how they end."""
+"""Ray runs the trials: the loop that hands them out, stops those that fall behind, and tells how they end."""
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Self
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
-from lifted_lightning.runs.folder import write_json
+from lifted_lightning.errors import UserError
 from lifted_lightning.sweep.plan import Sweep
-from lifted_lightning.sweep.pool import Pool
-from lifted_lightning.sweep.search import Search
-from lifted_lightning.sweep.trials import LOG, STOPPED, TRIAL, Trial, make_trial
+from lifted_lightning.sweep.process import LOG, run_trial
+from lifted_lightning.sweep.trials import Trial
 
+if TYPE_CHECKING:
+    from lifted_lightning.sweep.search import Search
+
+ANSWER_PATIENCE = 20.0  # seconds that a cluster has to answer
+STOP_PATIENCE = 30.0  # seconds that interrupted trials have to save a checkpoint and end
+LOST_MACHINES = 2  # times that a trial starts again elsewhere when its machine is lost
 WAIT = 1.0  # seconds between looks at the trials that run
-
-
 LAST_LINES = 5  # of a failed trial's log
+PASSED = ("LIFTED_", "WANDB_", "PYTHONPATH")  # variables of here that trials on other machines get, too
 
 
-class Driver:
-    """Runs a sweep to its end.
+def start_ray(address: str | None) -> Any:
+    """Connect to the cluster at an address; None starts Ray here, on the loopback interface, without a dashboard.
+
+    Returns:
+        The module ``ray``.
+
+    Raises:
+        UserError: if no cluster answers.
+    """
+    # Ray reads these when it is imported.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        # Without it Ray listens on every interface, whatever else it is told. Only for a Ray of our own.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as if run by hand; Ray's own is 15
+        # Trials get SIGTERM when Ray's processes end, and save a checkpoint: Ray would kill them.
+        os.environ.update(RAY_kill_child_processes_on_worker_exit="0")
+        import ray
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=100 * 1024**2, **quiet)
+        return ray
+    import ray
+
+    try:
+        if not address.startswith("ray://"):  # whose client gives up by itself; the other tries for minutes
+            check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+            subprocess.run(check, check=True, capture_output=True, timeout=ANSWER_PATIENCE)
+        ray.init(address, **quiet)
+    except (subprocess.SubprocessError, ConnectionError, ValueError, RuntimeError):
+        raise UserError(f"--address {address}: no Ray cluster answers there; start one, or give another") from None
+    return ray
+
+
+class Pool:
+    """Runs trials on Ray.
 
     Args:
-        sweep: what to run.
-        search: gives the trials.
-        pool: runs them.
-        parent: the folder of their folders.
-        retries: times that a failed trial is run again.
-        total: how many trials there will be.
+        ray: the module, connected.
+        cpus: CPU cores of a trial.
+        gpus: GPUs of a trial; None for one where there are any.
+
+    Raises:
+        UserError: if no machine has as much.
     """
 
-    def __init__(self, sweep: Sweep, search: Search, pool: Pool, parent: Path, retries: int, total: int) -> None:
-        self.sweep = sweep
-        self.search = search
-        self.pool = pool
-        self.parent = parent
-        self.retries = retries
-        self.progress = Progress(sweep, total)
-        self._numbers: dict[str, int] = {}
-        self._attempts: dict[str, int] = {}
-        self._reported: dict[str, int] = {}
-        self._failed: list[Trial] = []
+    def __init__(self, ray: Any, cpus: float, gpus: float | None) -> None:
+        gpus = float("GPU" in ray.cluster_resources()) if gpus is None else gpus
+        self.ray, self.cpus, self.gpus = ray, cpus, gpus
+        if self.slots() < 1:
+            raise UserError(
+                f"a trial asks for {cpus:g} CPU cores and {gpus:g} GPUs, but no machine has as many; "
+                "give less with --cpus-per-trial and --gpus-per-trial"
+            )
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=LOST_MACHINES)(run_trial)
+        self._more = [f"--trainer.devices={max(1, int(gpus))}"] if gpus else []  # a share of one GPU is one
+        self._variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        self._variables["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
+        if not gpus:
+            self._variables["CUDA_VISIBLE_DEVICES"] = ""
+        self._live: dict[Any, Trial] = {}
 
-    def run(self) -> list[Trial]:
-        """Hand out trials until there are no more; returns those that failed."""
-        drawn = self._new_trials()
-        exhausted = False
-        with self.progress:
-            while True:
-                while not exhausted and len(self.pool.running()) < max(1, self.pool.slots()):
-                    trial = next(drawn, None)
-                    exhausted = trial is None
-                    if trial is not None:
-                        self._start(trial)
-                if exhausted and not self.pool.running():
-                    break
-                for trial, code in self.pool.wait(WAIT):
-                    self._ended(trial, code)
-                if self.sweep.halving:
-                    for trial in self.pool.running():
-                        self._halve(trial)
-                self.progress.show(self.pool.running(), self.pool.slots())
-        for trial in self._failed:
-            self._say_failed(trial)
-        return self._failed
+    def slots(self) -> int:
+        """How many trials can run at once, on the nodes that are there now."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        by_cpus = [int(node.get("CPU", 0) / self.cpus + 1e-9) for node in nodes]
+        if not self.gpus:
+            return sum(by_cpus)
+        of_one, whole = int(1 / self.gpus + 1e-9) or 1, max(1, int(self.gpus))  # a share lies on one GPU
+        return sum(
+            min(fits, int(node.get("GPU", 0)) * of_one // whole) for fits, node in zip(by_cpus, nodes, strict=True)
+        )
 
-    def _new_trials(self) -> Iterator[Trial]:
-        """The trials to run; those that are done already are told to the search."""
-        while (drawn := self.search.next()) is not None:
-            number, values = drawn
-            trial = make_trial(self.sweep, values, self.parent)
-            if trial.digest in self._numbers:  # other names for the same configuration
-                self.search.tell(number, None)
-                continue
-            self._numbers[trial.digest] = number
-            if trial.state in ("done", "stopped"):
-                self._halve(trial)
-                self._tell(trial)
+    def start(self, trial: Trial) -> None:
+        """Hand a trial over."""
+        self._live[self._task.remote(trial, self._more, self._variables, os.getcwd())] = trial
+
+    def running(self) -> list[Trial]:
+        """The trials that were handed over, as long as :meth:`wait` has not told how they ended."""
+        return list(self._live.values())
+
+    def wait(self, seconds: float) -> list[tuple[Trial, int | None]]:
+        """The trials that have ended by now, with their exit codes (None for a machine that was lost)."""
+        self.ray.wait(list(self._live), timeout=seconds)
+        done, _ = self.ray.wait(list(self._live), num_returns=len(self._live), timeout=0)
+        return [(self._live.pop(task), self._code(task)) for task in done]
+
+    def stop(self, trials: list[Trial]) -> None:
+        """Have trials save a checkpoint and end."""
+        for task, trial in self._live.items():
+            if trial in trials:
+                self.ray.cancel(task)
+
+    def close(self) -> None:
+        """Stop what still runs, and Ray if it is our own."""
+        if self._live:
+            self.stop(self.running())
+            self.ray.wait(list(self._live), num_returns=len(self._live), timeout=STOP_PATIENCE)
+        self.ray.shutdown()
+
+    def _code(self, task: Any) -> int | None:
+        try:
+            return int(self.ray.get(task))
+        except self.ray.exceptions.RayError:
+            return None
+
+
+def run_trials(search: "Search", pool: Pool, retries: int, progress: "Progress") -> None:
+    """Hand out trials until there are no more, and follow them.
+
+    Args:
+        search: gives them.
+        pool: runs them.
+        retries: times that a failed trial is run again.
+        progress: is told how they go.
+    """
+    failures: Counter[str] = Counter()  # by digest
+    while True:
+        while len(pool.running()) < max(1, pool.slots()) and (trial := search.next()):
+            say(f"started {trial.folder.name}")
+            pool.start(trial)
+        if not pool.running():
+            return
+        for trial, code in pool.wait(WAIT):
+            reason = "its machine was lost" if code is None else f"it ended with code {code} and without a result"
+            failures[trial.digest] += not trial.ended
+            if trial.ended or failures[trial.digest] > retries:
+                search.tell(trial)
+                progress.ended(trial, reason)
             else:
-                yield trial
-
-    def _start(self, trial: Trial) -> None:
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_json(trial.folder / TRIAL, {"values": trial.values, "arguments": trial.arguments})
-        self.pool.start(trial)
-        self.progress.started(trial)
-
-    def _ended(self, trial: Trial, code: int | None) -> None:
-        if trial.state in ("done", "stopped"):
-            self._halve(trial)  # its last validations
-            self._tell(trial)
-            return
-        attempts = self._attempts[trial.digest] = self._attempts.get(trial.digest, 0) + 1
-        if attempts <= self.retries:
-            self.progress.note(f"{trial.folder.name}: {_reason(code)}; it goes on from its last checkpoint")
-            self.pool.start(trial)
-            return
-        self._failed.append(trial)
-        self.search.tell(self._numbers[trial.digest], None)
-        self.progress.failed(trial, _reason(code))
-
-    def _halve(self, trial: Trial) -> None:
-        """Tell the search each new validation of a trial, and stop the trial if it falls behind."""
-        if not self.sweep.halving or not self.sweep.metric:
-            return
-        scores = trial.scores(self.sweep.metric)
-        for iteration in range(self._reported.get(trial.digest, 0) + 1, len(scores) + 1):
-            self._reported[trial.digest] = iteration
-            behind = self.search.report(self._numbers[trial.digest], iteration, scores[iteration - 1])
-            if behind and trial.state == "begun":
-                told = {"validations": iteration, "metric": self.sweep.metric, "score": scores[iteration - 1]}
-                write_json(trial.folder / STOPPED, told)
-                return
-
-    def _tell(self, trial: Trial) -> None:
-        score = trial.score(self.sweep.metric) if self.sweep.metric else None
-        self.search.tell(self._numbers[trial.digest], score, stopped=trial.state == "stopped")
-        self.progress.done(trial, score)
-
-    def _say_failed(self, trial: Trial) -> None:
-        log = trial.folder / LOG
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-        self.progress.note("\n".join([f"failed: {log}", *(f"  {line}" for line in lines[-LAST_LINES:])]))
-
-
-def _reason(code: int | None) -> str:
-    return "its machine was lost" if code is None else f"it ended with code {code} and without a result"
+                say(f"{trial.folder.name}: {reason}; it goes on from its last checkpoint")
+                pool.start(trial)
+        behind = [trial for trial in pool.running() if search.falls_behind(trial)]
+        for trial in behind:
+            trial.write(stopped=True)
+        pool.stop(behind)
 
 
 class Progress:
-    """Counts and times the trials of a sweep, and shows them.
+    """Tells how the trials of a sweep go, and counts them.
 
     Args:
         sweep: the sweep.
+        ended: the trials that had ended before.
         total: how many trials there will be.
     """
 
-    def __init__(self, sweep: Sweep, total: int) -> None:
+    def __init__(self, sweep: Sweep, ended: list[Trial], total: int) -> None:
         self.sweep = sweep
         self.total = total
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._live = Live(console=self._console, auto_refresh=False)
-        self._began: dict[str, float] = {}
-        self._durations: list[float] = []
-        self._done = 0
-        self._stopped = 0
-        self._failed = 0
-        self._best: tuple[float, Trial] | None = None
+        self.failed: list[Trial] = []
+        self._ended, self._before = list(ended), len(ended)
+        self._began = time.monotonic()
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
+    def ended(self, trial: Trial, reason: str) -> None:
+        """A trial has its result, was stopped early, or has failed, for a reason, for the last time."""
+        if not trial.ended:
+            self.failed.append(trial)
+            return say(f"failed {trial.folder.name}: {reason}")
+        self._ended.append(trial)
+        score, count = trial.score(self.sweep.metric), len(self._ended)
+        value = "" if score is None else f"  {self.sweep.metric} {score:.4f}"
+        minutes = (time.monotonic() - self._began) / 60 / (count - self._before) * (self.total - count)
+        say(f"{trial.state} {trial.folder.name}{value}  ({count} of {self.total}, about {minutes:.0f} min left)")
 
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-        self.note(self._counts())
-
-    def started(self, trial: Trial) -> None:
-        """A trial was handed over."""
-        self._began[trial.digest] = time.monotonic()
-        if not self._console.is_terminal:
-            self.note(f"started {trial.folder.name}")
-
-    def done(self, trial: Trial, score: float | None) -> None:
-        """A trial has its result, was stopped early, or had ended before."""
-        if trial.state == "stopped":
-            self._stopped += 1
-        else:
-            self._done += 1
-        if trial.digest in self._began:
-            self._durations.append(time.monotonic() - self._began.pop(trial.digest))
-            if not self._console.is_terminal:
-                value = "" if score is None else f"  {self.sweep.metric} {score:.4f}"
-                self.note(f"{trial.state} {trial.folder.name}{value}")
-        if score is not None and (self._best is None or self._better(score, self._best[0])):
-            self._best = score, trial
-
-    def failed(self, trial: Trial, reason: str) -> None:
-        """A trial failed for the last time."""
-        self._failed += 1
-        self._began.pop(trial.digest, None)
-        self.note(f"failed {trial.folder.name}: {reason}")
-
-    def note(self, text: str) -> None:
-        """Print above the table."""
-        self._console.print(text, markup=False)
-
-    def show(self, running: list[Trial], slots: int) -> None:
-        """Draw the table anew."""
-        if not self._console.is_terminal:
-            return
-        table = Table(box=None, pad_edge=False, title=self._counts(self._left(slots)), title_justify="left")
-        table.add_column("running", overflow="fold")
-        table.add_column("for", justify="right")
-        if self.sweep.metric:
-            table.add_column(self.sweep.metric, justify="right")
-        for trial in running:
-            began = self._began.get(trial.digest)
-            cells = [trial.folder.name, _clock(time.monotonic() - began) if began else ""]
-            if self.sweep.metric:
-                scores = trial.scores(self.sweep.metric)
-                cells.append(f"{scores[-1]:.4f}" if scores else "")
-            table.add_row(*cells)
-        self._live.update(table, refresh=True)
-
-    def _counts(self, left: str = "") -> str:
-        parts = [f"{self.sweep.name}: {self._done} of {self.total} done"]
-        parts += [f"{self._stopped} stopped early"] if self._stopped else []
-        parts += [f"{self._failed} failed"] if self._failed else []
-        parts += [left] if left else []
-        if self._best:
-            parts.append(f"best {self.sweep.metric} {self._best[0]:.4f} ({self._best[1].folder.name})")
-        return ", ".join(parts)
-
-    def _left(self, slots: int) -> str:
-        rest = self.total - self._done - self._stopped - self._failed
-        if not self._durations or not rest:
-            return ""
-        each = sum(self._durations) / len(self._durations)
-        return f"about {_clock(rest * each / max(1, slots))} left"
-
-    def _better(self, score: float, than: float) -> bool:
-        return score > than if self.sweep.maximize else score < than
+    def summary(self) -> str:
+        """The counts, the best trial, and the last lines of those that failed."""
+        states = Counter(trial.state for trial in self._ended)
+        text = f"{self.sweep.name}: {states['done']} of {self.total} done"
+        text += f", {states['stopped']} stopped early" if states["stopped"] else ""
+        text += f", {len(self.failed)} failed" if self.failed else ""
+        scores = [(s, t.folder.name) for t in self._ended if (s := t.score(self.sweep.metric)) is not None]
+        if scores:
+            score, name = max(scores) if self.sweep.maximize else min(scores)
+            text += f", best {self.sweep.metric} {score:.4f} ({name})"
+        for trial in self.failed:
+            log = trial.folder / LOG
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+            text += "\n  ".join([f"\nfailed: {log}", *lines[-LAST_LINES:]])
+        return text
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)

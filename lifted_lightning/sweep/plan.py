@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ class Parameter:
         number = int if self.kind == "int" else float
         return (number(self.low), number(self.high))
 
+    def allows(self, value: Any) -> bool:
+        """Whether it may be this."""
+        if self.kind == "values":
+            return value in self.values
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Halving:
@@ -69,6 +76,11 @@ class Sweep:
         for values in itertools.product(*(self.parameters[name].values for name in names)):
             yield dict(zip(names, values, strict=True))
 
+    def allows(self, values: Values) -> bool:
+        """Whether it could draw these."""
+        names = values.keys() == self.parameters.keys()
+        return names and all(parameter.allows(values[name]) for name, parameter in self.parameters.items())
+
     def examples(self) -> Iterator[Values]:
         """Trials in which each parameter takes each value, or each end of its range, at least once."""
         first = {name: parameter.examples()[0] for name, parameter in self.parameters.items()}
@@ -94,23 +106,20 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
-    for key in content:
-        _known(key, KEYS, "entry")
-    method = content.get("method")
+    _check_known(content, KEYS, "entry")
+    method, given, run_cap = content.get("method"), content.get("parameters"), content.get("run_cap")
     if method not in ("grid", "random", "bayes"):
         raise UserError(f"method {method!r}: give grid, random or bayes")
-    given = content.get("parameters")
     if not isinstance(given, Mapping) or not given:
         raise UserError("parameters: give at least one")
     parameters = dict(_parameters(given))
     ranges = [name for name, parameter in parameters.items() if parameter.kind != "values"]
     if method == "grid" and ranges:
         raise UserError(f"parameters.{ranges[0]}: a grid needs values, not a range")
-    run_cap = content.get("run_cap")
     if run_cap is None and method != "grid":
         raise UserError(f"run_cap: method {method} draws without end; say how many trials")
-    if run_cap is not None and (not isinstance(run_cap, int) or run_cap < 1):
-        raise UserError(f"run_cap {run_cap!r}: give a whole number of at least 1")
+    if run_cap is not None:
+        _check_whole("run_cap", run_cap, 1)
     metric, maximize = _metric(content.get("metric"))
     halving = _halving(content.get("early_terminate"))
     if metric is None and (method == "bayes" or halving):
@@ -118,23 +127,28 @@ def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
     if metric is not None and metric.startswith("test/") and (method == "bayes" or halving):
         raise UserError(f"metric.name {metric}: the test classes choose nothing; give a validation metric")
     fixed = _command(content.get("command"))
-    for name in [*parameters, *(a.lstrip("-").split("=")[0] for a in fixed if a.startswith("-"))]:
-        if name in OWN:
-            raise UserError(f"{name}: is set by the sweep itself; leave it out")
-    return Sweep(path, content.get("name") or path.stem, method, metric, maximize, parameters, fixed, run_cap, halving)
+    given_names = {*parameters, *(word.lstrip("-").split("=")[0] for word in fixed if word.startswith("-"))}
+    for name in given_names.intersection(OWN):
+        raise UserError(f"{name}: is set by the sweep itself; leave it out")
+    name = str(content.get("name") or path.stem)
+    return Sweep(path, name, method, metric, maximize, parameters, fixed, run_cap, halving)
 
 
-def _known(name: str, names: tuple[str, ...], what: str) -> None:
-    if name not in names:
-        raise UserError(f"{name}: no such {what}; {did_you_mean(name, names, 'leave it out')}")
+def _check_known(given: Mapping[str, Any], names: tuple[str, ...], what: str) -> None:
+    for name in given:
+        if name not in names:
+            raise UserError(f"{name}: no such {what}; {did_you_mean(str(name), names, 'leave it out')}")
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"{name} {value!r}: give a whole number of at least {least}")
 
 
 def _parameters(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Parameter]]:
     for key, entry in given.items():
         name = f"{prefix}{key}"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"parameters.{name}: give value, values, or min and max")
-        if "parameters" in entry:
+        if isinstance(entry, Mapping) and "parameters" in entry:
             yield from _parameters(entry["parameters"], f"{name}.")
             continue
         try:
@@ -143,13 +157,12 @@ def _parameters(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             raise UserError(f"parameters.{name}: {error}") from error
 
 
-def _parameter(entry: Mapping[str, Any]) -> Parameter:
-    for key in entry:
-        _known(key, ("value", "values", "min", "max", "distribution", "q"), "setting of a parameter")
-    if "value" in entry:
-        return Parameter("values", (entry["value"],))
-    if "values" in entry:
-        values = entry["values"]
+def _parameter(entry: Any) -> Parameter:
+    if not isinstance(entry, Mapping):
+        raise UserError("give value, values, or min and max")
+    _check_known(entry, ("value", "values", "min", "max", "distribution", "q"), "setting of a parameter")
+    if "value" in entry or "values" in entry:
+        values = entry.get("values", [entry.get("value")])
         if not isinstance(values, list) or not values:
             raise UserError("values: give a list of at least one")
         return Parameter("values", tuple(values))
@@ -157,7 +170,7 @@ def _parameter(entry: Mapping[str, Any]) -> Parameter:
         low, high, step = float(entry["min"]), float(entry["max"]), entry.get("q")
     except (KeyError, TypeError, ValueError):
         raise UserError("give value, values, or numbers min and max") from None
-    if not low < high:
+    if not -math.inf < low < high < math.inf:
         raise UserError(f"min {low:g} is not below max {high:g}")
     whole = isinstance(entry["min"], int) and isinstance(entry["max"], int)
     distribution = entry.get("distribution", "int_uniform" if whole else "uniform")
@@ -169,9 +182,8 @@ def _parameter(entry: Mapping[str, Any]) -> Parameter:
         return Parameter("float", low=math.exp(low), high=math.exp(high), log=True)
     if distribution == "log_uniform_values" and low > 0:
         return Parameter("float", low=low, high=high, log=True)
-    raise UserError(
-        f"distribution {distribution}: give int_uniform, uniform, q_uniform, or, above 0, log_uniform_values"
-    )
+    known = "int_uniform, uniform, q_uniform, or, above 0, log_uniform_values"
+    raise UserError(f"distribution {distribution}: give {known}")
 
 
 def _metric(given: Any) -> tuple[str | None, bool]:
@@ -190,24 +202,21 @@ def _halving(given: Any) -> Halving | None:
         return None
     if not isinstance(given, Mapping) or given.get("type") != "hyperband":
         raise UserError("early_terminate.type: only hyperband is known")
-    factor = int(given.get("eta", 3))
-    if "min_iter" in given:
-        least = int(given["min_iter"])
-    elif "max_iter" in given:
-        least = max(1, int(given["max_iter"]) // factor ** int(given.get("s", 1)))
-    else:
+    if "min_iter" not in given and "max_iter" not in given:
         raise UserError("early_terminate: give min_iter, or max_iter and s")
-    if least < 1 or factor < 2:
-        raise UserError("early_terminate: give a min_iter of at least 1, and an eta of at least 2")
+    factor, least = given.get("eta", 3), given.get("min_iter", given.get("max_iter"))
+    _check_whole("early_terminate.eta", factor, 2)
+    _check_whole("early_terminate.min_iter or max_iter", least, 1)
+    if "min_iter" not in given:
+        _check_whole("early_terminate.s", given.get("s", 1), 0)
+        least = max(1, least // factor ** given.get("s", 1))
     return Halving(least, factor)
 
 
 def _command(given: Any) -> tuple[str, ...]:
-    """The arguments of `lifted fit` in W&B's ``command``, without its marks."""
-    if not isinstance(given, list) or "lifted" not in given or "${args}" not in given:
+    """The arguments of `lifted fit` in W&B's ``command``, without its marks; a file as one word, ``--config=FILE``."""
+    words = [str(word) for word in given] if isinstance(given, list) else []
+    if "lifted" not in words or words[-1] != "${args}" or words[words.index("lifted") + 1] != "fit":
         raise UserError("command: give [${env}, lifted, fit, --config, FILE, ${args}]")
-    words = [str(word) for word in given]
-    after = words[words.index("lifted") + 1 :]
-    if after[:1] != ["fit"] or after[-1] != "${args}":
-        raise UserError("command: lifted must be followed by fit, and ${args} must come last")
-    return tuple(after[1:-1])
+    line = "\0".join(words[words.index("lifted") + 2 : -1])
+    return tuple(re.sub(r"(?<![^\0])(--config|-c)[\0=]", "--config=", line).split("\0")) if line else ()

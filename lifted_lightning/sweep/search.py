@@ -1,125 +1,113 @@
 """Which trial comes next, and which stops early: a grid as it is, Optuna for the rest."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from lifted_lightning.sweep.plan import Parameter, Sweep, Values
-
-if TYPE_CHECKING:
-    import optuna
+from lifted_lightning.sweep.trials import Trial, Trials
 
 REDRAWS = 50  # after so many known ones in a row there is nothing new to draw
 
 
 class Search:
-    """Draws the values of trials, one by one; ends after ``run_cap`` of them, those that are known included.
+    """Gives the trials to run, one by one, and learns how each went; what there is already it learns at once.
 
     Args:
         sweep: what to draw from.
-        earlier: the values of trials that have been drawn before; they come first. Of a grid, its trials, each
-            configuration once; all that it lists if none are given.
+        trials: makes trials of values.
+        there: of a grid, its trials; else those drawn before, which count among the ``run_cap`` and come first.
     """
 
-    def __init__(self, sweep: Sweep, earlier: list[Values]) -> None:
-        import optuna
-
+    def __init__(self, sweep: Sweep, trials: Trials, there: list[Trial]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep = sweep
+        self._trials = trials
+        self._asked: dict[str, optuna.Trial] = {}  # by digest
+        self._reported: dict[str, int] = {}  # validations
+        self._space = {name: _distribution(parameter) for name, parameter in sweep.parameters.items()}
         self._study = optuna.create_study(
             direction="maximize" if sweep.maximize else "minimize",
-            sampler=self._sampler(len(earlier)),
-            pruner=self._pruner(),
+            sampler=_sampler(sweep, len(there)),
+            pruner=_pruner(sweep),
         )
-        self._earlier = list(earlier)
-        self._grid = (iter(earlier) if earlier else sweep.grid()) if sweep.method == "grid" else None
-        self._drawn: list[Values] = []
-        self._trials: dict[int, optuna.Trial] = {}
+        for trial in there:
+            self._study.enqueue_trial(_positions(sweep, trial.values))
+            self._asked[trial.digest] = self._study.ask(self._space)
+            if trial.ended:
+                self.tell(trial)
+        self._next = self._draw(there)
 
-    def next(self) -> tuple[int, Values] | None:
-        """The number and values of the next trial; None when there are no more."""
-        if self.sweep.run_cap is not None and len(self._drawn) >= self.sweep.run_cap:
-            return None
-        for _ in range(REDRAWS):
-            drawn = self._draw()
-            if drawn is None:
-                return None
-            number, values = drawn
-            if values not in self._drawn:
-                self._drawn.append(values)
-                return number, values
-            self._study.tell(self._trials.pop(number), state=_state("FAIL"))
-        return None
+    def next(self) -> Trial | None:
+        """The next trial; None when there are no more."""
+        return next(self._next, None)
 
-    def report(self, number: int, iteration: int, score: float) -> bool:
-        """Tell the score at a trial's n-th validation, from 1; returns whether it should stop there."""
-        trial = self._trials[number]
-        trial.report(score, iteration)
-        return trial.should_prune()
+    def falls_behind(self, trial: Trial) -> bool:
+        """Whether a trial should stop, by the validations that it has had since this was asked last."""
+        if not (self.sweep.halving and self.sweep.metric):
+            return False
+        scores = trial.scores(self.sweep.metric)
+        for validation in range(self._reported.get(trial.digest, 0) + 1, len(scores) + 1):
+            self._reported[trial.digest] = validation
+            self._asked[trial.digest].report(scores[validation - 1], validation)
+            if self._asked[trial.digest].should_prune():
+                return True
+        return False
 
-    def tell(self, number: int, score: float | None, stopped: bool = False) -> None:
-        """Tell how a trial ended: with a score, without one, or stopped early."""
-        if stopped:
-            self._study.tell(self._trials[number], state=_state("PRUNED"))
-        else:
-            state = _state("FAIL" if score is None else "COMPLETE")
-            self._study.tell(self._trials[number], score, state=state)
+    def tell(self, trial: Trial) -> None:
+        """Learn from its folder how a trial ended: with a score, without one, or stopped early."""
+        self.falls_behind(trial)  # its last validations
+        score = trial.score(self.sweep.metric)
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE
+        state = TrialState.PRUNED if trial.state == "stopped" else state
+        self._study.tell(self._asked.pop(trial.digest), score, state)
 
-    def _draw(self) -> tuple[int, Values] | None:
-        if self._grid is not None:
-            values = next(self._grid, None)
-            if values is None:
-                return None
-            trial = self._study.ask()
-            self._trials[trial.number] = trial
-            return trial.number, values
-        if self._earlier:
-            self._study.enqueue_trial(_positions(self.sweep, self._earlier.pop(0)))
-        trial = self._study.ask({name: _distribution(p) for name, p in self.sweep.parameters.items()})
-        self._trials[trial.number] = trial
-        return trial.number, _values(self.sweep, trial.params)
-
-    def _sampler(self, seed: int) -> "optuna.samplers.BaseSampler":
-        from optuna.samplers import RandomSampler, TPESampler
-
-        if self.sweep.method != "bayes":
-            return RandomSampler(seed=seed)
-        # Of few trials a third explore; Optuna's ten would leave a short search nothing to learn from.
-        start = min(10, max(2, (self.sweep.run_cap or 0) // 3))
-        return TPESampler(seed=seed, n_startup_trials=start, constant_liar=True)
-
-    def _pruner(self) -> "optuna.pruners.BasePruner":
-        from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-
-        halving = self.sweep.halving
-        if halving is None:
-            return NopPruner()
-        return SuccessiveHalvingPruner(min_resource=halving.least, reduction_factor=halving.factor)
+    def _draw(self, there: list[Trial]) -> Iterator[Trial]:
+        """What is there and has not ended; then new ones, until there are ``run_cap`` or nothing new is left."""
+        yield from (trial for trial in there if not trial.ended)
+        known, redraws = {trial.digest for trial in there}, 0
+        while self.sweep.method != "grid" and len(known) < (self.sweep.run_cap or 0) and redraws < REDRAWS:
+            asked = self._study.ask(self._space)
+            trial = self._trials.of(_values(self.sweep, asked.params))
+            if trial.digest in known:
+                self._study.tell(asked, state=TrialState.FAIL)
+                redraws += 1
+                continue
+            redraws = 0
+            known.add(trial.digest)
+            self._asked[trial.digest] = asked
+            yield trial
 
 
-def _state(name: str) -> "optuna.trial.TrialState":
-    from optuna.trial import TrialState
+def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
+    if sweep.method != "bayes":
+        return optuna.samplers.RandomSampler(seed=seed)
+    # Of few trials a third explore; Optuna's ten would leave a short search nothing to learn from.
+    start = min(10, max(2, (sweep.run_cap or 0) // 3))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, constant_liar=True)
 
-    return TrialState[name]
+
+def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
+    if sweep.halving is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(sweep.halving.least, sweep.halving.factor)
 
 
-def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistribution":
-    from optuna import distributions
-
+def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.kind == "values":  # by position, for Optuna takes no lists as values
-        return distributions.CategoricalDistribution(range(len(parameter.values)))
+        return CategoricalDistribution(range(len(parameter.values)))
     if parameter.kind == "int":
-        return distributions.IntDistribution(int(parameter.low), int(parameter.high))
-    return distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        return IntDistribution(int(parameter.low), int(parameter.high))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
 def _positions(sweep: Sweep, values: Values) -> dict[str, Any]:
-    return {
-        name: parameter.values.index(values[name]) if parameter.kind == "values" else values[name]
-        for name, parameter in sweep.parameters.items()
-    }
+    parameters = sweep.parameters.items()
+    return {n: p.values.index(values[n]) if p.kind == "values" else values[n] for n, p in parameters}
 
 
 def _values(sweep: Sweep, drawn: dict[str, Any]) -> Values:
-    return {
-        name: parameter.values[drawn[name]] if parameter.kind == "values" else drawn[name]
-        for name, parameter in sweep.parameters.items()
-    }
+    return {n: p.values[drawn[n]] if p.kind == "values" else drawn[n] for n, p in sweep.parameters.items()}

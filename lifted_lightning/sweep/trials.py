@@ -4,19 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import read_yaml
-from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics
+from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.plan import Sweep, Values
 
-TRIAL = "trial.json"  # the values of a trial, for the searcher of a sweep that goes on
-STOPPED = "stopped.json"  # stopped early, by successive halving
-LOG = "log.txt"
+TRIAL = "trial.json"  # in a trial's folder: all that it was given, and where it was stopped early
 State = Literal["missing", "begun", "done", "stopped"]
 
 
@@ -24,12 +21,17 @@ State = Literal["missing", "begun", "done", "stopped"]
 class Trial:
     """One run of a sweep.
 
-    It is known by the digest of all that it was given: the contents of its configuration files, whatever their
-    names, and its arguments, in their order.
+    Attributes:
+        values: of the sweep's parameters.
+        arguments: of `lifted fit`, in their order.
+        files: what the configuration files among them hold, as JSON, by the arguments that name them.
+        digest: of all these; the trial is known by it.
+        folder: of the run.
     """
 
     values: Values
     arguments: tuple[str, ...]
+    files: dict[str, str]
     digest: str
     folder: Path
 
@@ -38,44 +40,92 @@ class Trial:
         """What its folder says."""
         if (self.folder / RESULT).exists():
             return "done"
-        if (self.folder / STOPPED).exists():
+        if (self.folder / TRIAL).exists() and "stopped" in read_json(self.folder / TRIAL):
             return "stopped"
         return "begun" if (self.folder / CONFIG).exists() else "missing"
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to run of it."""
+        return self.state in ("done", "stopped")
+
+    def write(self, **more: Any) -> None:
+        """Write ``trial.json``, with what is told besides."""
+        content = {"values": self.values, "arguments": self.arguments, "files": self.files}
+        write_json(self.folder / TRIAL, content | more)
 
     def scores(self, metric: str) -> list[float]:
         """The metric at each validation so far."""
         return [float(row[metric]) for row in read_metrics(self.folder / METRICS) if row.get(metric)]
 
-    def score(self, metric: str) -> float | None:
+    def score(self, metric: str | None) -> float | None:
         """The metric in the trial's result; None without one, or where it is not finite."""
-        if self.state != "done":
+        if metric is None or self.state != "done":
             return None
         stage, _, name = metric.partition("/")
         value = read_json(self.folder / RESULT).get(stage, {}).get(name)
         return None if value is None else float(value)
 
 
-def make_trial(sweep: Sweep, values: Values, parent: Path) -> Trial:
-    """The trial of these values; its folder is the one that bears its digest, whatever the rest of its name."""
-    arguments = (*sweep.fixed, *ordered_arguments(values))
-    digest = digest_of(arguments)
-    there = sorted(parent.glob(f"*-{digest}"))
-    name = "-".join([label(values, sweep), digest])
-    return Trial(values, arguments, digest, there[0] if there else parent / name)
+class Trials:
+    """The trials of a sweep, each in its folder below ``parent``.
+
+    A folder belongs to the trial that its ``trial.json`` tells of, whatever its name; a new one is named after what
+    the trials differ in, and the digest.
+    """
+
+    def __init__(self, sweep: Sweep, parent: Path) -> None:
+        self.sweep = sweep
+        self.parent = parent
+        self._files: dict[str, str] = {}
+        self._there: dict[str, tuple[Path, Values]] = {}  # by digest
+        for path in sorted(parent.glob(f"*/{TRIAL}"), key=lambda path: path.stat().st_mtime_ns):
+            told = read_json(path)
+            named = path.parent.name.rpartition("-")[2]  # what there is of a trial that is told without its files
+            digest = digest_of(told["arguments"], told["files"]) if "files" in told else named
+            self._there[digest] = path.parent, told.get("values", {})
+
+    def of(self, values: Values) -> Trial:
+        """The trial of these values.
+
+        Raises:
+            UserError: if one of its configuration files cannot be read.
+        """
+        arguments = (*self.sweep.fixed, *ordered_arguments(values))
+        files = {w: self._content(w.partition("=")[2]) for w in arguments if w.startswith("--config=")}
+        digest = digest_of(arguments, files)
+        named = self.parent / f"{label(values, self.sweep)}-{digest}"
+        return Trial(values, arguments, files, digest, self._there.get(digest, (named, values))[0])
+
+    def earlier(self) -> list[Trial]:
+        """The trials of this very sweep that have folders, in the order of their making: same files and ranges."""
+        trials = [self.of(values) for _, values in self._there.values() if self.sweep.allows(values)]
+        return [trial for trial in trials if trial.digest in self._there]
+
+    def _content(self, name: str) -> str:
+        if name not in self._files:
+            content = read_yaml(Path(name), f"--config {name}")
+            self._files[name] = json.dumps(content, sort_keys=True, default=str)
+        return self._files[name]
 
 
 def ordered_arguments(values: Values) -> list[str]:
     """``--key=value`` for each value: files first, then a class before what belongs to it."""
     keys = sorted(values, key=lambda key: (key != "config", key.count(".")))
-    return [f"--{key}={_text(values[key])}" for key in keys]
+    return [f"--{key}={v if isinstance(v := values[key], str) else json.dumps(v)}" for key in keys]
+
+
+def digest_of(arguments: Iterable[str], files: Mapping[str, str]) -> str:
+    """Ten hexadecimal digits for all that a trial is given: a configuration file counts by what it holds."""
+    parts = [files.get(word, word) for word in arguments]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
 def label(values: Values, sweep: Sweep) -> str:
     """The readable part of a folder's name: what the trials of the sweep differ in."""
     parts = []
     for key, value in values.items():
-        parameter = sweep.parameters[key]
-        if parameter.kind == "values" and len(parameter.values) == 1:
+        if len(sweep.parameters[key].values) == 1:
             continue
         word = key.rsplit(".", 1)[-1].removesuffix("_everything")
         if isinstance(value, str):
@@ -85,59 +135,13 @@ def label(values: Values, sweep: Sweep) -> str:
     return slug("-".join(parts) or "trial")[:60].strip("-.")
 
 
-def digest_of(arguments: Iterable[str]) -> str:
-    """Ten hexadecimal digits for the arguments, with configuration files by their contents."""
-    words, parts = iter(arguments), []
-    for word in words:
-        name, sign, value = word.partition("=")
-        if name not in ("--config", "-c"):
-            parts.append(word)
-            continue
-        parts.append(_canonical_file(value if sign else next(words)))
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
-
-
-@cache
-def _canonical_file(path: str) -> str:
-    return json.dumps(read_yaml(Path(path), f"--config {path}"), sort_keys=True, default=str)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def earlier_values(sweep: Sweep, parent: Path) -> list[Values]:
-    """The values of the trials of this very sweep that have folders: the same files, within the same ranges."""
-    found = []
-    for path in sorted(parent.glob(f"*/{TRIAL}"), key=lambda path: path.stat().st_mtime_ns):
-        values = read_json(path).get("values", {})
-        if _belongs(sweep, values) and make_trial(sweep, values, parent).folder == path.parent:
-            found.append(values)
-    return found
-
-
-def _belongs(sweep: Sweep, values: Mapping[str, Any]) -> bool:
-    if set(values) != set(sweep.parameters):
-        return False
-    for name, parameter in sweep.parameters.items():
-        value = values[name]
-        if parameter.kind == "values" and value not in parameter.values:
-            return False
-        if parameter.kind != "values" and not parameter.low <= value <= parameter.high:
-            return False
-    return True
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run.
+    """A JSON object from a file of a trial.
 
     Raises:
         UserError: if it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove its folder to run the trial again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is no JSON object; remove its folder to run the trial again")
-    return content

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -172,6 +173,22 @@ def test_told_to_end_its_trials_save_a_checkpoint_first(folder: Path) -> None:
     assert "0 of 1 done" in out
 
 
+@pytest.mark.slow
+def test_a_trial_stopped_early_saves_a_checkpoint_and_stays_stopped(folder: Path) -> None:
+    """One at a time; the second seed's first validation is behind the first one's."""
+    halving = {"type": "hyperband", "min_iter": 1, "eta": 2}
+    loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.3]}
+    write_sweep(folder, {**loss, "seed_everything": [0, 1]}, early_terminate=halving)
+    for _ in range(2):
+        out, _ = start(folder, "--cpus-per-trial", str(len(os.sched_getaffinity(0)))).communicate(timeout=240)
+        (stopped,) = (p.parent for p in folder.glob("runs/s/*/trial.json") if "stopped" in p.read_text())
+        assert len(results(folder)) == 1
+        assert "seed1" in stopped.name
+        assert len(logged_steps(stopped / "metrics.csv")) < 10
+        assert (stopped / "checkpoints" / "last.ckpt").exists()
+    assert "all 2 trials are done" in out
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes with a core each, on the loopback interface."""
@@ -203,12 +220,19 @@ def test_a_lost_machine_loses_nothing(folder: Path, cluster: Any) -> None:
 
 
 @pytest.mark.slow
-def test_more_than_there_is_is_one_line(folder: Path) -> None:
+def test_what_is_not_there_is_one_line(folder: Path) -> None:
     write_sweep(folder, {"seed_everything": [0]})
-    process = start(folder, "--gpus-per-trial", "64")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "a trial asks for 1 CPU cores and 64 GPUs" in out
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = f"127.0.0.1:{server.getsockname()[1]}"
+        for arguments, line in [
+            (["--gpus-per-trial", "64"], "a trial asks for 1 CPU cores and 64 GPUs"),
+            (["--address", silent], f"--address {silent}: no Ray cluster answers there"),
+        ]:
+            process = start(folder, *arguments)
+            out, _ = process.communicate(timeout=60)
+            assert process.returncode == 2
+            assert line in out
+            assert out.count("\n") == 1
     assert not (folder / "runs").exists()
 
 
@@ -241,7 +265,7 @@ def test_a_dry_run_lists_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatc
     write_sweep(folder, {"seed_everything": [0, 1]})
     assert main(["sweep", "s.yaml", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert out.count("lifted fit --config tiny.yaml --seed_everything=") == 2
+    assert out.count("lifted fit --config=tiny.yaml --seed_everything=") == 2
     assert "s: 2 missing" in out
     write_sweep(folder, {}, method="random", run_cap=3, parameters={"seed_everything": {"min": 0, "max": 9}})
     assert main(["sweep", "s.yaml", "--dry-run"]) == 0

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.sweep import trials as trials_module
 from lifted_lightning.sweep.plan import Parameter, Sweep, Values
-from lifted_lightning.sweep.trials import digest_of, earlier_values, make_trial, ordered_arguments
+from lifted_lightning.sweep.trials import Trials, digest_of, ordered_arguments
 
 
 def sweep_of(parameters: dict[str, Parameter], fixed: tuple[str, ...] = ()) -> Sweep:
@@ -40,66 +41,76 @@ def test_a_file_counts_by_its_content_not_by_its_name_or_comments(tmp_path: Path
     texts = {"a": "x: 1\ny: 2\n", "b": "# the same\ny: 2\nx: 1\n", "c": "x: 1\ny: 3\n"}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    digests = {name: digest_of(["--config", f"{tmp_path}/{name}"]) for name in texts}
+    trials = Trials(sweep_of({"config": Parameter("values", ("?",))}), tmp_path)
+    digests = {name: trials.of({"config": str(tmp_path / name)}).digest for name in texts}
     assert digests["a"] == digests["b"] != digests["c"]
-    assert digest_of([f"--config={tmp_path}/a"]) == digests["a"]
-    assert digest_of(["--x=1", "--y=2"]) != digest_of(["--y=2", "--x=1"])  # later ones override earlier ones
-
-
-def test_a_missing_file_is_named() -> None:
+    assert digest_of(["--x=1", "--y=2"], {}) != digest_of(["--y=2", "--x=1"], {})  # later ones override earlier ones
     with pytest.raises(UserError, match=r"--config nowhere\.yaml: no such file"):
-        digest_of(["--config", "nowhere.yaml"])
+        trials.of({"config": "nowhere.yaml"})
 
 
 def test_another_seed_is_another_trial_and_the_folder_tells_what_differs(tmp_path: Path) -> None:
-    trials = [make_trial(CHOICE, values, tmp_path) for values in CHOICE.grid()]
-    assert len({trial.folder for trial in trials}) == 4
-    assert trials[0].folder.name == f"margin0.5-seed0-{trials[0].digest}"
+    found = [Trials(CHOICE, tmp_path).of(values) for values in CHOICE.grid()]
+    assert len({trial.folder for trial in found}) == 4
+    assert found[0].folder.name == f"margin0.5-seed0-{found[0].digest}"
 
 
-def test_its_folder_is_found_by_its_digest(tmp_path: Path) -> None:
-    trial = make_trial(CHOICE, {"margin": 1.0, "seed_everything": 0}, tmp_path)
-    (tmp_path / f"renamed-{trial.digest}").mkdir()
-    again = make_trial(CHOICE, {"margin": 1.0, "seed_everything": 0}, tmp_path)
-    assert again.folder.name == f"renamed-{trial.digest}"
+def test_its_folder_is_found_by_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is called, wherever it was moved, and however digests are made today."""
+    config = tmp_path / "c.yaml"
+    config.write_text("steps: 10")
+    sweep = sweep_of(CHOICE.parameters, (f"--config={config}",))
+    trial = Trials(sweep, tmp_path).of({"margin": 1.0, "seed_everything": 0})
+    trial.folder.mkdir()
+    trial.write()
+    trial.folder.rename(tmp_path / "renamed")
+    monkeypatch.setattr(trials_module, "digest_of", lambda arguments, files: str((*arguments, *files.values())))
+    assert Trials(sweep, tmp_path).of(trial.values).folder.name == "renamed"
+    config.write_text("steps: 20")
+    assert Trials(sweep, tmp_path).of(trial.values).state == "missing"
+
+
+def test_a_folder_whose_trial_is_told_without_its_files_is_found_by_its_name(tmp_path: Path) -> None:
+    trial = Trials(CHOICE, tmp_path).of({"margin": 1.0, "seed_everything": 0})
+    (tmp_path / f"old-{trial.digest}").mkdir()
+    (tmp_path / f"old-{trial.digest}" / "trial.json").write_text(json.dumps({"values": trial.values}))
+    assert Trials(CHOICE, tmp_path).of(trial.values).folder.name == f"old-{trial.digest}"
 
 
 def test_states_and_scores(tmp_path: Path) -> None:
-    trial = make_trial(CHOICE, {"margin": 1.0, "seed_everything": 0}, tmp_path)
+    trial = Trials(CHOICE, tmp_path).of({"margin": 1.0, "seed_everything": 0})
     assert trial.state == "missing"
     trial.folder.mkdir()
+    trial.write()
     assert trial.state == "missing"
     (trial.folder / "config.yaml").touch()
     assert trial.state == "begun"
     (trial.folder / "metrics.csv").write_text("step,validation/map@r\n9,\n10,0.25\n20,0.5\n")
     assert trial.scores("validation/map@r") == [0.25, 0.5]
     assert trial.score("validation/map@r") is None
-    (trial.folder / "stopped.json").write_text("{}")
+    trial.write(stopped=True)
     assert trial.state == "stopped"
     (trial.folder / "result.json").write_text(json.dumps({"validation": {"map@r": 0.75, "nmi": None}}))
     assert trial.state == "done"
     assert trial.score("validation/map@r") == 0.75
     assert trial.score("validation/nmi") is None
-
-
-def test_a_broken_result_is_named(tmp_path: Path) -> None:
-    trial = make_trial(CHOICE, {"margin": 1.0, "seed_everything": 0}, tmp_path)
-    trial.folder.mkdir()
     (trial.folder / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json: cannot be read"):
         trial.score("validation/map@r")
 
 
 def test_earlier_trials_are_those_of_the_same_files_and_ranges(tmp_path: Path) -> None:
-    def drawn(sweep: Sweep, margin: float) -> None:
-        trial = make_trial(sweep, {"margin": margin}, tmp_path)
+    def draw(sweep: Sweep, margin: float) -> None:
+        trial = Trials(sweep, tmp_path).of({"margin": margin})
         trial.folder.mkdir()
-        (trial.folder / "trial.json").write_text(json.dumps({"values": trial.values}))
+        trial.write()
+
+    def earlier(sweep: Sweep) -> list[float]:
+        return [trial.values["margin"] for trial in Trials(sweep, tmp_path).earlier()]
 
     sweep = sweep_of({"margin": Parameter("float", low=0, high=1)}, ("--steps=10",))
-    drawn(sweep, 0.25)
-    drawn(sweep, 0.75)
-    drawn(sweep_of(sweep.parameters, ("--steps=20",)), 0.5)
-    assert [values["margin"] for values in earlier_values(sweep, tmp_path)] == [0.25, 0.75]
-    narrow = sweep_of({"margin": Parameter("float", low=0, high=0.5)}, ("--steps=10",))
-    assert [values["margin"] for values in earlier_values(narrow, tmp_path)] == [0.25]
+    draw(sweep, 0.25)
+    draw(sweep, 0.75)
+    draw(sweep_of(sweep.parameters, ("--steps=20",)), 0.5)
+    assert earlier(sweep) == [0.25, 0.75]
+    assert earlier(sweep_of({"margin": Parameter("float", low=0, high=0.5)}, ("--steps=10",))) == [0.25]
