@@ -14,26 +14,12 @@ if TYPE_CHECKING:
 
 
 NAME = "Losses compared"
-
-
 MAX_RUNS = 100  # that a panel takes in
-
-
 RECALL_CURVE = "plots/recall_curve_test_table"  # W&B's name for the table of the chart that a run logs
-
-
 STEP = "trainer/global_step"
-
-
 QUALITY = ("recall@1", "map@r")
-
-
 CLUSTERS = ("nmi", "f1")  # of the test alone
-
-
 BATCH = ("active_share", "norm_mean", "positive_distance", "negative_distance", "effective_rank")
-
-
 COLUMNS = [
     *("config:loss", "config:embedding_size", "config:seed", "config:dataset"),
     *(f"summary:{stage}/{metric}" for stage in ("best", "test") for metric in QUALITY),
@@ -83,11 +69,10 @@ def save(project: str, entity: str | None) -> str:
             raise UserError("nobody is logged in to W&B: run `wandb login`, or give --dry-run")
         built = workspace(project, entity or wandb.Api().default_entity or "")
         built.save()
-        address = str(built.url)
+        return str(built.url)
     except wandb.errors.Error as error:
         end_wandb_service()
         raise UserError(f"W&B: {one_line(error).rstrip('.')}; try again later, or give --dry-run") from error
-    return address
 
 
 def specification(built: "Workspace") -> dict[str, Any]:

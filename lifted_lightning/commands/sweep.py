@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         show_trials(sweep, there)
         return 0
     if not missing and len(there) >= total:
-        print(f"{sweep.name}: all {len(there)} trials are done; next: lifted report {show(parent)}")
+        print(f"{sweep.name}: all {len(there)} trials are done; next: lifted report {os.path.relpath(parent)}")
         return 0
     try:
         import optuna  # noqa: F401
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
     from lifted_lightning.sweep.search import Search
 
-    pool = Pool(ray, options.cpus_per_trial, options.gpus_per_trial)
+    pool = Pool(ray, cpus, options.gpus_per_trial)
     progress = Progress(sweep, [trial for trial in there if trial.ended], total)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has one of its own, so ours comes after it
     try:
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         pool.close()
         print(progress.summary())
     if not progress.failed:
-        print(f"next: lifted report {show(parent)}")
+        print(f"next: lifted report {os.path.relpath(parent)}")
     return 1 if progress.failed else 0
 
 
@@ -111,14 +111,9 @@ def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
 def show_trials(sweep: Sweep, trials: list[Trial]) -> None:
     """List the trials: state, folder, and command."""
     for trial in trials:
-        print(f"{trial.state:<8} {show(trial.folder)}\n         lifted fit {' '.join(trial.arguments)}")
+        print(f"{trial.state:<8} {os.path.relpath(trial.folder)}\n         lifted fit {' '.join(trial.arguments)}")
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     more = (sweep.run_cap or 0) - len(trials) if sweep.method != "grid" else 0
     drawn = f"{more} more will be drawn from {', '.join(sweep.parameters)}" if more > 0 else ""
     print(f"{sweep.name}: " + "; ".join(part for part in (counts, drawn) if part))
-
-
-def show(path: Path) -> str:
-    """A path as one would type it here."""
-    return os.path.relpath(path)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifted_lightning.errors import UserError
@@ -20,6 +21,7 @@ STOP_PATIENCE = 30.0  # seconds that interrupted trials have to save a checkpoin
 LOST_MACHINES = 2  # times that a trial starts again elsewhere when its machine is lost
 WAIT = 1.0  # seconds between looks at the trials that run
 LAST_LINES = 5  # of a failed trial's log
+say = partial(print, flush=True)
 PASSED = ("LIFTED_", "WANDB_", "PYTHONPATH")  # variables of here that trials on other machines get, too
 
 
@@ -183,7 +185,8 @@ class Progress:
         """A trial has its result, was stopped early, or has failed, for a reason, for the last time."""
         if not trial.ended:
             self.failed.append(trial)
-            return say(f"failed {trial.folder.name}: {reason}")
+            say(f"failed {trial.folder.name}: {reason}")
+            return
         self._ended.append(trial)
         score, count = trial.score(self.sweep.metric), len(self._ended)
         value = "" if score is None else f"  {self.sweep.metric} {score:.4f}"
@@ -205,8 +208,3 @@ class Progress:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
             text += "\n  ".join([f"\nfailed: {log}", *lines[-LAST_LINES:]])
         return text
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)

@@ -113,9 +113,9 @@ def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
     if not isinstance(given, Mapping) or not given:
         raise UserError("parameters: give at least one")
     parameters = dict(_parameters(given))
-    ranges = [name for name, parameter in parameters.items() if parameter.kind != "values"]
-    if method == "grid" and ranges:
-        raise UserError(f"parameters.{ranges[0]}: a grid needs values, not a range")
+    for name, parameter in parameters.items():
+        if method == "grid" and parameter.kind != "values":
+            raise UserError(f"parameters.{name}: a grid needs values, not a range")
     if run_cap is None and method != "grid":
         raise UserError(f"run_cap: method {method} draws without end; say how many trials")
     if run_cap is not None:

@@ -1,6 +1,5 @@
 """In the process that Ray gives a trial: `lifted fit` runs to its end, alone in the trial's folder."""
 
-import ctypes
 import os
 import shutil
 import signal
@@ -8,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.processes import end_with_parent
 from lifted_lightning.runs.folder import CHECKPOINTS, LOCK, lock
 from lifted_lightning.sweep.trials import TRIAL, Trial
 
@@ -19,7 +20,6 @@ HELD = ".trial.lock"  # of whoever runs the trial, from before its run starts un
 KEPT = (LOG, TRIAL, HELD, LOCK)  # of a folder whose run starts anew
 PATIENCE = 60.0  # seconds that a trial waits for the last process of a killed sweep to leave its folder
 POLL = 0.2
-PR_SET_PDEATHSIG = 1  # of prctl
 
 
 def run_trial(trial: Trial, more: Sequence[str], variables: Mapping[str, str], cwd: str) -> int:
@@ -44,14 +44,15 @@ def run_trial(trial: Trial, more: Sequence[str], variables: Mapping[str, str], c
             return 0
         free = _wait_for(folder, LOCK, deadline)
         goes_on = (folder / CHECKPOINTS / "last.ckpt").exists()
-        if not goes_on:
-            _start_anew(folder)
+        if not goes_on:  # it was killed before its first checkpoint, and starts anew
+            for entry in folder.iterdir():
+                if entry.name not in KEPT:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if not (folder / TRIAL).exists():
             trial.write()
         os.close(free)
         own = [f"--runs_dir={folder.parent.parent}", f"--experiment={folder.parent.name}", f"--name={folder.name}"]
-        own += ["--ckpt_path=last"] if goes_on else []
-        return _fit(folder, [*trial.arguments, *more, *own], variables)
+        return _fit(folder, [*trial.arguments, *more, *own, *["--ckpt_path=last"] * goes_on], variables)
     except UserError as error:
         with open(folder / LOG, "a", encoding="utf-8") as log:
             log.write(f"lifted sweep: {error}\n")
@@ -66,7 +67,7 @@ def _fit(folder: Path, arguments: list[str], variables: Mapping[str, str]) -> in
         process = subprocess.Popen(
             [sys.executable, "-m", "lifted_lightning.cli", "fit", *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **variables},
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),  # a killed sweep leaves nothing running
         )  # fmt: skip
     try:
         while process.poll() is None:
@@ -75,13 +76,6 @@ def _fit(folder: Path, arguments: list[str], variables: Mapping[str, str]) -> in
         process.terminate()
         process.wait()
     return process.returncode
-
-
-def _start_anew(folder: Path) -> None:
-    """Remove what a run left that was killed before its first checkpoint."""
-    for entry in folder.iterdir():
-        if entry.name not in KEPT:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _wait_for(folder: Path, name: str, deadline: float) -> int:
@@ -97,9 +91,3 @@ def _wait_for(folder: Path, name: str, deadline: float) -> int:
             if time.monotonic() > deadline:
                 raise
             time.sleep(POLL)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel stop the run when Ray's process ends, so that a killed sweep leaves nothing running."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -5,6 +5,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from lifted_lightning.sweep.plan import Parameter, Sweep, Values
@@ -32,7 +33,7 @@ class Search:
         self._study = optuna.create_study(
             direction="maximize" if sweep.maximize else "minimize",
             sampler=_sampler(sweep, len(there)),
-            pruner=_pruner(sweep),
+            pruner=SuccessiveHalvingPruner(sweep.halving.least, sweep.halving.factor) if sweep.halving else NopPruner(),
         )
         for trial in there:
             self._study.enqueue_trial(_positions(sweep, trial.values))
@@ -61,9 +62,8 @@ class Search:
         """Learn from its folder how a trial ended: with a score, without one, or stopped early."""
         self.falls_behind(trial)  # its last validations
         score = trial.score(self.sweep.metric)
-        state = TrialState.FAIL if score is None else TrialState.COMPLETE
-        state = TrialState.PRUNED if trial.state == "stopped" else state
-        self._study.tell(self._asked.pop(trial.digest), score, state)
+        without = TrialState.PRUNED if trial.state == "stopped" else TrialState.FAIL
+        self._study.tell(self._asked.pop(trial.digest), score, without if score is None else TrialState.COMPLETE)
 
     def _draw(self, there: list[Trial]) -> Iterator[Trial]:
         """What is there and has not ended; then new ones, until there are ``run_cap`` or nothing new is left."""
@@ -71,7 +71,8 @@ class Search:
         known, redraws = {trial.digest for trial in there}, 0
         while self.sweep.method != "grid" and len(known) < (self.sweep.run_cap or 0) and redraws < REDRAWS:
             asked = self._study.ask(self._space)
-            trial = self._trials.of(_values(self.sweep, asked.params))
+            given = ((name, self.sweep.parameters[name], value) for name, value in asked.params.items())
+            trial = self._trials.of({n: p.values[value] if p.kind == "values" else value for n, p, value in given})
             if trial.digest in known:
                 self._study.tell(asked, state=TrialState.FAIL)
                 redraws += 1
@@ -90,12 +91,6 @@ def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, constant_liar=True)
 
 
-def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
-    if sweep.halving is None:
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(sweep.halving.least, sweep.halving.factor)
-
-
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.kind == "values":  # by position, for Optuna takes no lists as values
         return CategoricalDistribution(range(len(parameter.values)))
@@ -107,7 +102,3 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 def _positions(sweep: Sweep, values: Values) -> dict[str, Any]:
     parameters = sweep.parameters.items()
     return {n: p.values.index(values[n]) if p.kind == "values" else values[n] for n, p in parameters}
-
-
-def _values(sweep: Sweep, drawn: dict[str, Any]) -> Values:
-    return {n: p.values[drawn[n]] if p.kind == "values" else drawn[n] for n, p in sweep.parameters.items()}
