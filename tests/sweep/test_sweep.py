@@ -16,23 +16,19 @@ import yaml
 
 from lifted_lightning.runs.folder import read_metrics
 
-TINY = {
-    "model": {
-        "network": {
-            "class_path": "ConvNet",
-            "init_args": {"embedding_size": 8, "channels": 1, "width": 4, "normalize": False},
-        },
-        "loss": "LiftedStructureLoss",
-        "augment": {"class_path": "CropMirror", "init_args": {"mirror": False}},
-        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}},
-    },
-    "data": {"dataset": "Glyphs", "size": 16, "channels": 1, "batch_size": 16, "batches_per_epoch": 5},
-    "trainer": {"max_steps": 10, "check_val_every_n_epoch": 1, "log_every_n_steps": 1},
-    "last_checkpoint": {"every_n_steps": 5},
-    "test": False,
-    "tsne": {"every_n": 0},
-    "gallery": {"every_n": 0},
-}
+TINY = """
+model:
+  network: {class_path: ConvNet, init_args: {embedding_size: 8, channels: 1, width: 4, normalize: false}}
+  loss: LiftedStructureLoss
+  augment: {class_path: CropMirror, init_args: {mirror: false}}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.001}}
+data: {dataset: Glyphs, size: 16, channels: 1, batch_size: 16, batches_per_epoch: 5}
+trainer: {max_steps: 10, check_val_every_n_epoch: 1, log_every_n_steps: 1}
+last_checkpoint: {every_n_steps: 5}
+test: false
+tsne: {every_n: 0}
+gallery: {every_n: 0}
+"""
 OWN_LOSS = '''
 import time
 import torch
@@ -56,7 +52,7 @@ class Mine(torch.nn.Module):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A working folder with a configuration and a loss in a file of its own."""
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "own.py").write_text(OWN_LOSS)
     return tmp_path
 
@@ -155,14 +151,8 @@ def test_killed_and_started_again_each_step_is_done_once(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_told_to_end_its_trials_save_a_checkpoint_first(folder: Path) -> None:
-    write_sweep(
-        folder,
-        {
-            "model.loss": ["own.Mine"],
-            "model.loss.init_args.seconds": [0.5],
-            "last_checkpoint.every_n_steps": [100],
-        },
-    )
+    loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.5]}
+    write_sweep(folder, {**loss, "last_checkpoint.every_n_steps": [100]})
     process = start(folder)
     wait_for(lambda: [path for path in folder.glob("runs/s/*/metrics.csv") if len(logged_steps(path)) > 1])
     process.send_signal(signal.SIGTERM)
@@ -243,11 +233,7 @@ def test_what_no_trial_would_take_is_one_line(folder: Path, monkeypatch: pytest.
     for parameters, entries, named in [
         ({"model.loss.margni": [1]}, {}, "margni"),
         ({"seed_everything": []}, {}, "values: give a list"),
-        (
-            {"seed_everything": [0]},
-            {"metric": {"name": "validation/map@k", "goal": "maximize"}},
-            "no run logs it",
-        ),
+        ({"seed_everything": [0]}, {"metric": {"name": "validation/map@k", "goal": "maximize"}}, "no run logs it"),
         ({"config": ["nowhere.yaml"]}, {}, "nowhere.yaml"),
     ]:
         write_sweep(folder, parameters, **entries)
@@ -273,9 +259,7 @@ def test_a_dry_run_lists_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert not (folder / "runs").exists()
 
 
-def test_a_finished_grid_is_left_alone_whatever_its_cap(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_finished_grid_is_left_alone_whatever_its_cap(folder: Path, monkeypatch: Any, capsys: Any) -> None:
     from lifted_lightning.cli import main
 
     monkeypatch.chdir(folder)
