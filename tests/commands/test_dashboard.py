@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lifted_lightning.callbacks import tables as recall_curve
+from lifted_lightning.callbacks import tables
 from lifted_lightning.cli import main
 from lifted_lightning.commands import dashboard
 
@@ -48,7 +48,7 @@ def test_pictures_curve_and_comparison(spec: dict[str, Any]) -> None:
     assert keys == [f"plots/{kind}_{stage}" for kind in ("tsne", "gallery") for stage in ("test", "validation")]
     assert len(panels(spec, "Run Comparer")) == 1
     table = panels(spec, "Vega2")[0]["userQuery"]["queryFields"][0]["fields"][0]["args"][0]["value"]
-    assert table == dashboard.RECALL_CURVE == f"{recall_curve.KEY}_table"
+    assert table == dashboard.RECALL_CURVE == f"{tables.RECALL_CURVE}_table"
 
 
 def test_saving_asks_the_server_and_gives_the_address(
