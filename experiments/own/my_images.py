@@ -11,7 +11,7 @@ from lifted_lightning import ImageTable, RetrievalDataset
 class Shapes(RetrievalDataset):
     """Stars with 3, 4, 5, ... points, drawn at random angles and sizes; those with few points train, the others test.
 
-    Images of files need no reader of their own: ``self.files(folder, paths, classes, splits)`` makes the table.
+    Images of files need no reader of their own: ``self.files(folder, images)`` makes the table.
 
     Args:
         classes: how many kinds of stars.

@@ -113,33 +113,28 @@ class RetrievalDataset(ABC):
             "--data.root or LIFTED_DATA_DIR"
         )
 
-    def files(
-        self, base: Path, items: Sequence[str], classes: Sequence[str], splits: Sequence[str], name: str | None = None
-    ) -> ImageTable:
+    def files(self, base: Path, images: Sequence[tuple[str, str, str]], name: str | None = None) -> ImageTable:
         """The checked table of image files.
 
         Args:
-            base: the folder that the items are relative to.
-            items: N paths of images.
-            classes: N names of their classes; label order is the order of first appearance.
-            splits: N times ``train``, ``test``, ``query`` or ``gallery``; the last two are of the test rows.
+            base: the folder that the images' paths are relative to.
+            images: of each its path, the name of its class, and ``train``, ``test``, ``query`` or ``gallery``; the
+                last two are of the test rows. Label order is the order of the classes' first appearance.
             name: of the table, where it is not the class's own.
 
         Raises:
             UserError: if the counts are not the expected ones, a file is missing, or ``ImageTable`` refuses it.
         """
-        names = list(dict.fromkeys(classes))
-        index = {name: label for label, name in enumerate(names)}
-        labels = np.array([index[name] for name in classes], dtype=np.int64)
+        items, classes, splits = ([image[part] for image in images] for part in range(3))
+        labels = {name: label for label, name in enumerate(dict.fromkeys(classes))}
         split = np.array(splits, dtype=object)
         train, query, gallery = (np.flatnonzero(split == part) for part in ("train", "query", "gallery"))
-        test = np.flatnonzero(split != "train")
         table = ImageTable(
             name=name or self.name,
-            labels=labels,
-            class_names=names,
+            labels=np.array([labels[name] for name in classes], dtype=np.int64),
+            class_names=list(labels),
             train=train,
-            test=test,
+            test=np.flatnonzero(split != "train"),
             items=items,
             reader=FileReader(base),
             key=f"{self.name}-{content_digest(self.title, base, items)}",

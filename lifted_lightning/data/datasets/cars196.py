@@ -10,9 +10,16 @@ from lifted_lightning.errors import UserError, one_line
 
 ORIGINAL = "cars196"
 TORCHVISION = "stanford_cars"
+# Of each layout the files of annotations, with what these call an image's path and the folder that it starts from.
+ANNOTATIONS = {
+    ORIGINAL: [("cars_annos.mat", "relative_im_path", "")],
+    TORCHVISION: [
+        ("devkit/cars_train_annos.mat", "fname", "cars_train/"),
+        ("cars_test_annos_withlabels.mat", "fname", "cars_test/"),
+    ],
+}
+CLASS_NAMES = {ORIGINAL: "cars_annos.mat", TORCHVISION: "devkit/cars_meta.mat"}
 TRAIN_CLASSES = 98
-
-Car = tuple[int, str]  # class from 1, path of the image below the data root
 
 
 class Cars196(RetrievalDataset):
@@ -38,48 +45,30 @@ class Cars196(RetrievalDataset):
 
     def table(self, root: Path) -> ImageTable:
         """The table; items are paths below the data root."""
-        found = self.first(root, f"{ORIGINAL}/cars_annos.mat", f"{TORCHVISION}/devkit")
-        names, cars = read_original(root) if found.name == "cars_annos.mat" else read_torchvision(root)
-        cars.sort()
-        return self.files(
-            root,
-            items=[path for _, path in cars],
-            classes=[names[car - 1] for car, _ in cars],
-            splits=["train" if car <= TRAIN_CLASSES else "test" for car, _ in cars],
+        folder = self.first(root, f"{ORIGINAL}/cars_annos.mat", f"{TORCHVISION}/devkit").parent
+        names = read_mat(folder / CLASS_NAMES[folder.name], "class_names")
+        cars = sorted(
+            (int(car["class"]), f"{folder.name}/{start}{car[path]}")
+            for file, path, start in ANNOTATIONS[folder.name]
+            for car in read_mat(folder / file, "annotations")
         )
+        # Classes are counted from 1.
+        images = [(path, str(names[car - 1]), "train" if car <= TRAIN_CLASSES else "test") for car, path in cars]
+        return self.files(root, images)
 
     def present(self, root: Path) -> bool:
         return super().present(root) or (root / TORCHVISION / "devkit").exists()
 
 
-def read_original(root: Path) -> tuple[list[str], list[Car]]:
-    """Class names and cars by ``cars_annos.mat``, whose paths begin with ``car_ims/``."""
-    content = read_mat(root / ORIGINAL / "cars_annos.mat", "annotations", "class_names")
-    cars = [(int(a["class"]), f"{ORIGINAL}/{a['relative_im_path']}") for a in content["annotations"]]
-    return [str(name) for name in content["class_names"]], cars
-
-
-def read_torchvision(root: Path) -> tuple[list[str], list[Car]]:
-    """Class names and cars by the three files of torchvision's layout."""
-    folder = root / TORCHVISION
-    cars: list[Car] = []
-    for part, file in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
-        annotations = read_mat(folder / file, "annotations")["annotations"]
-        cars += [(int(a["class"]), f"{TORCHVISION}/cars_{part}/{a['fname']}") for a in annotations]
-    names = read_mat(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]
-    return [str(name) for name in names], cars
-
-
-def read_mat(path: Path, *variables: str) -> dict[str, Any]:
-    """The named variables of a Matlab file.
+def read_mat(path: Path, variable: str) -> Any:
+    """A variable of a Matlab file.
 
     Raises:
-        UserError: if the file is missing, damaged, or lacks one.
+        UserError: if the file is missing, damaged, or lacks it.
     """
     from scipy.io import loadmat  # takes a moment to import
 
     try:
-        content: dict[str, Any] = loadmat(path, squeeze_me=True)
-        return {name: content[name] for name in variables}
+        return loadmat(path, squeeze_me=True, variable_names=variable)[variable]
     except Exception as error:  # scipy raises nearly anything on damaged files
         raise UserError(f"{path}: cannot be read ({one_line(error)}); is it the original file?") from error

@@ -39,9 +39,6 @@ class CUB200(RetrievalDataset):
         listed = images.merge(labels, on="number").merge(classes, left_on="species", right_on="number")
         species = listed["species"].str.zfill(3)
         listed = listed.assign(species=species).sort_values(["species", "path"])
-        return self.files(
-            root,
-            items=[f"{FOLDER}/images/{path}" for path in listed["path"]],
-            classes=listed["name"].tolist(),
-            splits=["train" if species <= LAST_TRAIN_CLASS else "test" for species in listed["species"]],
-        )
+        paths = [f"{FOLDER}/images/{path}" for path in listed["path"]]
+        splits = ["train" if species <= LAST_TRAIN_CLASS else "test" for species in listed["species"]]
+        return self.files(root, list(zip(paths, listed["name"], splits, strict=True)))

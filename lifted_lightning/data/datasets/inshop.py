@@ -19,14 +19,7 @@ class InShop(RetrievalDataset):
 
     name = "inshop"
     title = "In-Shop Clothes Retrieval"
-    expected = Counts(
-        train_images=25_882,
-        train_classes=3_997,
-        test_images=26_830,
-        test_classes=3_985,
-        query_images=14_218,
-        gallery_images=12_612,
-    )
+    expected = Counts(25_882, 3_997, 26_830, 3_985, query_images=14_218, gallery_images=12_612)
     remedy = (
         "its authors give it on request (DeepFashion, In-shop Clothes Retrieval Benchmark): put "
         f"{LIST} and the unpacked img/ into inshop/ below the data root"
@@ -41,12 +34,8 @@ class InShop(RetrievalDataset):
             folder = f"{folder}/Img"
         # The first line is their number; white space aligns the columns.
         listed = read_columns(partition, COLUMNS, sep=r"\s+", skiprows=1).sort_values("item_id", kind="stable")
-        return self.files(
-            root,
-            items=[f"{folder}/{image}" for image in listed["image_name"]],
-            classes=listed["item_id"].tolist(),
-            splits=listed["evaluation_status"].tolist(),
-        )
+        paths = [f"{folder}/{image}" for image in listed["image_name"]]
+        return self.files(root, list(zip(paths, listed["item_id"], listed["evaluation_status"], strict=True)))
 
     def present(self, root: Path) -> bool:
         return any((root / folder).exists() for folder in FOLDERS)

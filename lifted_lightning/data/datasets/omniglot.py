@@ -13,6 +13,7 @@ from lifted_lightning.data.table import ImageTable
 
 FOLDER = "omniglot-py"
 PARTS = {"images_background": "train", "images_evaluation": "test"}
+MD5 = {"images_background": "68d2efa1b9178cc56df9314c21c6e718", "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811"}
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 
 
@@ -31,19 +32,9 @@ class Omniglot(RetrievalDataset):
 
     name = "omniglot"
     title = "Omniglot"
-    archives = (
-        Archive(
-            name=f"{FOLDER}/images_background.zip",
-            md5="68d2efa1b9178cc56df9314c21c6e718",
-            target=f"{FOLDER}/images_background",
-            url=f"{URL}/images_background.zip",
-        ),
-        Archive(
-            name=f"{FOLDER}/images_evaluation.zip",
-            md5="6b91aef0f799c5bb55b94e3f2daec811",
-            target=f"{FOLDER}/images_evaluation",
-            url=f"{URL}/images_evaluation.zip",
-        ),
+    archives = tuple(
+        Archive(f"{FOLDER}/{part}.zip", md5, target=f"{FOLDER}/{part}", url=f"{URL}/{part}.zip")
+        for part, md5 in MD5.items()
     )
     expected = Counts(train_images=19_280, train_classes=964, test_images=13_180, test_classes=659)
     remedy = "run `lifted data prepare omniglot`"
@@ -53,25 +44,19 @@ class Omniglot(RetrievalDataset):
 
     def table(self, root: Path) -> ImageTable:
         """The table; items are paths below the data root."""
-        items, classes, splits = [], [], []
+        images = []
         for part, split in PARTS.items():
             folder = self.first(root, f"{FOLDER}/{part}")
             for image in sorted(folder.glob("[!.]*/[!.]*/[!.]*.png")):  # macOS leaves hidden files in archives
                 alphabet, character, name = image.parts[-3:]
-                items.append(f"{FOLDER}/{part}/{alphabet}/{character}/{name}")
-                classes.append(f"{alphabet}/{character}")
-                splits.append(split)
-        table = self.files(root, items, classes, splits)
+                images.append((f"{FOLDER}/{part}/{alphabet}/{character}/{name}", f"{alphabet}/{character}", split))
+        table = self.files(root, images)
         return with_turned(table) if self.rotations else table
 
 
 @dataclass(frozen=True)
 class TurningReader:
-    """Reads items such as ``image.png@90``, turned counterclockwise by so many degrees.
-
-    Args:
-        reader: reads the others.
-    """
+    """Reads items such as ``image.png@90``, turned counterclockwise by so many degrees; ``reader`` reads the others."""
 
     reader: Callable[[str], Image.Image]
 
@@ -81,11 +66,7 @@ class TurningReader:
 
 
 def with_turned(table: ImageTable) -> ImageTable:
-    """A table with its training images turned by 90, 180 and 270 degrees as well, as classes of their own.
-
-    Args:
-        table: square images whose training classes come first.
-    """
+    """A table of square images, whose training classes come first, with these turned too, as classes of their own."""
     labels, items, names = [table.labels], list(table.items), list(table.class_names)
     trained = table.labels[table.train]
     for degrees in (90, 180, 270):

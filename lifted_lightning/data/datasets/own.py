@@ -56,14 +56,13 @@ class ImageFolder(RetrievalDataset):
             raise UserError(
                 f"{base}: {len(train)} class folders train and {len(test)} test; at least 2 each are needed"
             )
-        items, names, splits = [], [], []
-        for split, folders in (("train", train), ("test", test)):
-            for folder in folders:
-                images = _images(folder)
-                items += [str(image.relative_to(base)) for image in images]
-                names += [folder.name] * len(images)
-                splits += [split] * len(images)
-        return self.files(base, items, names, splits, name=base.resolve().name)
+        images = [
+            (str(image.relative_to(base)), folder.name, split)
+            for split, folders in (("train", train), ("test", test))
+            for folder in folders
+            for image in _images(folder)
+        ]
+        return self.files(base, images, name=base.resolve().name)
 
 
 def own_path(path: str, root: Path) -> Path:
@@ -144,7 +143,7 @@ class TableFile(RetrievalDataset):
         check_lines(file, lines)
         lines = lines.sort_values("label", kind="stable")
         items = [_item(path, base) for path in lines["path"]]
-        return self.files(file.parent, items, lines["label"].tolist(), lines["split"].tolist(), name=file.stem)
+        return self.files(file.parent, list(zip(items, lines["label"], lines["split"], strict=True)), name=file.stem)
 
 
 def read_csv(file: Path) -> "pandas.DataFrame":

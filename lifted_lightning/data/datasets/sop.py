@@ -24,11 +24,9 @@ class StanfordOnlineProducts(RetrievalDataset):
     def table(self, root: Path) -> ImageTable:
         """The table; items are paths below the data root, classes ``sofa 00042`` by kind and number."""
         folder = self.first(root, FOLDER)
-        items, classes, splits = [], [], []
+        images = []
         for split in ("train", "test"):
             listed = read_columns(folder / f"Ebay_{split}.txt", ["class_id", "path"], sep=" ")
-            items += [f"{FOLDER}/{path}" for path in listed["path"]]
-            kinds = [path.split("_final/")[0] for path in listed["path"]]
-            classes += [f"{kind} {product:>05}" for kind, product in zip(kinds, listed["class_id"], strict=True)]
-            splits += [split] * len(listed)
-        return self.files(root, items, classes, splits)
+            for path, product in zip(listed["path"], listed["class_id"], strict=True):
+                images.append((f"{FOLDER}/{path}", f"{path.split('_final/')[0]} {product:>05}", split))
+        return self.files(root, images)

@@ -88,29 +88,30 @@ def test_whole(server: Server, file: Path) -> None:
     assert [p.name for p in file.parent.iterdir()] == ["set.zip"]
 
 
-def test_early_end(server: Server, file: Path) -> None:
-    server.cut = 300_000
-    message = failure(server.url, file)
-    assert "ended after 300,000 of 512,000 bytes" in message
-    assert f"{server.url}: " in message
-    assert f"put the file at {file} yourself" in message
-
-
-def test_silence(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    server.cut, server.hangs = 300_000, threading.Event()
-    assert "timed out" in failure(server.url, file)
-    server.hangs.set()
+@pytest.mark.parametrize(
+    ("cut", "refuse", "hangs", "message"),
+    [
+        (300_000, 0, False, "ended after 300,000 of 512,000 bytes"),
+        (300_000, 0, True, "timed out"),
+        (None, 404, False, "404"),
+    ],
+)
+def test_server_that_fails(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch, cut: int | None, refuse: int, hangs: bool, message: str
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.2 if hangs else 30)
+    server.cut, server.refuse, server.hangs = cut, refuse, threading.Event() if hangs else None
+    found = failure(server.url, file)
+    if server.hangs:
+        server.hangs.set()
+    assert found.startswith(f"{server.url}: cannot be had (")
+    assert message in found
+    assert f"put the file at {file} yourself" in found
+    assert server.asked == 1
 
 
 def test_wrong_checksum(server: Server, file: Path) -> None:
     assert f"checksum {md5(CONTENT)} instead of {md5(b'')}" in failure(server.url, file, md5(b""))
-
-
-def test_refusal(server: Server, file: Path) -> None:
-    server.refuse = 404
-    assert "404" in failure(server.url, file)
-    assert server.asked == 1
 
 
 def test_no_server(file: Path) -> None:
@@ -214,10 +215,7 @@ def test_no_links_in_zip(root: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "damage"),
     # A tar's contents have no checksum of their own: that of the whole archive is for them.
-    [
-        (make_zip, "changed"),
-        *((make, damage) for make in (make_zip, make_tar) for damage in ("cut", "foreign", "empty")),
-    ],
+    [(make_zip, "changed"), *((make, how) for make in (make_zip, make_tar) for how in ("cut", "foreign", "empty"))],
 )
 def test_damaged_archive_leaves_nothing(root: Path, file: Path, make: Callable, damage: str) -> None:
     make(file, {"set/a": bytes(100_000), "set/b": CONTENT})
