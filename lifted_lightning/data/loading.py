@@ -4,6 +4,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ AHEAD = 2  # batches that a thread makes before they are asked for
 RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop
 
 
+@dataclass(eq=False)
 class PixelRows(Dataset):
     """The rows of an image table from its decoded pixels, as whole batches.
 
@@ -34,9 +36,8 @@ class PixelRows(Dataset):
         labels: (N,) int64, a class for each row of the table.
     """
 
-    def __init__(self, pixels: Pixels, labels: IntArray) -> None:
-        self.pixels = pixels
-        self.labels = labels
+    pixels: Pixels
+    labels: IntArray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,12 +75,13 @@ def empty_images(shape: tuple[int, ...]) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
+@dataclass(eq=False)
 class FileRows(Dataset):
     """The rows of an image table as whole batches, decoded when asked for; use it with ``collate_fn=as_batch``.
 
-    A row alone gives the image as the pixel cache would have it. A row with the image's random numbers
-    (from ``CropDraws``) gives a random crop of the image at its own resolution, resampled to
-    ``size``; mirror and colours are the device's part (``CropMirror(size=None)``).
+    A row alone gives the image as the pixel cache would have it. A row with the image's random numbers (from
+    ``CropDraws``) gives a random crop of the image at its own resolution, resampled to ``size``; mirror and colours
+    are the device's part (``CropMirror(size=None)``).
 
     Args:
         table: the images.
@@ -90,21 +92,12 @@ class FileRows(Dataset):
         scale: least and greatest area of a random crop, as a share of the image.
     """
 
-    def __init__(
-        self,
-        table: ImageTable,
-        labels: IntArray,
-        size: int,
-        mode: ResizeMode = "squash",
-        channels: int = 3,
-        scale: tuple[float, float] = (0.2, 1.0),
-    ) -> None:
-        self.table = table
-        self.labels = labels
-        self.size = size
-        self.mode = mode
-        self.channels = channels
-        self.scale = scale
+    table: ImageTable
+    labels: IntArray
+    size: int
+    mode: ResizeMode = "squash"
+    channels: int = 3
+    scale: tuple[float, float] = (0.2, 1.0)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,6 +132,7 @@ class FileRows(Dataset):
         return channels_last(image.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
+@dataclass(eq=False)
 class CropDraws:
     """A batch sampler that gives each row the random numbers that augmentation draws for its image.
 
@@ -148,8 +142,7 @@ class CropDraws:
         batches: the sampler of this rank's slices of global batches.
     """
 
-    def __init__(self, batches: GlobalBatchSampler) -> None:
-        self.batches = batches
+    batches: GlobalBatchSampler
 
     @property
     def sampler(self) -> GlobalBatchSampler:
@@ -196,9 +189,8 @@ def use_device(device: int | None) -> None:
 def share_of_rank(rows: IntArray, rank: int, ranks: int) -> IntArray:
     """This rank's share of the rows of an evaluation, at least one of them."""
     share = np.array_split(rows, ranks)[rank]
-    if not len(share):  # Lightning would skip this rank's loop, and with it the gathering of embeddings
-        share = rows[:1]  # evaluated twice, and dropped by index
-    return share
+    # Without one Lightning would skip this rank's loop, and with it the gathering of embeddings, which drops repeats.
+    return share if len(share) else rows[:1]
 
 
 def drawn_ahead(workers: int) -> int:

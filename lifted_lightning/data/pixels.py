@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, UInt8Array, image_or_error, to_pixels
+from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock
@@ -165,14 +165,8 @@ def open_pixels(
         skip_broken: leave out images that cannot be decoded: their rows are False in ``Pixels.valid``.
 
     Raises:
-        UserError: for a setting that cannot be, images that cannot be decoded (named), or a disk that is full or
-            cannot be written.
+        UserError: for images that cannot be decoded (named), or a disk that is full or cannot be written.
     """
-    if size <= 0 or channels not in (1, 3) or mode not in RESIZE_MODES:
-        raise UserError(
-            f"pixel cache size={size}, mode={mode}, channels={channels}: want a positive size, a mode of "
-            f"{', '.join(RESIZE_MODES)}, and 1 or 3 channels"
-        )
     decoding = Decoding(table, size, mode, channels)
     path = cache_file(table, f"{size}-{mode}-{channels}", cache_dir)
     pixels = find(path, decoding)

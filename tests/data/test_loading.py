@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lifted_lightning.data.augment import ResizedCrop, draw
 from lifted_lightning.data.batches import PositivePairs
-from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.data.datasets import ImageFolder
 from lifted_lightning.data.loading import AHEAD, CropDraws, FileRows, PixelRows, PrefetchLoader, as_batch
 from lifted_lightning.data.pixels import open_pixels
 from lifted_lightning.data.table import ImageTable
@@ -149,25 +147,3 @@ def test_batches_are_pinned():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     assert all(batch.is_pinned() for batch in PrefetchLoader(Numbers(), batch_size=4, pin_memory=True))
-
-
-def test_broken_images_are_left_out_with_and_without_a_cache(tmp_path):
-    for c in range(8):
-        (tmp_path / "own" / str(c)).mkdir(parents=True)
-        for i in range(4):
-            Image.new("L", (9, 9), 10 * c + i).save(tmp_path / "own" / str(c) / f"{i}.png")
-    for name in ("1/0.png", "6/3.png"):
-        (tmp_path / "own" / name).write_bytes(b"")
-    seen = {}
-    for cache in (True, False):
-        data = RetrievalDataModule(
-            ImageFolder(str(tmp_path / "own")), PositivePairs(2, neighbours=0), batch_size=4, size=9, channels=1,
-            validation_share=0, cache=cache, cache_dir=str(tmp_path), skip_broken=True,
-        )  # fmt: skip
-        with pytest.warns(UserWarning, match=r"own: 2 images cannot be decoded and are left out: 1/0\.png, 6/3\.png"):
-            data.setup("fit")
-        batches = (*data.train_dataloader(), *data.test_dataloader())
-        seen[cache] = [row for batch in batches for row in batch["indices"].tolist()]
-    assert seen[True] == seen[False]
-    assert seen[True][-15:] == [*range(16, 27), *range(28, 32)]
-    assert 4 not in seen[True]
