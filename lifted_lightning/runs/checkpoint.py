@@ -44,16 +44,10 @@ def find_checkpoint(settings: Mapping[str, Any]) -> Path:
     )
 
 
-def folder_of_checkpoint(checkpoint: Path) -> Path | None:
-    """The run's folder that a checkpoint lies in, or None for a checkpoint that lies elsewhere."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == CHECKPOINTS else None
-
-
 def unfinished_folder(checkpoint: Path) -> Path | None:
-    """The run's folder to go on in: the checkpoint's, unless that run has its result already."""
-    folder = folder_of_checkpoint(checkpoint)
-    return None if folder is None or (folder / RESULT).exists() else folder
+    """The run's folder to go on in: the checkpoint's, unless it lies elsewhere or that run has its result already."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS and not (folder.parent / RESULT).exists() else None
 
 
 def checkpoints_beside(missing: Path) -> str:

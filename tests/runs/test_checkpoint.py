@@ -5,12 +5,7 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.checkpoint import (
-    checkpoints_beside,
-    find_checkpoint,
-    folder_of_checkpoint,
-    unfinished_folder,
-)
+from lifted_lightning.runs.checkpoint import checkpoints_beside, find_checkpoint, unfinished_folder
 
 
 def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
@@ -20,14 +15,10 @@ def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
     assert checkpoints_beside(missing) == " (last.ckpt is there)"
 
 
-def test_folder_of_checkpoint(tmp_path: Path) -> None:
-    assert folder_of_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt") == tmp_path / "run"
-    assert folder_of_checkpoint(tmp_path / "elsewhere" / "last.ckpt") is None
-
-
-def test_a_finished_run_s_folder_is_not_gone_on_in(tmp_path: Path) -> None:
+def test_only_an_unfinished_run_s_folder_is_gone_on_in(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     assert unfinished_folder(checkpoint) == tmp_path
+    assert unfinished_folder(tmp_path / "elsewhere" / "last.ckpt") is None
     (tmp_path / "result.json").touch()
     assert unfinished_folder(checkpoint) is None
 

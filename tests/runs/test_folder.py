@@ -7,14 +7,7 @@ import multiprocessing.synchronize
 from pathlib import Path
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.folder import (
-    CONFIG,
-    claim_folder,
-    lock,
-    read_metrics,
-    remove_unfinished,
-    write_json,
-)
+from lifted_lightning.runs.folder import CONFIG, claim_folder, lock, read_metrics, remove_unfinished, write_json
 
 
 def _claim(parent: str, queue: "multiprocessing.Queue[str]", leave: "multiprocessing.synchronize.Event") -> None:
@@ -60,10 +53,8 @@ def test_a_second_process_cannot_write_the_same_run(tmp_path: Path) -> None:
 
 def test_json_is_whole_and_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", {"test": {"nmi": math.nan, "recall@1": 0.5}, "ks": (1, 2)})
-    assert json.loads((tmp_path / "result.json").read_text()) == {
-        "test": {"nmi": None, "recall@1": 0.5},
-        "ks": [1, 2],
-    }
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written == {"test": {"nmi": None, "recall@1": 0.5}, "ks": [1, 2]}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 

@@ -75,13 +75,7 @@ def test_metrics_are_shown_in_one_order() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("LiftedStructure", "lifted-structure"),
-        ("Triplet", "triplet"),
-        ("CUB-200-2011", "cub-200-2011"),
-        ("my data/Set", "my-data-set"),
-        ("///", "run"),
-    ],
+    [("LiftedStructure", "lifted-structure"), ("CUB-200-2011", "cub-200-2011"), ("a b/C", "a-b-c"), ("///", "run")],
 )
 def test_slug(text: str, expected: str) -> None:
     assert slug(text) == expected
