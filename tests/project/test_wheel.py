@@ -47,7 +47,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_and_sdist_hold_the_package_and_no_more(dist: Path) -> None:
-    package = [path for path in (ROOT / "lifted_lightning").rglob("*") if path.suffix in (".py", ".pyi", ".typed")]
+    kinds = (".py", ".pyi", ".typed", ".html", ".yaml")
+    package = [path for path in (ROOT / "lifted_lightning").rglob("*") if path.suffix in kinds]
     modules = {str(path.relative_to(ROOT)) for path in package}
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as file:
