@@ -125,7 +125,7 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
         others = _class_options()
         if name in others:
             return f"no option --{name} of the class chosen, but of {', '.join(others[name])}; leave it out"
-        known = [option for option in [*known, *others] if option != name]  # it may be known in another place
+        known = [] if name in known else [*known, *others]  # it may be one in another place
         return f"no option --{name}; {did_you_mean(name, known, 'see --help', '--')}"
     if found := re.search(r"following arguments are required: ([\w.]+)", text):
         name = next((option for option in _class_options() if option.endswith(f".{found[1]}")), found[1])
@@ -134,7 +134,7 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
     if found := re.search(r"- ((?:no option )?--[\w.]+.*?)(?= - | Given value type)", text):
         return found[1]
     reason = (
-        r"dot import path|No module named \S+|module \S+ has no attribute [^\s.]+|"
+        r"dot import path|No module named \S+|module \S+ has no attribute [^\s.]+|No \S+ attribute [^\s.]+|"
         r"(?:subclass of|returns) (?:<class '|Union\[)?(\w+)"
     )
     if found := re.search(rf'^Parser key "(\S+)":(?!.*<class .(?:int|float)).*({reason})', text):
@@ -149,7 +149,10 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
 
 
 def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
-    named = r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|value: (\S+)"
+    named = (
+        r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|"
+        r"value: (?:Namespace\(class_path=')?([^\s']+)"
+    )
     path = next((part for found in re.findall(named, text) for part in found if part), "")
     known = classes_for(key)
     if kind:

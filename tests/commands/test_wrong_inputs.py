@@ -57,6 +57,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --trainer.callbacks=nope.Nope", "nope.Nope", "No module named 'nope')", "MODULE.CLASS"),
     (f"{FIT} --model=nope.Thing", "nope.Thing", "No module named", "MODULE.CLASS"),
     (f"{FIT} --model=pathlib.Path", "pathlib.Path", "EmbeddingModule"),
+    (f"{FIT} --config moved.yaml", "=lifted_lightning.schedules.WarmupCosine: cannot be", "did you mean WarmupCosine?"),
     (f"{FIT} --diagnostics.x=1", "no option --diagnostics.x; see --help"),
     (f"{FIT} --model.loss=", "--model.loss=: no such class", "choose ContrastiveLoss"),
     (f"{FIT} --data.sampler=ReleasedPairs --data.sampler.neighbours=1", "class chosen, but of PositivePairs; leave"),
@@ -230,6 +231,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "list.yaml": "- 1\n",
             "misspelt.yaml": "data: {batch_sise: 3}\n",
             "old.yaml": "data: {sampling: released}\n",
+            "moved.yaml": "model: {scheduler: {class_path: lifted_lightning.schedules.WarmupCosine}}",
             "typo.csv": "path,label,split\na.png,1,trian\n",
             "gone.csv": "path,label,split\n"
             + "".join(f"none/{i}.png,{i // 2},{'train' if i < 4 else 'test'}\n" for i in range(6)),
