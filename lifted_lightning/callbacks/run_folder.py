@@ -113,6 +113,7 @@ class RunFolder(Callback):
     def _loggers(self, mode: str, trainer: Trainer) -> list[Logger]:
         assert self.folder is not None
         assert trainer.state.fn is not None
+        untrained = {} if trainer.state.fn == "fit" or trainer.ckpt_path else {"steps": 0}
         if mode == "disabled":
             return [MetricsFile(self.folder)]
         experiment, summary = self.parent.name, self.summary
@@ -122,7 +123,7 @@ class RunFolder(Callback):
             mode,
             project=PROJECT,
             name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
-            group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary),
+            group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary | untrained),
             job_type=trainer.state.fn.value,
             tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
             config=flatten(self.config) | summary,

@@ -16,8 +16,6 @@ from lifted_lightning.runs.folder import CONFIG, RESULT
 from lifted_lightning.runs.settings import comparable
 
 STAGES = ("test", "validation")
-# What the loss and the optimiser are does not matter to a network that has taken no step.
-_OF_TRAINING = ("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor")
 
 
 @dataclass
@@ -122,8 +120,6 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
         values = _numbers(result)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
-    if result.get("steps") == 0:
-        settings = {key: value for key, value in settings.items() if not key.startswith(_OF_TRAINING)}
     seed = result.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         seed = f"none ({name})"  # a run without one has a seed of its own

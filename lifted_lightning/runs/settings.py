@@ -21,6 +21,9 @@ SET_ASIDE = frozenset((
     "model.network.init_args.embedding_size", "data.dataset.class_path",  # they stand in the summary
 ))  # fmt: skip
 
+# What the loss and the optimiser are does not matter to a network that has taken no step.
+OF_TRAINING = frozenset(("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor"))
+
 LONGEST_NAME = 128  # characters that W&B takes
 
 
@@ -31,12 +34,13 @@ def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
 
     Args:
         config: the run's configuration, its paths as :func:`relative_paths` gives them.
-        summary: holds ``dataset`` and ``embedding_size``, as ``result.json`` does.
+        summary: holds ``dataset`` and ``embedding_size``, as ``result.json`` does, and ``steps`` of 0 for a network
+            that was not trained: what it would have been trained with is set aside too.
 
     Returns:
         The settings by dotted name, without :data:`SET_ASIDE`; and ``dataset`` and ``embedding_size``.
     """
-    settings = flatten(config, SET_ASIDE)
+    settings = flatten(config, SET_ASIDE | OF_TRAINING if summary.get("steps") == 0 else SET_ASIDE)
     return {
         "dataset": summary["dataset"],
         "embedding_size": summary["embedding_size"],
@@ -55,7 +59,7 @@ def group_name(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         ``dataset/loss-size-hash``; the hash is of all that makes the group.
     """
     digest = hashlib.sha256(json.dumps(comparable(config, summary), sort_keys=True, default=str).encode()).hexdigest()
-    loss = slug(summary["loss"].removesuffix("Loss"))
+    loss = "untrained" if summary.get("steps") == 0 else slug(summary["loss"].removesuffix("Loss"))
     tail = f"/{loss}-{summary['embedding_size']}d-{digest[:8]}"
     return slug(summary["dataset"])[: LONGEST_NAME - len(tail)] + tail
 

@@ -39,10 +39,15 @@ OTHER: list[dict[str, Any]] = [
     {"trainer__max_steps": 101},
     {"trainer__precision": "bf16-mixed"},
 ]
+UNTRAINED: list[dict[str, Any]] = [
+    {"steps": 0},
+    {"steps": 0, "loss": "TripletLoss"},
+    {"steps": 0, "model__head_lr_factor": 7.0},
+]
 
 
 def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_report(tmp_path: Path) -> None:
-    for number, changes in enumerate([{}, *SAME, *OTHER]):
+    for number, changes in enumerate([{}, *SAME, *OTHER, *UNTRAINED]):
         make_run(tmp_path / f"run{number}", **{"seed": 10 + number, **changes})  # a seed counts once in a row
     groups: dict[str, set[str]] = {}
     for path in tmp_path.glob("*/result.json"):
@@ -51,7 +56,7 @@ def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_repo
     runs = compare(read_runs([str(tmp_path)]), []).runs
     rows = [{folder.name for folder in of_row["folder"]} for _, of_row in runs.groupby("row")]
     assert sorted(map(sorted, groups.values())) == sorted(map(sorted, rows))
-    assert sorted(map(len, rows)) == [1] * len(OTHER) + [1 + len(SAME)]
+    assert sorted(map(len, rows)) == [1] * len(OTHER) + [len(UNTRAINED), 1 + len(SAME)]
 
 
 def test_a_group_s_name_tells_what_it_is_and_is_short_enough_for_wandb() -> None:
