@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -59,6 +60,9 @@ class ResultFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fit_began = time.monotonic() - self._progress["fit"]
+        # The latest validation, which callbacks such as EarlyStopping ask for at the end of an epoch gone on with.
+        latest = {f"validation/{key}": torch.tensor(value) for key, value in self._progress["validation"].items()}
+        trainer._logger_connector._callback_metrics.update(latest)
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:

@@ -1,5 +1,6 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ class RunFolder(Callback):
         checkpoint[CLASSES_KEY] = self._classes
         checkpoint[SETTINGS_KEY] = yaml.safe_dump(self.config, sort_keys=False)
         log_pending_row(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave callbacks the numbers that they are given now; EarlyStopping would go on with the old patience."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+            for name in inspect.signature(type(callback)).parameters.keys() & state.keys():
+                if isinstance(given := getattr(callback, name, None), int | float):
+                    state[name] = given
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best validation so far into W&B's summary, as ``best/map@r`` and so on."""

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.distributed import rank
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import flatten
@@ -170,7 +169,7 @@ def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule)
     saved = load_checkpoint(path).get(SETTINGS_KEY)
     if not isinstance(saved, str):
         return
-    before, now = (flatten(config, NOT_TOLD) for config in (yaml.safe_load(saved), settings))
+    before, now = (flatten(_by_number(config), NOT_TOLD) for config in (yaml.safe_load(saved), settings))
     changed = [key for key in dict.fromkeys([*now, *before]) if before.get(key) != now.get(key)]
     told = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in changed}
     optimizer = ("model.optimizer", "model.scheduler", "model.head_lr_factor", "model.loss_lr_factor")
@@ -182,8 +181,15 @@ def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule)
             f"--ckpt_path {path}: a run cannot go on with {'; '.join(refused)}: leave that as it was, or begin anew "
             "from its weights (model.network.weights_file)"
         )
-    if told and rank() == 0:
-        print(f"going on with other settings than those of {path}: {'; '.join(told.values())}")
+    if told:
+        rank_zero_only(print)(f"going on with other settings than those of {path}: {'; '.join(told.values())}")
+
+
+def _by_number(value: Any) -> Any:
+    """Lists of classes, callbacks say, as mappings from place to class, so that what differs is named alone."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    return {key: _by_number(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def check_same_classes(data: RetrievalDataModule, path: Path) -> None:

@@ -201,19 +201,24 @@ class EmbeddingModule(LightningModule):
         checkpoint[LOSS_KEY] = loss_state.changes(self._loss_began, self.loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is None or self.trainer.state.fn != "fit":  # an evaluation takes no loss, so needs none
-            kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("loss.")}
-            own = self.state_dict()
-            checkpoint["state_dict"] = kept | {k: own[k] for k in own if k.startswith("loss.")}
+        if self._trainer is not None and self.trainer.state.fn != "fit":
+            self._keep_own_loss(checkpoint)
             return
-        loss_state.restore(self.loss, checkpoint.get(LOSS_KEY, {}), self.trainer.strategy.root_device)
-        if not checkpoint.get(RATES_KEY):
+        where = self._trainer.strategy.root_device if self._trainer is not None else self.device
+        loss_state.restore(self.loss, checkpoint.get(LOSS_KEY, {}), where)
+        own = type(self).configure_optimizers is not EmbeddingModule.configure_optimizers
+        if self._trainer is None or own or not checkpoint.get(RATES_KEY):
             return
         made = self.configure_optimizers()
-        optimizer, scheduler = (
-            (made["optimizer"], made["lr_scheduler"]["scheduler"]) if self.scheduler else (made, None)
-        )
-        go_on(checkpoint, checkpoint[RATES_KEY], self._rates, optimizer, scheduler)
+        both = (made["optimizer"], made["lr_scheduler"]["scheduler"]) if self.scheduler else (made, None)
+        go_on(checkpoint, checkpoint[RATES_KEY], self._rates, *both)
+
+    def _keep_own_loss(self, checkpoint: dict[str, Any]) -> None:
+        """An evaluation takes no loss: proxies of other classes than here are no obstacle."""
+        weights = checkpoint["state_dict"]
+        own, saved = ({k: v for k, v in d.items() if k.startswith("loss.")} for d in (self.state_dict(), weights))
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in saved.items()}:
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if k not in saved} | own
 
     def on_validation_start(self) -> None:
         self._check_finite()
@@ -256,6 +261,8 @@ class EmbeddingModule(LightningModule):
         self._rates |= describe_schedule(scheduler)
         how: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
+            if self._trainer is not None and not len(data_of(self.trainer).validation_rows):
+                raise UserError("ReduceLROnPlateau goes by validation, and there is none: raise data.validation_share")
             self._plateau = scheduler
             how |= {"monitor": scheduler.monitor, "frequency": NEVER}  # on_validation_epoch_end steps it
         return {"optimizer": optimizer, "lr_scheduler": how}

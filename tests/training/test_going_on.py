@@ -158,6 +158,25 @@ def test_what_would_break_the_run_is_refused(change: str, capfd: pytest.CaptureF
     assert (folder / "config.yaml").read_text() == config
 
 
+def test_a_callback_s_changed_setting_is_applied(capfd: pytest.CaptureFixture[str]) -> None:
+    stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=validation/map@r"]
+    given = [*stopping, "--trainer.callbacks.patience=30", "--test=false"]
+    before = fit("run", *given, "--trainer.max_steps=4")
+    changed = yaml.safe_load((before / "config.yaml").read_text())
+    changed["trainer"] |= {"max_steps": 8}
+    changed["trainer"]["callbacks"][0]["init_args"]["patience"] = 7
+    (before / "config.yaml").write_text(yaml.safe_dump(changed))
+    go_on(before, "--name=more")
+    (state,) = (v for k, v in load(Path("runs/e/more"), "last")["callbacks"].items() if k.startswith("EarlyStopping"))
+    assert state["patience"] == 7
+    assert "trainer.callbacks.0.init_args.patience 30 -> 7; trainer.max_steps 4 -> 8\n" in capfd.readouterr().out
+
+
+def test_a_schedule_by_validation_without_any_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    fit("run", *SCHEDULES["ReduceLROnPlateau"], "--data.validation_share=0", "--trainer.max_steps=2", code=2)
+    assert "ReduceLROnPlateau goes by validation, and there is none" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("schedule", ["OneCycleLR", "CyclicLR"])
 def test_the_head_keeps_its_factor(schedule: str) -> None:
     given = SCHEDULES.get(schedule) or ["--model.scheduler=CyclicLR", "--model.scheduler.base_lr=0.01",
