@@ -1,6 +1,6 @@
 """A callback of one's own.
 
-lifted fit --config experiments/quickstart.yaml --trainer.callbacks+=my_callback.ClassCentres
+lifted fit --config ../quickstart.yaml --trainer.callbacks+=my_callback.ClassCentres
 """
 
 from pathlib import Path

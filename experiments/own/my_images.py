@@ -1,4 +1,4 @@
-"""A data set of one's own: lifted fit --config experiments/quickstart.yaml --data.dataset=my_images.Shapes"""
+"""A data set of one's own: lifted fit --config ../quickstart.yaml --data.dataset=my_images.Shapes"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A loss of one's own: lifted fit --config experiments/quickstart.yaml --model.loss=my_loss.MarginLoss"""
+"""A loss of one's own: lifted fit --config ../quickstart.yaml --model.loss=my_loss.MarginLoss"""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A network of one's own: lifted fit --config experiments/quickstart.yaml --model.network=my_network.TwoLayers"""
+"""A network of one's own: lifted fit --config ../quickstart.yaml --model.network=my_network.TwoLayers"""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""A sampler of one's own: lifted fit --config experiments/quickstart.yaml --data.sampler=my_sampler.ShuffledImages"""
+"""A sampler of one's own: lifted fit --config ../quickstart.yaml --data.sampler=my_sampler.ShuffledImages"""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """Supervised contrastive learning (Khosla et al., NeurIPS 2020), which needs two random views of each image.
 
-lifted fit --config experiments/quickstart.yaml --model=two_views.TwoViews \
+lifted fit --config ../quickstart.yaml --model=two_views.TwoViews \
   --model.loss=two_views.SupervisedContrastiveLoss
 """
 

@@ -46,6 +46,16 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
         check_optimizer(module)
         if not config.trainer.callbacks:
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
+    check_validation_classes(data)
+
+
+def check_validation_classes(data: RetrievalDataModule) -> None:
+    """Say that a single validation class, which every image is of, tells nothing."""
+    if len(np.unique(data.table.labels[data.validation_rows])) == 1:
+        rank_zero_warn(
+            "validation has one class, so all its metrics are 1, and the first checkpoint is the best: raise "
+            "data.validation_share, or set it to 0 for the last one"
+        )
 
 
 def check_numbers(config: Namespace) -> None:

@@ -247,6 +247,7 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     """The options of one command, in the order in which ``config.yaml`` has them."""
     parser = Parser(
         prog=f"lifted {command}",
+        allow_abbrev=False,
         usage=f"lifted {command} --config FILE [--config FILE ...] [options]",
         description="An option stands on the command line or, without its dashes, in a YAML file given by --config.",
     )

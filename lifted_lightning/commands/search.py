@@ -149,7 +149,7 @@ def draw_answers(
     labels, own = index.labels[rows], np.where(itself >= 0, index.labels[itself], -1)[:, None]
     files = [[query, *map(index.file, found)] for query, found in zip(queries, rows, strict=True)]
     names = [
-        [short_name(query)] + [f"{short_name(file)} {d:.3g}" for file, d in zip(found, near, strict=True)]
+        [short_name(query)] + [f"{short_name(file)} d={d:.3g}" for file, d in zip(found, near, strict=True)]
         for (query, *found), near in zip(files, distances, strict=True)
     ]
     draw_gallery(

@@ -43,7 +43,8 @@ def draw_gallery(
     from matplotlib.figure import Figure
 
     rows, columns = images.shape[:2]
-    texts = [[wrapped(name, COLUMNS, lines=3) for name in row] for row in names]
+    # The query's name is set bold, and wider.
+    texts = [[wrapped(name, COLUMNS - 2 * (i == 0), lines=3) for i, name in enumerate(row)] for row in names]
     below = [LINE * max(text.count("\n") + 1 for text in row) + 0.07 for row in texts]
     starts = [r for r in range(rows) if r == 0 or headings[r] != headings[r - 1]]
     height = TITLE + len(starts) * HEADING + sum(CELL + b + GAP for b in below) + MARGIN - GAP

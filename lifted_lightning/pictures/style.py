@@ -4,6 +4,7 @@ Everything here draws with matplotlib's objects, never with pyplot, so that no g
 no display is needed. Nothing imports torch: the pictures are drawn in processes that should start fast.
 """
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator
@@ -96,5 +97,6 @@ def wrapped(name: str, columns: int, lines: int) -> str:
     """A class name in at most so many lines of at most so many columns; what is cut off the end is an ellipsis."""
     if any(unicodedata.east_asian_width(c) in "WF" for c in name):
         columns //= 2  # such characters are twice as wide
-    words = name.replace("_", " ").replace("/", "/ ")  # signs after which a name may be broken
-    return "\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder="…")) or "(no name)"
+    words = re.sub(r"([_/])", r"\1 ", name)  # signs after which a name may be broken
+    text = "\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder="…"))
+    return re.sub(r"([_/]) ", r"\1", text) or "(no name)"

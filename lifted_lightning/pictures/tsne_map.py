@@ -139,6 +139,7 @@ def draw_map(
     corners = places[pictured[laid]] - side / 2
     with paper_style():
         figure = Figure(figsize=(WIDTH, WIDTH * tall + 0.6 + 0.3 * few), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]  # inches
         axes = figure.add_subplot(xticks=[], yticks=[])
         axes.spines[:].set(color="#cccccc", linewidth=0.6)
         axes.scatter(places[:, 0], places[:, 1], s=13, c=colours, linewidths=0, alpha=0.85)

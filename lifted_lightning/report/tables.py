@@ -146,7 +146,7 @@ def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
         "mean ± 95 % t-interval of the difference over common seeds, in percentage points; bold where the interval "
         "excludes 0; each interval by itself, not corrected for their number"
     )
-    bold = found.mean.abs() > found.half
+    bold = (found.half > 0) & (found.mean.abs() > found.half)  # seeds that agree to the digit show no spread to trust
     return Table("Paired differences", table, found, ["points"] * len(quantities), bold, rules, note)
 
 

@@ -1,9 +1,13 @@
 """Checks before a run, where a wrong input is not refused but said; those refused are in test_wrong_inputs.py."""
 
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from jsonargparse import Namespace
 
-from lifted_lightning.commands.checks import check_numbers
+from lifted_lightning.commands.checks import check_numbers, check_validation_classes
 
 
 def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
@@ -15,3 +19,13 @@ def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
 def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:
     trainer = Namespace(max_steps=-1, devices=[0, 1], num_sanity_val_steps=-1, val_check_interval=0.25, precision="32")
     check_numbers(Namespace(trainer=trainer, model=Namespace(loss=Namespace(margin=float("nan")))))
+
+
+def test_a_single_validation_class_is_said() -> None:
+    data = SimpleNamespace(table=SimpleNamespace(labels=np.array([0, 0, 1, 1, 2])), validation_rows=np.array([2, 3]))
+    with pytest.warns(UserWarning, match="validation has one class"):
+        check_validation_classes(data)  # type: ignore[arg-type]
+    data.validation_rows = np.array([1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_validation_classes(data)  # type: ignore[arg-type]
