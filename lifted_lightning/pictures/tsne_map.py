@@ -122,6 +122,7 @@ def draw_map(
     import matplotlib
     from matplotlib.collections import PatchCollection
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch, Rectangle
 
     few = len(class_names) <= len(matplotlib.color_sequences[FEW_COLOURS])
@@ -138,8 +139,9 @@ def draw_map(
     laid = place_without_overlap(places[pictured], 1.07 * side, 1.07 * side)
     corners = places[pictured[laid]] - side / 2
     with paper_style():
-        figure = Figure(figsize=(WIDTH, WIDTH * tall + 0.6 + 0.3 * few), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]  # inches
+        # Constrained layout leaves no room above a title: the area for it ends below the figure's edge.
+        layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.975))
+        figure = Figure(figsize=(WIDTH, WIDTH * tall + 0.6 + 0.3 * few), layout=layout)
         axes = figure.add_subplot(xticks=[], yticks=[])
         axes.spines[:].set(color="#cccccc", linewidth=0.6)
         axes.scatter(places[:, 0], places[:, 1], s=13, c=colours, linewidths=0, alpha=0.85)
