@@ -54,6 +54,8 @@ class RetrievalGallery(BackgroundPicture):
         """Choose what is shown here; draw there."""
         ranking = evaluation.ranking
         answerable = ranking.answerable.cpu().numpy().nonzero()[0]
+        if not len(answerable):
+            return None
         order = np.random.default_rng(self.seed).permutation(answerable)
         labels, rank = evaluation.labels.cpu().numpy(), ranking.rank.cpu().numpy()[order]
         queries, nearest = ranking.queries.cpu().numpy()[order], ranking.nearest.cpu().numpy()[order]

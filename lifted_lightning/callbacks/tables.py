@@ -45,7 +45,7 @@ def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[R
     ranking = evaluation.ranking
     wrong = ranking.rank > 1
     own = ranking.labels[wrong].cpu().numpy()
-    nearest = evaluation.labels[ranking.nearest[wrong, 0]].cpu().numpy()
+    nearest = evaluation.labels[ranking.nearest[wrong, :1].flatten()].cpu().numpy()
     rows: list[Row] = []
     for label, recall, count in zip(*(column.tolist() for column in ranking.per_class_recall()), strict=True):
         # With ties the nearest may be of the query's own class although the answer counts as wrong.

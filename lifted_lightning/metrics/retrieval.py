@@ -159,7 +159,10 @@ def _checked(rows: Array | None, name: str, labels: Tensor) -> Tensor:
 def _rank(search: Search, queries: Tensor, first: Tensor, last: Tensor, k: int) -> dict[str, Tensor]:
     """How queries (n,) fare whose classes are the columns ``first`` to ``last - 1`` (n,), as in ``RetrievalResult``."""
     scores = search.scores(queries)
-    distances, nearest = search.nearest(queries, scores, k) if k else (scores.new_empty(len(queries), 0).double(),) * 2
+    if k:
+        distances, nearest = search.nearest(queries, scores, k)
+    else:  # nothing is searched, or nothing is kept
+        distances, nearest = scores.new_empty(len(queries), 0).double(), queries.new_empty(len(queries), 0)
     columns = first[:, None] + torch.arange(max(1, int((last - first).max())), device=first.device)
     columns = columns.where(columns < last[:, None], search.padding)
     positives = scores.gather(1, columns)  # (n, P), -inf where there is none

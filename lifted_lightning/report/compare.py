@@ -116,6 +116,8 @@ def compare(found: Runs, by: Sequence[str]) -> Comparison:
     rows = settings[~runs["same"].duplicated()].set_axis(runs["same"].unique())
     rows.insert(0, LOSS, _loss_labels(rows, asked))
     columns = [LOSS, *(key for key in asked if key != LOSS)]
+    # Rows of two data sets are never compared, even where each loss has one of its own.
+    columns += ["dataset"] * ("dataset" not in columns and rows["dataset"].map(repr).nunique() > 1)
     keys = dict.fromkeys([*_FIRST, *(key for key in rows if key not in (LOSS, CLASS))])
     columns += (added := _telling_apart(rows, list(keys), columns))
     places = [(*map(_sortable, row[1:]), _place_of_loss(row[0])) for row in rows[columns].itertuples(index=False)]

@@ -1,5 +1,6 @@
 """The report's figures, each as PNG and SVG: the same bytes for the same numbers."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,8 @@ def _draw(
         axes = figure.subplots(count, columns, sharey=one_scale, squeeze=False)
         for ax, (name, lines, metric) in zip(axes.flat, pairs, strict=True):
             heading = ", ".join([metric_name(metric)] + [name] * (len(panels) > 1)) if metric else name
-            ax.set_title(textwrap.fill(heading, int(13 * width)))
+            together = re.sub(r" (?=[^ ,]+(,|$))", "\u00a0", heading)  # a value stands beside its name
+            ax.set_title(textwrap.fill(together, int(13 * width)))
             drawn = [_draw_line(ax, curve(rows, metric), looks[line], ticks, bars) for line, rows in lines.items()]
             _x_axis(ax, sorted(set().union(*drawn)), labels[0], ticks)
         for ax in axes[:, 0] if metrics else axes[:1, 0]:

@@ -111,7 +111,7 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
     """A run's part of each level of the frame's columns, or a line that says what is wrong with its file."""
     try:
         result = json.loads((folder / RESULT).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{name}/{RESULT}: cannot be read ({printable(str(error))[:80]}), not counted; remove it and run again"
     try:
         if not any(result[stage] for stage in STAGES):

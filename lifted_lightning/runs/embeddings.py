@@ -82,6 +82,8 @@ def read_embeddings(path: Path) -> Embeddings:
         UserError: if there is no such file, or it is damaged, or something else.
     """
     damaged = UserError(f"{path}: is no index of lifted embed, or is damaged; make it again")
+    if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes into it
+        raise damaged
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in KINDS}
@@ -91,8 +93,11 @@ def read_embeddings(path: Path) -> Embeddings:
         raise damaged from error
     if any(f"{arrays[name].dtype.kind}{arrays[name].ndim}" != kind for name, kind in KINDS.items()):
         raise damaged
+    arrays["embeddings"] = arrays["embeddings"].astype(np.float32, copy=False)
     index = Embeddings(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
-    if not 0 < len(index) == len(index.paths) == len(index.labels) or index.labels.max() >= len(index.class_names):
+    if not 0 < len(index) == len(index.paths) == len(index.labels) or index.distance not in ("euclidean", "cosine"):
+        raise damaged
+    if index.labels.min() < -1 or index.labels.max() >= len(index.class_names):
         raise damaged
     if infinite := _count_infinite(index.embeddings):
         raise UserError(f"{path}: {infinite} of {len(index)} embeddings are not finite; embed the images again")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,6 +80,14 @@ def test_one_class_scores_everything_and_single_images_are_reported() -> None:
     assert alone.metrics()["queries_without_positive"] == 6
     assert alone.answerable.tolist() == [True] * 3 + [False] * 6
     assert alone.rank[3:].tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("kept", [{"gallery": []}, {"neighbours": 0}])
+def test_nothing_is_nearest_where_nothing_is_searched_or_kept(kept: dict[str, Any]) -> None:
+    result = rank_queries(torch.randn(6, 3), torch.arange(6) // 2, **kept)
+    assert result.nearest.shape == result.distances.shape == (6, 0)
+    assert result.nearest.dtype == torch.int64
+    assert result.answerable.tolist() == ["gallery" not in kept] * 6
 
 
 def test_per_class_recall() -> None:

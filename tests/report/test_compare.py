@@ -9,6 +9,7 @@ import pytest
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
 from lifted_lightning.report.read import read_runs
+from lifted_lightning.report.tables import paired, results
 from tests.helpers.run_folders import make_run, make_sweep
 
 
@@ -44,6 +45,16 @@ def test_other_settings_are_never_averaged_in_silence(tmp_path: Path) -> None:
     assert any("differ in neighbours, and are kept apart" in line for line in asked.notes)
     assert compared(tmp_path).columns == ["loss", "data.sampler.init_args.neighbours"]
     assert compared(tmp_path, "neighbours").notes == []
+
+
+def test_data_sets_are_kept_apart_even_where_each_loss_has_its_own(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"a-{seed}", seed, dataset="cars196")
+        make_run(tmp_path / f"b-{seed}", seed, dataset="omniglot", loss="TripletLoss")
+    comparison = compared(tmp_path)
+    assert rows(comparison) == [("LiftedStructure", "cars196", [0, 1]), ("Triplet", "omniglot", [0, 1])]
+    assert len(paired(comparison)) == 0
+    assert not results(comparison).bold.to_numpy().any()
 
 
 def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The index of embedded images: read back as written, without pickle, and refused where it is not one."""
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -62,7 +63,10 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
     "a class without a name": lambda path: write(path, labels=np.array([0, 1, 0])),
     "embeddings of one dimension": lambda path: write(path, embeddings=np.zeros(3)),
     "a size that is text": lambda path: write(path, size=np.array("24")),
+    "a class before the first": lambda path: write(path, labels=np.array([0, -2, 0])),
+    "an unknown distance": lambda path: write(path, distance=np.array("l1")),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 
@@ -88,3 +92,11 @@ def test_what_is_not_finite_is_counted_and_neither_written_nor_read(tmp_path: Pa
     write(tmp_path / "index.npz", embeddings=spoilt)
     with pytest.raises(UserError, match="2 of 3 embeddings are not finite"):
         read_embeddings(tmp_path / "index.npz")
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f4", "f8", "longdouble"])
+def test_other_precisions_are_read_as_single(tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "index.npz", embeddings=example().embeddings.astype(kind))
+    back = read_embeddings(tmp_path / "index.npz")
+    assert back.embeddings.dtype == np.dtype(np.float32)
+    assert np.array_equal(back.embeddings, example().embeddings)
