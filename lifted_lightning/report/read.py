@@ -116,9 +116,11 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
     try:
         if not any(result[stage] for stage in STAGES):
             return f"{name}/{RESULT}: has no metrics, not counted; run again"
+        if wrong := [part for part in ("baseline", "git", "versions") if not isinstance(result.get(part) or {}, dict)]:
+            raise TypeError(f"{wrong[0]} is no object")
         settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
         values = _numbers(result)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
     seed = result.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):

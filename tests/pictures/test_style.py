@@ -22,6 +22,7 @@ def test_names_fit_and_begin_as_they_do(name: str, columns: int, lines: int) -> 
 def test_names_are_broken_at_signs_and_wide_characters_count_twice() -> None:
     assert wrapped("001.Black_footed_Albatross", 17, 2) == "001.Black_\nfooted_Albatross"
     assert wrapped("Atemayar_Qelisayer/character26", 17, 3) == "Atemayar_\nQelisayer/\ncharacter26"
+    assert wrapped("Latin/a", 17, 3) == "Latin/a"
     assert wrapped("one two three four", 9, 1) == "one two…"
     assert wrapped("黒" * 10, 16, 2) == "黒" * 8 + "\n" + "黒" * 2
     assert wrapped(" ", 9, 1) == "(no name)"

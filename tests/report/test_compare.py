@@ -99,7 +99,10 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     make_run(tmp_path / "s" / "good-again", 0)
     make_run(tmp_path / "s" / "other-seed", 1)
     make_run(tmp_path / "s" / "validated", 2, test={}, stage="validation")
-    for name, text in {"cut": '{"config": ', "list": "[]", "empty": "{}"}.items():
+    make_run(tmp_path / "s" / "git", 3, git="0123abc")
+    make_run(tmp_path / "s" / "endless", 3, steps=10**400)
+    unread = {"cut": '{"config": ', "list": "[]", "empty": "{}", "deep": "[" * 100_000}
+    for name, text in unread.items():
         (make_run(tmp_path / "s" / name, 3) / "result.json").write_text(text)
     (tmp_path / "s" / "crashed" / "wandb" / "files").mkdir(parents=True)
     (tmp_path / "s" / "crashed" / "config.yaml").write_text("seed_everything: 0")
@@ -111,12 +114,15 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
         "s/cut/result.json: cannot be read",
         "s/list/result.json: is not a run's result",
         "s/empty/result.json: is not a run's result",
+        "s/git/result.json: is not a run's result",
+        "s/endless/result.json: is not a run's result",
+        "s/deep/result.json: cannot be read",
         "s/crashed: no result.json, failed or unfinished",
         "s/validated: evaluated on the validation classes only",
         "counted once: s/good-again (as s/good)",
     ):
         assert part in text
-    assert len(comparison.notes) == 6
+    assert len(comparison.notes) == 9
 
 
 def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
