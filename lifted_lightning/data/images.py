@@ -112,6 +112,8 @@ def to_pixels(image: Image.Image, size: int, mode: ResizeMode) -> UInt8Array:
     """
     if mode == "pad":
         return channels_last(padded(image.crop(content_box(image)), size))
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"mode is {mode!r}, not one of {', '.join(RESIZE_MODES)}")
     box = (0.0, 0.0, float(image.width), float(image.height))
     if mode == "crop":
         side = min(image.size)

@@ -61,6 +61,8 @@ def clustering_metrics(
         raise ValueError(f"labels have shape {classes.shape}, embeddings {tuple(points.shape)}")
     if clusters is not None and clusters < 1:
         raise UserError(f"clusters {clusters}: give 1 or more")
+    if method not in ("k-means", "affinity propagation"):
+        raise ValueError(f"method is {method!r}, not 'k-means' or 'affinity propagation'")
     if method == "affinity propagation" and len(classes) > AFFINITY_LIMIT:
         raise UserError(
             f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(classes)}: use k-means"

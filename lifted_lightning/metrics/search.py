@@ -211,7 +211,7 @@ def nearest(
         ``exclude`` there are min(k, G - 1) of them.
 
     Raises:
-        ValueError: if the sizes of embeddings differ, or ``k`` is not positive.
+        ValueError: if the sizes of embeddings differ, ``k`` is not positive, or the distance is unknown.
         UserError: if some embeddings are not finite.
     """
     vectors, items = torch.as_tensor(queries).detach(), torch.as_tensor(gallery).detach()
@@ -219,6 +219,8 @@ def nearest(
         raise ValueError(f"queries have shape {tuple(vectors.shape)}, gallery {tuple(items.shape)}")
     if k < 1:
         raise ValueError(f"k is {k}, not positive")
+    if distance not in ("euclidean", "cosine"):
+        raise ValueError(f"distance is {distance!r}, not 'euclidean' or 'cosine'")
     k = min(k, len(items) - (exclude is not None))
     if k < 1 or not len(vectors):
         empty = torch.empty(len(vectors), max(k, 0), dtype=torch.float64, device=items.device)

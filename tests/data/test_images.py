@@ -216,3 +216,8 @@ def test_pad_crops_to_what_any_channel_has():
     page.putpixel((39, 29), (0, 255, 255))
     page.putpixel((2, 2), (245, 255, 255))
     assert content_box(page) == (10, 20, 40, 30)
+
+
+def test_an_unknown_way_to_resize_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode is 'fit'"):
+        to_pixels(Image.new("L", (4, 3)), 2, "fit")  # type: ignore[arg-type]

@@ -73,3 +73,8 @@ def test_too_much_for_affinity_propagation_is_said() -> None:
     n = AFFINITY_LIMIT + 1
     with pytest.raises(UserError, match="use k-means"):
         clustering_metrics(torch.zeros(n, 1), torch.zeros(n).long(), method="affinity propagation")
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="method is 'foo'"):
+        clustering_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]), method="foo")  # type: ignore[arg-type]

@@ -71,5 +71,7 @@ def test_cosine_ignores_length() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="queries have shape"):
         nearest(torch.randn(2, 3), torch.randn(4, 2), 1)
+    with pytest.raises(ValueError, match="distance is 'l1'"):
+        nearest(torch.zeros(2, 3), torch.zeros(5, 3), 1, distance="l1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="k is 0"):
         nearest(torch.randn(2, 3), torch.randn(4, 3), 0)
