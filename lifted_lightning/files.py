@@ -64,8 +64,16 @@ def read_yaml(path: Path, name: str) -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key for key, _ in node.value if isinstance(key.value, str) and key.value != "<<"]
+            again = [key for i, key in enumerate(keys) if key.value in (before.value for before in keys[:i])]
+            if again:  # the first would be lost
+                raise yaml.MarkedYAMLError(problem=f"{again[0].value} is there twice", problem_mark=again[0].start_mark)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; the path is relative to here") from None
     except OSError as error:

@@ -36,8 +36,8 @@ class RunProgressBar(RichProgressBar):
         return {name: value for name, value in items.items() if name != "v_num"}
 
 
-def print_summary(folder: Path, stage: str = "test") -> None:
-    """Print the metrics of a run beside its baseline's, its folder, and what to do next."""
+def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> None:
+    """Print the metrics of a run beside its baseline's, its folder, and, if it trained, how to repeat it."""
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     folder = Path(os.path.relpath(folder))
     console = Console(highlight=False, soft_wrap=True)
@@ -48,8 +48,9 @@ def print_summary(folder: Path, stage: str = "test") -> None:
     if any(folder.glob("wandb/offline-run-*")):
         records = folder / "wandb" / "offline-run-*"
         console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {records})")
-    if stage == "test":
-        console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything 1")
+    if stage == "test" and trained:
+        seed = result["seed"] + 1
+        console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything {seed}")
 
 
 def metrics_table(result: dict[str, Any], stage: str) -> Table:

@@ -1,5 +1,6 @@
 """Checks of what only fits together at run time, made before a run's folder is."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
     check_numbers(config)
     check_images_fit(module, data)
     if type(module) is EmbeddingModule:  # another's optimiser may need the trainer, and it may log more
+        check_signature(module)
         check_optimizer(module)
         if not config.trainer.callbacks:
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
@@ -113,6 +115,17 @@ def check_optimizer(module: EmbeddingModule) -> None:
         module.configure_optimizers()
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.optimizer, model.scheduler: {error}; give other settings") from error
+
+
+def check_signature(module: EmbeddingModule) -> None:
+    """Raise UserError, before images are decoded, if the loss does not take embeddings and labels."""
+    try:
+        inspect.signature(module.loss.forward).bind("embeddings", "labels")
+    except TypeError as error:
+        raise UserError(
+            f"model.loss {type(module.loss).__name__}: its forward does not take embeddings and labels ({error}); "
+            "give another, or override compute_loss in a module of your own"
+        ) from error
 
 
 def check_monitor(monitor: str | None, names: Sequence[str]) -> None:

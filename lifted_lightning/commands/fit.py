@@ -156,7 +156,7 @@ def run(command: str, arguments: list[str]) -> int:
 
     # The table.
     if trainer.is_global_zero:
-        print_summary(Path(trainer.default_root_dir), "test" if tested else "validation")
+        print_summary(Path(trainer.default_root_dir), "test" if tested else "validation", command == "fit")
     return 0
 
 

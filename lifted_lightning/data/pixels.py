@@ -183,7 +183,9 @@ def verified_caches(table: ImageTable, cache_dir: Path | None = None) -> Iterato
     pattern = cache_file(table, "*", cache_dir)
     for path in sorted(pattern.parent.glob(pattern.name)):
         _, size, mode, channels, _ = path.stem.rsplit("-", 4)
-        yield find_or_build(path, Decoding(table, int(size), mode, int(channels)), check=True)  # type: ignore[arg-type]
+        decoding = Decoding(table, int(size), mode, int(channels))  # type: ignore[arg-type]
+        pixels = find(path, decoding)  # without a lock, for a cache that is shared may not be ours to write
+        yield pixels if pixels is not None and pixels.intact() else find_or_build(path, decoding, check=True)
 
 
 def unreadable(table: ImageTable) -> Broken:

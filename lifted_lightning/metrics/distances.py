@@ -13,6 +13,7 @@ from lifted_lightning.errors import UserError
 Distance = Literal["euclidean", "cosine"]
 Array = Tensor | npt.NDArray[Any]  # what the public functions take
 
+_LARGEST = 1e150  # of an embedding's numbers: squares of larger ones overflow
 _ROWS = 1024  # rows converted to float64 at a time
 _VALUES = 2**20  # float64 values of a chunk of pairs: 8 MB, near the cache
 
@@ -60,10 +61,10 @@ def comparable(embeddings: Array, distance: Distance = "euclidean") -> Tensor:
 
 
 def check_finite(rows: Tensor) -> None:
-    """Refuse embeddings (N, D) that have NaN or infinity in them, with a count of those."""
+    """Refuse embeddings (N, D) that have NaN, infinity or what float64 cannot square in them, with a count of those."""
     # The extremes show what is not finite, tens of times faster than looking at each number.
-    if rows.numel() and not torch.stack(rows.aminmax()).isfinite().all():
-        count = int((~rows.isfinite().all(1)).sum())
+    if rows.numel() and not (torch.stack(rows.aminmax()).abs() < _LARGEST).all():
+        count = int((~(rows.abs() < _LARGEST).all(1)).sum())
         raise UserError(
             f"{count} of {len(rows)} embeddings are not finite: training has diverged; lower the learning rate"
         )

@@ -108,19 +108,22 @@ def rank_queries(
 
     Args:
         embeddings: (N, D) floating point.
-        labels: (N,) int64.
+        labels: (N,) whole numbers.
         query: (Q,) rows that are queries, each once; all by default.
         gallery: (G,) rows that are searched, each once; all by default.
         distance: ``"euclidean"`` or ``"cosine"``.
         neighbours: how many of the nearest items of each query to keep, at most G of them.
 
     Raises:
-        TypeError: if embeddings are not floating point.
+        TypeError: if embeddings are not floating point, or labels are.
         ValueError: if shapes do not match, or a row is out of range or given twice.
         UserError: if an embedding is not finite.
     """
     points = comparable(embeddings, distance)
-    classes = torch.as_tensor(labels).to(points.device)
+    classes = torch.as_tensor(labels)
+    if classes.is_floating_point():
+        raise TypeError(f"labels are {classes.dtype}, not whole numbers")
+    classes = classes.long().to(points.device)  # other whole numbers cannot be sorted everywhere
     if classes.shape != points.shape[:1]:
         raise ValueError(f"labels have shape {tuple(classes.shape)}, embeddings {tuple(points.shape)}")
     queries, searched = _checked(query, "query", classes), _checked(gallery, "gallery", classes)

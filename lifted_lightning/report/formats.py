@@ -74,7 +74,7 @@ def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str
     decimals = 2 if ((half > 0) & (half < 0.0005)).any() else 1
     for m, h in zip(mean, half, strict=True):
         places = _three_digits(m) if kind == "number" else decimals
-        yield (f"{scale * m:{sign},.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
+        yield (f"{scale * m:{sign}z,.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
 
 
 def _three_digits(value: float) -> int:

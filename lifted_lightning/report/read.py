@@ -54,9 +54,11 @@ def read_runs(paths: Sequence[str]) -> Runs:
     loaded = [_load(folder, names[folder]) for folder in order if folders[folder]]
     notes = [line for line in loaded if isinstance(line, str)]
     if unfinished := [names[folder] for folder in order if not folders[folder]]:
+        swept = any((folder / "log.txt").exists() for folder in order if not folders[folder])
+        remedy = "look at log.txt there, and give the sweep again, or" if swept else "go on with"
         notes.append(
-            f"{listed(unfinished)}: no {RESULT}, failed or unfinished, not counted; look at log.txt "
-            "there, and give the sweep again, or `lifted fit --config RUN/config.yaml --ckpt_path=last`"
+            f"{listed(unfinished)}: no {RESULT}, failed or unfinished, not counted; {remedy} `lifted fit --config "
+            "RUN/config.yaml --ckpt_path=last`"
         )
     found = [run for run in loaded if not isinstance(run, str)]
     if not found:

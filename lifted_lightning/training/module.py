@@ -15,7 +15,9 @@ from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.training import loss_state
+from lifted_lightning.training.batchnorm import SyncBatchNorm
 from lifted_lightning.training.microbatch import embed_in_pieces
+from lifted_lightning.training.networks import batchnorms
 from lifted_lightning.training.schedules import describe, describe_schedule, fit_to_run, go_on, keep_factors
 
 Batch = dict[str, Tensor]
@@ -153,6 +155,14 @@ class EmbeddingModule(LightningModule):
             rank_zero_warn(
                 f"accumulate_grad_batches={batches} adds up gradients of losses that see one batch each, so no more "
                 f"pairs; for the pairs of a larger batch raise data.batch_size and set model.micro_batch"
+            )
+
+        layers = [layer for layer in batchnorms(self.network) if layer.training]  # frozen ones evaluate
+        plain = [layer for layer in layers if not isinstance(layer, SyncBatchNorm | nn.SyncBatchNorm)]
+        if world_size() > 1 and plain:
+            rank_zero_warn(
+                f"{len(plain)} layers of batch normalisation see a part of the batch on each of {world_size()} "
+                "processes, which is another network: set trainer.sync_batchnorm, or freeze them"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

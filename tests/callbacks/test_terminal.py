@@ -1,10 +1,13 @@
 """The table that ends a run."""
 
 import io
+import json
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from lifted_lightning.callbacks.terminal import metrics_table
+from lifted_lightning.callbacks.terminal import metrics_table, print_summary
 
 RESULT = {
     "dataset": "own", "steps": 10, "loss": "TripletLoss", "embedding_size": 8, "baseline_name": "raw pixels",
@@ -15,6 +18,15 @@ RESULT = {
 def test_an_untrained_network_is_called_so() -> None:
     assert "own, TripletLoss, 8-d" in str(metrics_table(RESULT, "test").title)
     assert "own, untrained" in str(metrics_table(RESULT | {"steps": 0}, "test").title)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_run_that_trained_can_be_repeated_with_the_next_seed(
+    trained: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"seed": 3}))
+    print_summary(tmp_path, "test", trained)
+    assert ("--seed_everything 4\n" in capsys.readouterr().out) == trained
 
 
 def test_a_metric_without_a_value_is_a_dash() -> None:

@@ -6,14 +6,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from jsonargparse import Namespace
+from torch import nn
 
-from lifted_lightning.commands.checks import check_numbers, check_validation_classes
+from lifted_lightning.commands.checks import check_numbers, check_signature, check_validation_classes
+from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.errors import UserError
+from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.training.module import EmbeddingModule
 
 
 def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
     optimizer = Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=0.0))
     with pytest.warns(UserWarning, match="lr is 0: nothing is learnt"):
         check_numbers(Namespace(model=Namespace(optimizer=optimizer)))
+
+
+def test_a_loss_takes_embeddings_and_labels() -> None:
+    def module(loss: nn.Module) -> EmbeddingModule:
+        return EmbeddingModule(nn.Identity(), loss, CropMirror())
+
+    check_signature(module(LiftedStructureLoss()))
+    for loss, reason in ((nn.Identity(), "too many positional arguments"), (nn.TripletMarginLoss(), "negative")):
+        with pytest.raises(UserError, match=rf"model.loss {type(loss).__name__}: .*{reason}.*compute_loss"):
+            check_signature(module(loss))
 
 
 def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:

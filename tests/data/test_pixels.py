@@ -186,6 +186,13 @@ def test_all_caches_of_a_table_are_verified(folder, capsys):
     assert capsys.readouterr().err.count("is damaged") == 1
 
 
+def test_an_intact_cache_is_verified_where_nothing_may_be_written(folder, monkeypatch):
+    table = make_table(folder)
+    opened(folder, table)
+    monkeypatch.setattr("lifted_lightning.data.pixels.lock", lambda *args, **kwargs: pytest.fail("writes"))
+    assert len(list(verified_caches(table, folder / "cache"))) == 1
+
+
 def test_other_items_are_decoded_anew(folder):
     opened(folder)
     table = make_table(folder)

@@ -82,6 +82,12 @@ def test_one_class_scores_everything_and_single_images_are_reported() -> None:
     assert alone.rank[3:].tolist() == [0] * 6
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8", "bool"])
+def test_labels_are_any_whole_numbers(dtype: str) -> None:
+    x, labels = make("random", 30, 3, 2, 1)
+    assert retrieval_metrics(x, labels.numpy().astype(dtype)) == retrieval_metrics(x, labels)
+
+
 @pytest.mark.parametrize("kept", [{"gallery": []}, {"neighbours": 0}])
 def test_nothing_is_nearest_where_nothing_is_searched_or_kept(kept: dict[str, Any]) -> None:
     result = rank_queries(torch.randn(6, 3), torch.arange(6) // 2, **kept)
@@ -147,6 +153,10 @@ def test_wrong_input_is_refused() -> None:
         retrieval_metrics(x, labels, query=torch.tensor([4]))
     with pytest.raises(TypeError, match="not floating point"):
         retrieval_metrics(x.long(), labels)
+    with pytest.raises(TypeError, match="labels are"):
+        retrieval_metrics(x, labels + 0.5)
+    with pytest.raises(UserError, match="2 of 4 embeddings are not finite"):  # nor are the squares of such numbers
+        retrieval_metrics(torch.tensor([[0.0], [1e160], [1.0], [-1e151]], dtype=torch.float64), labels)
     with pytest.raises(ValueError, match="manhattan"):
         retrieval_metrics(x, labels, distance="manhattan")  # type: ignore[arg-type]
 

@@ -117,7 +117,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
         "s/git/result.json: is not a run's result",
         "s/endless/result.json: is not a run's result",
         "s/deep/result.json: cannot be read",
-        "s/crashed: no result.json, failed or unfinished",
+        "s/crashed: no result.json, failed or unfinished, not counted; go on with `lifted fit --config RUN/config.yaml",
         "s/validated: evaluated on the validation classes only",
         "counted once: s/good-again (as s/good)",
     ):

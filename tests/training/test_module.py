@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.datamodule import RetrievalDataModule
@@ -43,6 +44,21 @@ def test_a_loss_without_parameters_has_no_group_and_frozen_ones_are_left_out() -
     made = module()
     made.network.trunk.requires_grad_(False)
     assert [group["name"] for group in made.configure_optimizers().param_groups] == ["head"]
+
+
+@pytest.mark.parametrize(("layer", "told"), [(nn.BatchNorm1d(3), True), (nn.LayerNorm(3), False)])
+def test_batch_normalisation_by_parts_of_a_batch_is_told(
+    layer: nn.Module, told: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("lifted_lightning.training.module.world_size", lambda: 2)
+    made = EmbeddingModule(nn.Sequential(layer), LiftedStructureLoss(), CropMirror())
+    made.trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
+    made.on_fit_start()
+    assert any("see a part of the batch on each of 2 processes" in str(w.message) for w in recwarn) == told
+    recwarn.clear()
+    made.network.eval()  # frozen
+    made.on_fit_start()
+    assert not recwarn.list
 
 
 def test_a_scheduler_steps_every_step_and_plateau_with_its_metric() -> None:

@@ -136,7 +136,7 @@ class GlobalBatchSampler(ABC):
                 f"{type(self).__name__}.draw gave {rows.dtype} of shape {rows.shape}: "
                 f"give batch_size {self.batch_size} row numbers"
             )
-        if rows.min() < 0 or self.labels[rows].min() < 0:
+        if rows.min() < 0 or rows.max() >= len(self.labels) or self.labels[rows].min() < 0:
             raise UserError(f"{type(self).__name__}.draw gave a row that does not train: draw from self.rows")
         return rows
 

@@ -54,6 +54,7 @@ def test_binding_again_begins_anew():
         ((1.0, 2.0, 4.0, 5.0), "Fixed.draw gave float64"),
         ((1, 2, 4, 3), "a row that does not train"),
         ((1, 2, 4, -1), "a row that does not train"),
+        ((1, 2, 4, 10), "a row that does not train"),
     ],
 )
 def test_a_draw_that_cannot_be_trained_on_is_one_clear_line(rows, message):
