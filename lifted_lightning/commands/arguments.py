@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.files import read_yaml
-from lifted_lightning.runs.settings import flatten
+from lifted_lightning.runs.settings import added_since, flatten
 
 # Settings that are no more, each with its new name or with what to do instead. An old one is refused in one line,
 # whether it stands on the command line or in a configuration, the `config.yaml` of an old run for example.
@@ -54,7 +54,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
 
     Returns:
         The paths of the configurations; the class path of the module, from the command line or else from the last
-        configuration that has one; all other arguments.
+        configuration that has one; all other arguments, the first being what a run's configuration is too old to have.
 
     Raises:
         UserError: for a configuration that cannot be read, and for a setting that has moved.
@@ -66,6 +66,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
     names = (option.removeprefix("--").split("=")[0].rstrip("+") for option in options if option.startswith("--"))
     refuse_moved(names, "--")
     model_class = known.model_class
+    given: dict[str, Any] = {}
     for config in reversed(known.config):
         settings = read_yaml(Path(config), f"--config {config}")
         if not isinstance(settings, dict):
@@ -73,7 +74,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         names = (re.sub(r"\.(init_args|class_path)\b", "", key) for key in flatten(settings))
         refuse_moved(names, f"--config {config}: ")
         model_class = model_class or settings.get("model_class")
-    return known.config, model_class, options
+        given = flatten(settings) | given
+    return known.config, model_class, [*(f"--{name}={value}" for name, value in added_since(given).items()), *options]
 
 
 def refuse_moved(names: Iterable[str], where: str) -> None:

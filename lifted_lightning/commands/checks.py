@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
-from lifted_lightning.runs.settings import flatten
+from lifted_lightning.runs.settings import added_since, flatten
 from lifted_lightning.training.module import EmbeddingModule
 
 NOT_0 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval", "max_steps", "max_epochs")
@@ -193,6 +193,7 @@ def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule)
     if not isinstance(saved, str):
         return
     before, now = (flatten(_by_number(config), NOT_TOLD) for config in (yaml.safe_load(saved), settings))
+    before |= added_since(yaml.safe_load(saved))
     changed = [key for key in dict.fromkeys([*now, *before]) if before.get(key) != now.get(key)]
     told = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in changed}
     optimizer = ("model.optimizer", "model.scheduler", "model.head_lr_factor", "model.loss_lr_factor")

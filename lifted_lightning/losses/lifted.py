@@ -1,17 +1,22 @@
 """Lifted structure loss: each positive pair against all negatives of both its ends."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
     WHOLE_ROWS,
     Laplacian,
     PairBlocks,
     Terms,
     active_share,
+    check_batch,
     checked_margin,
     over_distance_,
     pair_loss,
+    wide_dtype,
 )
 
 
@@ -21,12 +26,16 @@ class LiftedStructureLoss(nn.Module):
     With D the Euclidean distance, P the unordered positive pairs and N the negative pairs of the batch,
 
     .. math::
-        J_{ij} = \log\Big(\sum_{(i,k) \in N} e^{\alpha - D_{ik}} + \sum_{(j,l) \in N} e^{\alpha - D_{jl}}\Big)
-                 + D_{ij}, \qquad J = \frac{1}{2|P|} \sum_{(i,j) \in P} \max(0, J_{ij})^2
+        J_{ij} = \tau \log\Big(\sum_{(i,k) \in N} e^{(\alpha - D_{ik}) / \tau}
+                 + \sum_{(j,l) \in N} e^{(\alpha - D_{jl}) / \tau}\Big)
+                 + D_{ij}, \qquad J = \frac{1}{2|P|} \sum_{(i,j) \in P} \max(0, J_{ij})^2 .
 
-    (eq. 4, the one the paper trains). ``smooth=False`` takes the largest :math:`\alpha - D` in place of the
-    logarithm (eq. 3): the hardest negative at each end. Eq. 4 is never below eq. 3. Every positive pair
-    counts in :math:`|P|`, also one whose hinge is 0.
+    The paper trains :math:`\tau = 1` (its eq. 4) on embeddings of any length. The temperature τ, ``smooth``, says at
+    which scale of distances a negative is felt as near: at unit length no two are further apart than 2, so that 1
+    would weigh all negatives nearly alike, and the default is smaller. It is the paper's loss, times τ², of
+    embeddings 1/τ times as long, with a margin of α/τ. As τ goes to 0 the logarithm becomes the largest
+    :math:`\alpha - D`: ``smooth=0``, or false, is that limit (eq. 3), the hardest negative at each end. No τ gives
+    less than it. Every positive pair counts in :math:`|P|`, also one whose hinge is 0.
 
     At the edges: no positive pair, no negative pair, or an empty batch give 0 with a zero gradient. Where a
     distance is 0 its derivative is 0; where eq. 3 has a tie between the two ends, each gets half.
@@ -35,15 +44,17 @@ class LiftedStructureLoss(nn.Module):
     it is O(B (R + K)) for blocks of R rows (64 or more) and classes of up to K.
 
     Args:
-        margin: the paper's α; its value is 1, for embeddings that are not normalised.
-        smooth: eq. 4 (True) or eq. 3 (False).
+        margin: α, in the unit of the distances; the paper's is 1, for embeddings that are not normalised.
+        smooth: τ, in the unit of the distances; true is 1, the paper's eq. 4, and false is 0, its eq. 3.
 
     Raises:
-        UserError: for a margin that is negative or not finite.
+        UserError: for a margin or temperature that is negative or not finite.
     """
 
-    def __init__(self, margin: float = 1.0, smooth: bool = True) -> None:
+    def __init__(self, margin: float = 1.0, smooth: bool | float = True) -> None:
         super().__init__()
+        if not 0 <= smooth < math.inf:
+            raise UserError(f"smooth={smooth}: give a finite temperature of at least 0, in the unit of the distances")
         self.margin = checked_margin(margin)
         self.smooth = smooth
 
@@ -56,13 +67,28 @@ class LiftedStructureLoss(nn.Module):
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the positive pairs whose hinge is above 0."""
-        share = active_share(embeddings, labels, lambda p, g: _terms(p, g, self.margin, self.smooth))
-        return {"active_share": share}
+        check_batch(embeddings, labels)
+        scaled, margin, smooth = _at_temperature_1(embeddings, self.margin, self.smooth)
+        return {"active_share": active_share(scaled, labels, lambda p, g: _terms(p, g, margin, smooth))}
 
 
-def lifted_structure_loss(embeddings: Tensor, labels: Tensor, margin: float = 1.0, smooth: bool = True) -> Tensor:
+def lifted_structure_loss(
+    embeddings: Tensor, labels: Tensor, margin: float = 1.0, smooth: bool | float = True
+) -> Tensor:
     """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, smooth))
+    check_batch(embeddings, labels)
+    narrow = torch.promote_types(embeddings.dtype, torch.float32)
+    scaled, scaled_margin, log_sum = _at_temperature_1(embeddings, margin, smooth)
+    value = pair_loss(scaled, labels, lambda p, g: _terms(p, g, scaled_margin, log_sum))
+    return value if scaled is embeddings else (value * float(smooth) ** 2).to(narrow)
+
+
+def _at_temperature_1(embeddings: Tensor, margin: float, smooth: bool | float) -> tuple[Tensor, float, bool]:
+    """Embeddings and margin in units of the temperature; whether there is one, or its limit 0 is meant (eq. 3)."""
+    if smooth in (0, 1):
+        return embeddings, margin, bool(smooth)
+    wide = embeddings.to(wide_dtype(embeddings.device))  # a quotient in float32 would move what is far from 0
+    return wide / float(smooth), margin / float(smooth), True
 
 
 def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool) -> Terms:

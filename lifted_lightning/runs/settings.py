@@ -24,6 +24,9 @@ SET_ASIDE = frozenset((
 # What the loss and the optimiser are does not matter to a network that has taken no step.
 OF_TRAINING = frozenset(("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor"))
 
+# Settings that came later than some runs: the class that has it, its name, and the value that repeats those runs.
+ADDED = {("EmbeddingNetwork", "model.network.init_args.head"): "random"}
+
 LONGEST_NAME = 128  # characters that W&B takes
 
 
@@ -76,6 +79,18 @@ def flatten(config: Mapping[str, Any], without: Collection[str] = (), prefix: st
         else:
             flat[name] = value
     return flat
+
+
+def added_since(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a complete configuration, nested or flat, is too old to have: by dotted name, each with its old meaning."""
+    flat = flatten(config)
+    if "ckpt_path" not in flat:  # as in every run's config.yaml, and in none by hand
+        return {}
+    return {
+        name: value
+        for (owner, name), value in ADDED.items()
+        if name not in flat and str(flat.get(f"{name.split('.init_args')[0]}.class_path")).split(".")[-1] == owner
+    }
 
 
 def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:

@@ -1,12 +1,13 @@
 """Networks that turn images into embeddings: a pretrained trunk with a linear head, and a small ConvNet."""
 
+import glob
 import math
 import os
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from lifted_lightning.distributed import rank
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 
 DOCUMENTED = "see its documentation for the names"
+
+HeadStart = Literal["orthonormal", "random"]
 
 
 class Embedder(nn.Module):
@@ -131,8 +135,9 @@ class EmbeddingNetwork(Embedder):
     Args:
         trunk: a classification network of torchvision by name (``googlenet``, ``resnet50``, ``vit_b_16``,
             ...), or ``timm:NAME`` for one of timm's.
-        pretrained: start from ImageNet weights, downloaded if need be; a string names one of torchvision's
-            sets, such as ``IMAGENET1K_V1``, and True takes its default.
+        pretrained: start from ImageNet weights: of a file ``TRUNK.pth`` or ``TRUNK-*.pth`` in the folder that the
+            environment's ``LIFTED_WEIGHTS_DIR`` names, if there is one, else downloaded. A string names one of
+            torchvision's sets, such as ``IMAGENET1K_V1``, to be downloaded.
         embedding_size: number of dimensions of an embedding.
         dropout: probability of dropping a feature before the head (the paper: 0.4).
         normalize: give all embeddings one length. The paper's are not normalised.
@@ -141,6 +146,8 @@ class EmbeddingNetwork(Embedder):
             stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
             fine-tune from: of that the head is taken too, if it gives as many dimensions.
         length: of normalised embeddings, as in `ConvNet`.
+        head: how the head begins: ``orthonormal``, so that embeddings begin with the geometry of the trunk's features,
+            all of it where they have as many dimensions or more; or ``random``, as torch begins a linear layer.
 
     Raises:
         UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
@@ -157,13 +164,18 @@ class EmbeddingNetwork(Embedder):
         freeze_batchnorm: bool = False,
         weights_file: str | Path | None = None,
         length: float = 1.0,
+        head: HeadStart = "orthonormal",
     ) -> None:
+        if weights_file is None and pretrained is True:
+            weights_file = kept_weights(trunk)
         network, features = build_trunk(trunk, pretrained, weights_file)
         super().__init__(network, features, embedding_size, dropout, normalize, length)
         statistics = getattr(network, "pretrained_cfg", {})  # timm's networks carry their own
         self.mean = statistics.get("mean", IMAGENET_MEAN)
         self.std = statistics.get("std", IMAGENET_STD)
         self.source = (trunk, pretrained, weights_file)
+        if head == "orthonormal":
+            begin_orthonormal(self.head)
         if weights_file is not None:
             self.load_head(Path(os.path.expandvars(weights_file)))
         self.freeze_batchnorm = freeze_batchnorm
@@ -184,6 +196,26 @@ class EmbeddingNetwork(Embedder):
         """See base class."""
         _, pretrained, weights_file = self.source
         return build_trunk(*self.source)[0].eval() if pretrained or weights_file else None
+
+
+@torch.no_grad()
+def begin_orthonormal(head: nn.Linear) -> None:
+    """Rows (or columns, where fewer) of length 1 at right angles, the identity where the sizes agree; bias 0."""
+    if head.in_features == head.out_features:
+        nn.init.eye_(head.weight)
+    else:
+        nn.init.orthogonal_(head.weight)
+    nn.init.zeros_(head.bias)
+
+
+def kept_weights(trunk: str) -> Path | None:
+    """The file of this trunk's weights in ``LIFTED_WEIGHTS_DIR``, which is said, or None."""
+    name, folder = trunk.removeprefix("timm:"), os.environ.get("LIFTED_WEIGHTS_DIR")
+    files = sorted(Path(folder).expanduser().glob(f"{glob.escape(name)}*.pth")) if folder else []
+    file = next((file for file in files if file.name.removeprefix(name)[0] in "-."), None)
+    if file is not None and rank() == 0:
+        print(f"trunk {trunk}: weights of {file}")
+    return file
 
 
 def batchnorms(module: nn.Module) -> list[_BatchNorm]:
@@ -208,8 +240,9 @@ def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | No
         if not download:
             raise
         raise UserError(
-            f"trunk {name}: its weights could not be had ({one_line(error)}); use pretrained=false to start from "
-            "random weights, or weights_file=FILE with a state dict that you have"
+            f"trunk {name}: its weights could not be downloaded ({one_line(error)}); with a network try again, "
+            "without one give model.network.weights_file=FILE, a state dict that you have (or LIFTED_WEIGHTS_DIR, the "
+            "folder that has it), or pretrained=false for random weights"
         ) from error
     if weights_file is not None:
         load_weights(network, Path(os.path.expandvars(weights_file)), dropped)

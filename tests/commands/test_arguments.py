@@ -37,6 +37,21 @@ def test_the_same_class_keeps_its_settings() -> None:
     assert chosen["init_args"] == {"margin": margin, "smooth": False}
 
 
+def test_a_run_s_configuration_from_before_a_setting_keeps_its_old_meaning(tmp_path: Path) -> None:
+    network = {"class_path": "EmbeddingNetwork", "init_args": {"trunk": "squeezenet1_1", "pretrained": False}}
+    by_hand = {"model": {"network": network}}
+    old = {"seed_everything": 0, **by_hand, "ckpt_path": None}
+    new = {**old, "model": {"network": {**network, "init_args": {**network["init_args"], "head": "orthonormal"}}}}
+    heads = []
+    for number, config in enumerate((by_hand, old, new)):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(config))
+        heads.append(model(f"--config={tmp_path / f'{number}.yaml'}")["network"]["init_args"]["head"])
+    assert heads == ["orthonormal", "random", "orthonormal"]
+    given = [f"--config={tmp_path / '1.yaml'}", "--model.network.head=orthonormal"]
+    assert model(*given)["network"]["init_args"]["head"] == "orthonormal"
+    assert "head" not in model(given[0], "--model.network=ConvNet")["network"]["init_args"]
+
+
 def test_another_optimiser_has_its_own_weight_decay() -> None:
     optimizer = model("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")["optimizer"]
     assert optimizer["init_args"]["weight_decay"] == 0

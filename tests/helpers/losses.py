@@ -33,9 +33,9 @@ for _squared in (True, False):
             partial(loops.contrastive_all, **_options),
             partial(dense.contrastive, **_options),
         )
-for _smooth in (True, False):
+for _name, _smooth in (("lifted", True), ("lifted-cold", 0.3), ("lifted-eq3", False)):
     _options = {"margin": 1.0, "smooth": _smooth}
-    CASES["lifted" if _smooth else "lifted-eq3"] = Case(
+    CASES[_name] = Case(
         LiftedStructureLoss(**_options), partial(loops.lifted, **_options), partial(dense.lifted, **_options)
     )
 for _mining in ("all", "semihard", "hard"):

@@ -60,8 +60,18 @@ def test_gradcheck(way: str, name: str) -> None:
 @given(batch=batches())
 def test_eq_4_bounds_eq_3(batch: Batch) -> None:
     x, labels = map(torch.from_numpy, batch)
-    smooth, exact = LiftedStructureLoss()(x, labels), LiftedStructureLoss(smooth=False)(x, labels)
-    assert smooth >= exact * (1 - 1e-12)
+    exact, cold, warm = (LiftedStructureLoss(1.0, smooth)(x, labels) for smooth in (0.0, 0.05, True))
+    assert warm >= exact * (1 - 1e-12)
+    assert cold >= exact * (1 - 1e-12)
+
+
+@given(batch=batches())
+def test_a_temperature_is_a_length(batch: Batch) -> None:
+    """tau^2 times the paper's loss of embeddings 1/tau times as long."""
+    x, labels = map(torch.from_numpy, batch)
+    paper = LiftedStructureLoss(3.0, smooth=True)(8 * x, labels)
+    torch.testing.assert_close(LiftedStructureLoss(3 / 8, smooth=1 / 8)(x, labels), paper / 64)
+    assert LiftedStructureLoss(3.0, smooth=1.0)(8 * x, labels) == paper
 
 
 @given(batch=batches(20))
@@ -86,5 +96,5 @@ def test_lifted_gradient_is_eq_5_and_6(batch: Batch) -> None:
             for k in np.flatnonzero(labels != labels[end]):
                 add(end, k, -term / len(found) * np.exp(1 - loops.distance(x, end, k)) / lifts)
     ours = torch.from_numpy(x).requires_grad_()
-    LiftedStructureLoss()(ours, torch.from_numpy(labels)).backward()
+    LiftedStructureLoss(1.0, smooth=True)(ours, torch.from_numpy(labels)).backward()
     np.testing.assert_allclose(ours.grad.numpy(), truth, rtol=1e-9, atol=1e-10)

@@ -149,7 +149,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(UserError, match=r"resnet18.*pretrained=false.*weights_file") as caught:
+    with pytest.raises(UserError, match=r"resnet18.*weights_file=FILE.*pretrained=false") as caught:
         EmbeddingNetwork("resnet18")
     assert "\n" not in str(caught.value)
 
@@ -192,6 +192,46 @@ def test_real_weights_and_the_untrained_trunk(weights_root):
     assert not untrained.training
     torch.testing.assert_close(untrained(images), wanted, rtol=1e-4, atol=1e-4)  # another memory format
     assert EmbeddingNetwork("squeezenet1_1", pretrained=False).initial_trunk() is None
+
+
+@pytest.mark.parametrize("size", [6, 512, 600])
+def test_an_orthonormal_head_begins_with_the_geometry_of_the_features(size):
+    network = EmbeddingNetwork("squeezenet1_1", pretrained=False, embedding_size=size).eval()
+    weight = network.head.weight.detach()
+    small = weight @ weight.T if size <= 512 else weight.T @ weight
+    torch.testing.assert_close(small, torch.eye(min(size, 512)))
+    assert not network.head.bias.any()
+    images = random_images(4)
+    if size >= 512:
+        torch.testing.assert_close(torch.cdist(*2 * [network(images)]), torch.cdist(*2 * [network.trunk(images)]))
+    if size == 512:
+        assert torch.equal(weight, torch.eye(512))
+
+
+def test_a_random_head_is_torch_s():
+    torch.manual_seed(0)
+    network = EmbeddingNetwork("squeezenet1_1", pretrained=False, embedding_size=6, head="random")
+    torch.manual_seed(0)
+    models.squeezenet1_1(weights=None)
+    assert torch.equal(network.head.weight, nn.Linear(512, 6).weight)
+
+
+def test_weights_are_taken_from_the_folder_of_weights_before_a_download(monkeypatch, tmp_path, capsys):
+    asked = fake_download(monkeypatch, models.resnet50(weights=None).state_dict())
+    monkeypatch.setenv("LIFTED_WEIGHTS_DIR", str(tmp_path))
+    state = models.squeezenet1_1(weights=None).state_dict()
+    torch.save(state, tmp_path / "squeezenet1_1-kept.pth")
+    torch.save({}, tmp_path / "resnet50_other.pth")
+    network = EmbeddingNetwork("squeezenet1_1")
+    name = "features.0.weight"
+    for trunk in (network.trunk, network.initial_trunk()):
+        assert torch.equal(trunk.state_dict()[name], state[name])
+    assert capsys.readouterr().out.count("squeezenet1_1-kept.pth") == 1
+    EmbeddingNetwork("resnet50")
+    assert len(asked) == 1
+    monkeypatch.delenv("LIFTED_WEIGHTS_DIR")
+    EmbeddingNetwork("resnet50")
+    assert len(asked) == 2
 
 
 def saved(tmp_path: Path, change: object) -> Path:

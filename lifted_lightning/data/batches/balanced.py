@@ -26,8 +26,8 @@ class PositivePairs(GlobalBatchSampler):
     its own class, so that the balance holds (Oh Song et al., CVPR 2016, section 4).
 
     Images of one class are consecutive; a seed pair is the first two of its class. Without ``batches_per_epoch`` an
-    epoch is one pass's worth, images // B. ``bind`` raises UserError if the classes are too few, or a batch would be
-    of one class.
+    epoch is one pass's worth, images // B. Where fewer than B/M classes have a pair, the batch is of those, and a
+    warning says so; ``bind`` raises UserError if it would be of one class.
 
     Args:
         samples_per_class: images of a class in a batch, M, at least 2; ``data.batch_size`` is a multiple of it on
@@ -72,14 +72,20 @@ class PositivePairs(GlobalBatchSampler):
                 f"batch_size {self.batch_size} with {self.samples_per_class} images a class is one class, and leaves "
                 f"nothing to tell it from: raise it to {2 * self.batch_size}"
             )
+        self._members = self._rows_by_class()
+        if (there := len(self._members)) < classes:
+            classes = there // self.world_size * self.world_size
+            if classes < 2:
+                raise UserError(
+                    f"batches: {there} classes that train have two images or more, and {max(2, self.world_size)} are "
+                    "needed: give images of more classes, or more to each"
+                )
+            told = f"batch_size {self.batch_size}: only {there} classes that train have two images or more"
+            self.batch_size = classes * self.samples_per_class
+            if self.rank == 0:
+                warnings.warn(f"{told}, so a batch has {self.batch_size} images of {classes} classes", stacklevel=3)
         self.classes_per_batch = classes
         self.seed_classes = max(1, classes - round(self.neighbours * classes))
-        self._members = self._rows_by_class()
-        if len(self._members) < classes:
-            raise UserError(
-                f"batch_size {self.batch_size} with {self.samples_per_class} images a class needs {classes} classes, "
-                f"and only {len(self._members)} have two images or more: lower batch_size or raise samples_per_class"
-            )
         self._sizes = np.array([len(members) for members in self._members])
         self._shares: dict[int, float] = {}
         self._table: EmbeddingTable | None = None

@@ -176,7 +176,6 @@ def test_a_warning_names_ten_of_many():
         ({"batch_size": 56, "world_size": 3}, r"nearest that does is 48 or 60"),
         ({"batch_size": 2}, r"nearest that does is 4"),
         ({"batch_size": 4}, r"batch_size 4 with 4 images a class is one class, .* raise it to 8"),
-        ({"batch_size": 164}, r"needs 41 classes, and only 40 have"),
         ({"samples_per_class": 1}, r"samples_per_class 1"),
         ({"neighbours": 1.5}, r"neighbours 1.5"),
         ({"neighbours": float("nan")}, r"neighbours nan"),
@@ -188,6 +187,21 @@ def test_a_wrong_value_is_one_clear_line(settings, message):
     with pytest.raises(UserError, match=message) as caught:
         pairs(labels_of([5] * 40), **({"batch_size": 48} | settings))
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_shrinks_to_the_classes_that_there_are():
+    labels = labels_of([6] * 5)
+    with pytest.warns(UserWarning, match=r"batch_size 64: only 5 classes .* so a batch has 20 images of 5 classes"):
+        sampler = pairs(labels, 64)
+    assert Counter(labels[sampler.global_batch(0, 0)].tolist()) == dict.fromkeys(labels.tolist(), 4)
+    with pytest.warns(UserWarning, match="16 images of 4 classes") as told:
+        halves = [pairs(labels, 64, rank=rank, world_size=2, batches_per_epoch=1) for rank in range(2)]
+    assert len(told) == 1
+    rows = [row for half in halves for row in next(iter(half))]
+    assert rows == halves[0].global_batch(0, 0).tolist()
+    assert len(rows) == 16
+    with pytest.raises(UserError, match="1 classes that train have two images or more, and 2 are needed"):
+        pairs(labels_of([6, 1]), 8)
 
 
 def test_labels_may_be_a_list_an_array_or_a_tensor():

@@ -31,13 +31,13 @@ def contrastive(x: Tensor, labels: Tensor, margin: float, average: str, squared:
     return (pull + push) / 2
 
 
-def lifted(x: Tensor, labels: Tensor, margin: float, smooth: bool) -> Tensor:
-    """Eq. 4 or eq. 3."""
+def lifted(x: Tensor, labels: Tensor, margin: float, smooth: float) -> Tensor:
+    """Eq. 4 at the temperature smooth, or eq. 3."""
     _, distances = _distances(x)
     positive, negative = _masks(labels)
     lift = torch.where(negative, margin - distances, -1e300)
     both = torch.cat([lift[:, None].expand(-1, len(x), -1), lift[None].expand(len(x), -1, -1)], 2)
-    terms = (both.logsumexp(2) if smooth else both.amax(2)) + distances
+    terms = (smooth * (both / smooth).logsumexp(2) if smooth else both.amax(2)) + distances
     return torch.where(positive, terms, 0).relu().square().sum() / (2 * positive.sum().clamp_min(1))
 
 

@@ -48,8 +48,8 @@ def contrastive_all(x: np.ndarray, labels: np.ndarray, margin: float, average: s
     return 0.5 * (sum(pull) / max(len(pull), 1) + sum(push) / max(len(push), 1))
 
 
-def lifted_terms(x: np.ndarray, labels: np.ndarray, margin: float, smooth: bool) -> list[float]:
-    """J_ij of every positive pair: eq. 4 (smooth) or eq. 3; minus infinity without negatives."""
+def lifted_terms(x: np.ndarray, labels: np.ndarray, margin: float, smooth: float) -> list[float]:
+    """J_ij of every positive pair: eq. 4 at the temperature smooth, eq. 3 at 0; minus infinity without negatives."""
     x = x.astype(np.float64)
     n, terms = len(labels), []
     for i, j in positive_pairs(labels):
@@ -59,12 +59,12 @@ def lifted_terms(x: np.ndarray, labels: np.ndarray, margin: float, smooth: bool)
             terms.append(-inf)
             continue
         top = max(lifts)
-        spread = log(sum(exp(v - top) for v in lifts)) if smooth else 0.0
+        spread = smooth * log(sum(exp((v - top) / smooth) for v in lifts)) if smooth else 0.0
         terms.append(top + spread + distance(x, i, j))
     return terms
 
 
-def lifted(x: np.ndarray, labels: np.ndarray, margin: float, smooth: bool) -> float:
+def lifted(x: np.ndarray, labels: np.ndarray, margin: float, smooth: float) -> float:
     """J = 1/(2|P|) sum over the unordered positive pairs of max(0, J_ij)^2."""
     terms = lifted_terms(x, labels, margin, smooth)
     return sum(max(0.0, t) ** 2 for t in terms) / (2 * len(terms)) if terms else 0.0
