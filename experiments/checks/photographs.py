@@ -89,7 +89,7 @@ class Bench:
         self.device = torch.device(options.device)
         table = ImageFolder(str(options.images)).table(Path())
         self.table = replace(table, train=np.arange(len(table.labels)), test=np.arange(0))
-        pixels = open_pixels(self.table, SIDE, cache_dir=options.out / "cache")
+        pixels = open_pixels(self.table, SIDE)
         self.pixels = torch.from_numpy(np.asarray(pixels[np.arange(len(table.labels))])).to(self.device)
 
     def images(self, rows: Tensor) -> Tensor:
