@@ -97,7 +97,7 @@ class Augmentation(nn.Module):
 
         Args:
             images: (b, C, H, W) uint8.
-            draws: (b, 8), these images' rows of ``draw``; None evaluates: centre crop, nothing random.
+            draws: (b, 8) on the CPU, these images' rows of ``draw``; None evaluates: centre crop, nothing random.
 
         Returns:
             (b, C, h, w) in the dtype of ``mean`` (float32 unless the module was converted), channels_last.
@@ -115,7 +115,10 @@ class Augmentation(nn.Module):
         return self.normalised(images)
 
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Crop and mirror (b, C, H, W) uint8 images by their draws; float results hold values in [0, 255]."""
+        """Crop and mirror (b, C, H, W) uint8 images by their draws; float results hold values in [0, 255].
+
+        The draws (b, 8) are on the CPU, where reading them waits for no device.
+        """
         raise NotImplementedError
 
     def mirrored(self, draws: Tensor) -> Tensor:

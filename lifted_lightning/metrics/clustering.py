@@ -67,7 +67,7 @@ def clustering_metrics(
         raise UserError(
             f"affinity propagation is meant for up to {AFFINITY_LIMIT} items, not {len(classes)}: use k-means"
         )
-    scores = torch.zeros(3, dtype=torch.float64, device=points.device)
+    scores = torch.zeros(3, dtype=torch.float64)
     if rank() == 0:
         count = clusters or len(np.unique(classes))
         matrix = points.float().cpu().numpy()
@@ -76,7 +76,7 @@ def clustering_metrics(
         else:
             assigned = _affinity_propagation(matrix, count, seed)
         scores += torch.tensor(compare(classes, assigned), dtype=torch.float64)
-    nmi, ami, f1 = sum_over_ranks(scores).tolist()
+    nmi, ami, f1 = sum_over_ranks(scores.to(points.device)).tolist()
     return {"nmi": nmi, "ami": ami, "f1": f1}
 
 

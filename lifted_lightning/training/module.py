@@ -137,7 +137,8 @@ class EmbeddingModule(LightningModule):
         """Augment and embed this rank's rows of a training batch; what is random depends on the key alone."""
         images = batch["images"]
         rows = len(images)
-        draws = self.augment.draw(step_key, rows * world_size())[rank() * rows :][:rows].to(images.device)
+        # They stay on the CPU: what an augmentation takes of them to the device goes there without waiting for it.
+        draws = self.augment.draw(step_key, rows * world_size())[rank() * rows :][:rows]
 
         def piece(part: Tensor, part_draws: Tensor) -> Tensor:
             return self.network(self.augment(part, part_draws))

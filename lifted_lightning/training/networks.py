@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,21 @@ class Embedder(nn.Module):
             warnings.warn(f"weights_file={file}: its head gives {sizes}: the head begins anew", stacklevel=2)
 
 
+class CellMeans(nn.AdaptiveAvgPool2d):
+    """torch's adaptive average pooling, and the same where deterministic algorithms are asked for.
+
+    On CUDA the backward pass of torch's own refuses then; that of plain means does not.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, n, n)."""
+        if not torch.are_deterministic_algorithms_enabled():
+            return super().forward(input)
+        n = cast(int, self.output_size)
+        rows, columns = ([slice(i * s // n, -(-(i + 1) * s // n)) for i in range(n)] for s in input.shape[2:])
+        return torch.stack([input[:, :, r, c].mean((2, 3)) for r in rows for c in columns], 2).unflatten(2, (n, n))
+
+
 class ConvNet(Embedder):
     """Four convolutions with batch normalisation, for small images such as Glyphs and Omniglot (28-64 px).
 
@@ -119,7 +134,7 @@ class ConvNet(Embedder):
         for before, after in pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        trunk = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        trunk = nn.Sequential(*layers[:-1], CellMeans(4), nn.Flatten())
         super().__init__(trunk, 64 * width, embedding_size, dropout, normalize, length)
         if weights_file is not None:
             load_weights(self.trunk, file := Path(os.path.expandvars(weights_file)), ())

@@ -281,12 +281,18 @@ def test_misuse():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("augment", AUGMENTATIONS, ids=lambda a: type(a).__name__)
-def test_device_agrees_with_cpu(augment: Augmentation):
+def test_device_agrees_with_cpu_and_is_not_waited_for(augment: Augmentation):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     images = random_images(16, 3, 8, 8)
     draws = augment.draw((0, 0, 0), 16)
     wanted = augment(images, draws)
-    result = augment.to("cuda")(images.to("cuda"), draws)
-    augment.to("cpu")
+    augment.to("cuda")
+    on_device = images.to("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = augment(on_device, draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        augment.to("cpu")
     torch.testing.assert_close(result.cpu(), wanted, atol=1e-4, rtol=1e-4)

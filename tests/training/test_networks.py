@@ -37,6 +37,18 @@ def test_convnet(channels, size):
     assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
+@pytest.mark.parametrize("size", [3, 4, 5, 13, 16])
+def test_a_convnet_s_pooling_is_torch_s_where_it_must_be_deterministic(size):
+    images, pooling = random_images(2, size), trunks.CellMeans(4)
+    expected = nn.AdaptiveAvgPool2d(4)(images)
+    assert torch.equal(pooling(images), expected)
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(pooling(images), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("length", [1.0, 0.5, 10.0])
 def test_normalised_embeddings_have_one_length(length):
     lengths = ConvNet(width=4, normalize=True, length=length)(random_images(3, 32, 1)).norm(dim=1)
