@@ -4,10 +4,9 @@
     python experiments/benchmarks/gpu.py --parts losses evaluation
     python experiments/benchmarks/gpu.py --device cpu --tiny        # whether this script runs
 
-Each part is a process of its own with a time limit, so that one that crashes or hangs costs itself alone. First those
-that ask whether something runs, side by side, and `torch.compile` beside them, whose kernels are kept on disk; then
-those that measure, one by one. Figures are printed as they come; after each part `gpu.md` and `gpu.json` below --out
-hold all that there are.
+Each part is a process of its own with a time limit: one that crashes or hangs costs itself alone. First those that ask
+whether something runs, side by side, and `torch.compile` beside them, whose kernels are kept on disk; then those that
+measure, one by one. Figures are printed as they come, and written after each part: `gpu.md` and `gpu.json` below --out.
 
 - tests: `pytest -m gpu`
 - fits: the quickstart by every precision, compiled, deterministic (twice, for the same digits), and by DDP on one rank
@@ -34,8 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = Path(__file__).absolute().parent
-ROOT = BENCHMARKS.parents[1]
+ROOT = Path(__file__).absolute().parents[2]
 LIMITS = {"tests": 150, "fits": 180, "compile": 150, "training": 150, "evaluation": 40, "losses": 120}  # seconds
 BESIDE = ("tests", "fits", "compile")  # ask whether it runs, and not how fast
 PARTS = tuple(part for part in LIMITS if part != "compile")  # which goes with training
@@ -64,28 +62,23 @@ class Run:
 
 
 def shown(cell: Any) -> str:
-    if cell is None:
-        return ""
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
-
-
-# The parts
+    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def tests(run: Run) -> None:
     """The tests that need a GPU; files without one are not even imported."""
     files = [str(file) for file in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in file.read_text()]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", "4", "--tb=short", "--durations=3", *files]
-    sys.exit(subprocess.run(command, cwd=ROOT).returncode)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "--durations=3", *files]
+    sys.exit(subprocess.run([*command, "-n", "0" if run.tiny else "4"], cwd=ROOT).returncode)
 
 
 FITS: dict[str, list[str]] = {
+    "compiled": ["--model.compile=true"],  # takes longest
     "32-true": [],
     "bf16-mixed": ["--trainer.precision=bf16-mixed"],
     "16-mixed": ["--trainer.precision=16-mixed"],
-    "compiled": ["--model.compile=true"],
     "deterministic": ["--trainer.deterministic=true"],
     "deterministic-again": ["--trainer.deterministic=true"],
     "ddp-of-one": ["--trainer.strategy=ddp"],
@@ -107,14 +100,12 @@ def fits(run: Run) -> None:
         command += [f"--trainer.accelerator={run.device}", f"--runs_dir={folder}", "--name=run", *options]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
+        result = folder / "quickstart" / "run" / "result.json"
+        test = json.loads(result.read_text())["test"] if done.returncode == 0 else {"recall@1": "failed"}
+        row(name, *map(test.get, ("recall@1", "map@r", "nmi")), time.perf_counter() - start)
         if done.returncode:
-            row(name, "failed", None, None, seconds)
             print(f"\n{name}\n{done.stdout[-800:]}\n{done.stderr[-1600:]}", file=sys.stderr)
-            return False
-        test = json.loads((folder / "quickstart" / "run" / "result.json").read_text())["test"]
-        row(name, test["recall@1"], test["map@r"], test["nmi"], seconds)
-        return True
+        return done.returncode == 0
 
     with ThreadPoolExecutor(jobs) as pool:
         sys.exit(not all(list(pool.map(fit, variants, variants.values()))))
@@ -161,7 +152,7 @@ def losses(run: Run) -> None:
 
     from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 
-    plain = distances.LpDistance(normalize_embeddings=False)
+    plain, nothing = distances.LpDistance(normalize_embeddings=False), (math.nan,) * 3
     triplets = peers.TripletMarginLoss(margin=0.2, distance=plain)
     semihard = miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=plain)
     hardest = miners.BatchHardMiner(distance=plain)
@@ -181,7 +172,6 @@ def losses(run: Run) -> None:
     given_up: dict[tuple[str, int, int], bool] = {}  # by loss, D and side: whether that is a failure
 
     def bear(key: tuple[str, int, int], loss: Any, x: Any, labels: Any) -> tuple[float, float, float]:
-        nothing = (math.nan,) * 3
         if loss is None or key in given_up:
             return nothing
         try:
@@ -249,9 +239,8 @@ def evaluation(run: Run) -> None:
 
     title = f"Recall@{', '.join(map(str, KS))}, R-precision and MAP@R, exact; {machine(run)}"
     row = run.table(title, "shape", "seconds", "bare float32 product", "ours / it", "extra memory, GB", "Recall@1")
-    device = torch.device(run.device)
+    device, few = torch.device(run.device), 50 if run.tiny else 1
     for name, (items, classes) in SHAPES.items():
-        few = 50 if run.tiny else 1
         x, labels = (tensor.to(device) for tensor in make(items // few, classes // few, 2.0))
         sides = {"ours": lambda x=x, y=labels: rank_queries(x, y).metrics(KS), "bare": lambda x=x: bare_product(x)}
         extra = peak_extra_memory(sides["ours"], device) / 1e9  # and warm
@@ -273,9 +262,6 @@ def machine(run: Run) -> str:
     import torch
 
     return f"{torch.cuda.get_device_name() if run.device == 'cuda' else 'CPU'}, torch {torch.__version__}"
-
-
-# All of them
 
 
 @dataclass
