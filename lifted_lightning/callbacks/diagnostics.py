@@ -1,11 +1,15 @@
-"""What is in a training batch and what the network makes of it, beside the loss."""
+"""What is in a training batch, what the network makes of it, and the learning rates, beside the loss."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import Tensor
+from torch.optim import Optimizer
+
+from lifted_lightning.callbacks.evaluation import callbacks_of
 
 # Rows whose distances to the whole batch are held at once.
 _ROWS = 1024
@@ -21,9 +25,21 @@ class BatchDiagnostics(Callback):
       tell (whatever else their method ``diagnostics`` returns is logged too).
     - ``batch/norm_mean``, ``batch/positive_distance``, ``batch/negative_distance``, ``batch/effective_rank``:
       see :func:`batch_figures`.
+    - ``lr/trunk``, ``lr/head``, ``lr/loss``: the learning rate of each of the optimiser's groups in that step (a group
+      without a name is known by its number); left to Lightning's ``LearningRateMonitor`` where there is one.
 
     Every rank takes them of the same gathered batch, so nothing is communicated.
     """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Log the rates here, for a schedule has changed them when the batch ends."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or (trainer.global_step + 1) % every:
+            return
+        if not any(isinstance(callback, LearningRateMonitor) for callback in callbacks_of(trainer)):
+            named = {f"lr/{group.get('name', i)}": float(group["lr"]) for i, group in enumerate(optimizer.param_groups)}
+            rates = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in named.items()}
+            pl_module.log_dict(rates, on_step=True, on_epoch=False)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,10 +1,17 @@
-"""Retrieval metrics on validation at its own interval, and on test once, with clustering and a baseline."""
+"""Retrieval metrics on validation at its own interval, and on test once, with clustering; and a baseline for both."""
 
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 
-from lifted_lightning.callbacks.baseline import embed_baseline, untrained_features
+from lifted_lightning.callbacks.baseline import (
+    FROZEN,
+    WHAT_TO_TRY,
+    embed_baseline,
+    have_one_length,
+    untrained_features,
+)
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import clustering_metrics
@@ -31,18 +38,24 @@ class RetrievalEvaluation(Callback):
 
     Then every other callback that has ``on_evaluation`` is given the ``Evaluation``.
 
+    The same images are also ranked without training, once for each set of classes: ``baseline/recall@1`` and the like
+    stand beside each validation's figures, ``baseline/test/recall@1`` beside the test's. An embedding that retrieves
+    worse than that is told, with what to try.
+
     Args:
         ks: the K of Recall@K.
         distance: what neighbours are ranked by.
         clustering: by which method the test also clusters into as many clusters as classes, for NMI, AMI and F1;
             affinity propagation is the paper's on CUB and Cars, and meant for up to ten thousand images.
         clustering_start: where k-means starts; ``random`` points as in the paper's released code.
-        baseline: whether the test also evaluates the images without training: the pretrained trunk's features,
-            or raw pixels.
+        baseline: whether the images are also evaluated without training: the pretrained trunk's features, or raw
+            pixels, of unit length where the embeddings have one length.
 
     Attributes:
-        results: the latest metrics of each stage, ``validation``, ``test`` and ``baseline``.
+        results: the latest metrics of each stage, ``validation`` and ``test``; ``baseline`` those of the latest one's
+            images without training.
         baseline_name: what the baseline sees the images with.
+        baseline_unit_length: whether its features have unit length.
     """
 
     def __init__(
@@ -62,6 +75,9 @@ class RetrievalEvaluation(Callback):
         self.baseline = baseline
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
+        self.baseline_unit_length = False
+        self._baselines: dict[str, dict[str, float]] = {}  # by stage
+        self._told_below = False
         self._loaded_step = 0
         self._metrics = RetrievalMetrics()
 
@@ -69,6 +85,10 @@ class RetrievalEvaluation(Callback):
     def metric_names(self) -> list[str]:
         """What validation logs, without the stage."""
         return metric_names(self.ks, clustering=False)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._baselines = {}  # of other data, maybe
+        self._told_below = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
@@ -102,12 +122,6 @@ class RetrievalEvaluation(Callback):
                 )
             )
         self._publish(trainer, pl_module, evaluation)
-        if self.baseline:
-            self.baseline_name, features = untrained_features(cast(EmbeddingModule, pl_module))
-            metrics = self._new_metrics(trainer, pl_module, "test")
-            for batch in embed_baseline(features, data_of(trainer).test_dataloader(), pl_module.device):
-                metrics.update(*batch)
-            self.results["baseline"] = metrics.compute()
 
     def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)
@@ -129,11 +143,45 @@ class RetrievalEvaluation(Callback):
         )
 
     def _publish(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        self.results[evaluation.stage] = evaluation.values
-        module.log_dict({f"{evaluation.stage}/{name}": value for name, value in evaluation.values.items()})
+        stage = evaluation.stage
+        self.results[stage] = evaluation.values
+        module.log_dict({f"{stage}/{name}": value for name, value in evaluation.values.items()})
+        if self.baseline:
+            if stage not in self._baselines:
+                self._baselines[stage] = self._rank_baseline(trainer, cast(EmbeddingModule, module), evaluation)
+            baseline = self.results["baseline"] = self._baselines[stage]
+            place = "baseline" if stage == "validation" else f"baseline/{stage}"
+            module.log_dict({f"{place}/{name}": value for name, value in baseline.items()})
+            self._tell_below(evaluation)
         for callback in callbacks_of(trainer):
             if isinstance(callback, EvaluationConsumer):
                 callback.on_evaluation(trainer, module, evaluation)
+
+    def _rank_baseline(self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation) -> dict[str, float]:
+        self.baseline_unit_length = have_one_length(evaluation.embeddings)
+        self.baseline_name, features = untrained_features(module, self.baseline_unit_length)
+        data, metrics = data_of(trainer), self._new_metrics(trainer, module, evaluation.stage)
+        batches = data.test_dataloader() if evaluation.stage == "test" else data.val_dataloader()
+        for batch in embed_baseline(features, batches, module.device):
+            metrics.update(*batch)
+        return metrics.compute()
+
+    def _tell_below(self, evaluation: Evaluation) -> None:
+        """Say that training has lost what was there before it: what to try at first, later only that it still is so.
+
+        A network that begins with random weights is below raw pixels at first, so of these the test alone tells.
+        """
+        stage, name, baseline = evaluation.stage, f"recall@{min(self.ks)}", str(self.baseline_name)
+        own, without = evaluation.values[name], self.results["baseline"][name]
+        if evaluation.step == 0 or (stage == "validation" and baseline != FROZEN):
+            return
+        line = f"{stage} at step {evaluation.step}: {name} {own:.3f} is {{}} the {without:.3f} of the {baseline}"
+        told, self._told_below = self._told_below and stage == "validation", own < without
+        if own < without and not told:
+            length = "" if self.baseline_unit_length or baseline != FROZEN else "--model.network.normalize=true, "
+            rank_zero_warn(f"{line.format('below')}; try, the likeliest first: {length}{WHAT_TO_TRY[baseline]}")
+        elif own < without or told:
+            rank_zero_warn(line.format("still below" if own < without else "no longer below"))
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -1,7 +1,7 @@
 """RetrievalDataModule: from a data set's name to balanced global batches and class-disjoint evaluation."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode
+from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, image_or_error, in_colour
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows
@@ -188,6 +188,7 @@ class RetrievalDataModule(LightningDataModule):
         """Decode the images, if they are not cached yet, and tell the batch sampler what there is to draw from."""
         if self._readable is None:
             self._readable = self._read_images()
+            self._tell_of_colour()
         if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
             raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
         if stage == "fit" and not self._bound:
@@ -213,6 +214,16 @@ class RetrievalDataModule(LightningDataModule):
             named = ", ".join(self.names(broken[:5].tolist())) + (", ..." if len(broken) > 5 else "")
             rank_zero_warn(f"{self.table.name}: {len(broken)} images cannot be decoded and are left out: {named}")
         return readable
+
+    def _tell_of_colour(self) -> None:
+        """Say that images in colour are read in grey, by a look at some of them."""
+        rows = np.unique(np.linspace(0, len(self.table) - 1, 16, dtype=int)).tolist() if self.channels == 1 else []
+        images = [image_or_error(partial(self.table.read, row), self.table.items[row], 3) for row in rows]
+        if coloured := sum(in_colour(image) for image in images if not isinstance(image, UserError)):
+            rank_zero_warn(
+                f"data.channels 1: {self.table.name} is in colour ({coloured} of {len(rows)} images looked at) and "
+                "read in grey; to see the colours give --data.channels=3, and a network for 3 channels"
+            )
 
     def _bind_sampler(self) -> None:
         rank, ranks = self._rank()

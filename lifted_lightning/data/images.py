@@ -19,6 +19,8 @@ BITMAPS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".tga", ".
 EXTENSIONS = frozenset(JPEGS + BITMAPS)
 # A pixel with any channel darker than this belongs to the content; above it lies the noise of a JPEG's white.
 WHITE = 245
+# An image whose channels differ by more than this, on average, is in colour; below lies the tint of a scan.
+TINT = 10
 
 ResizeMode = Literal["squash", "crop", "pad"]
 RESIZE_MODES: tuple[str, ...] = get_args(ResizeMode)
@@ -98,6 +100,11 @@ def normalized(image: Image.Image, channels: int) -> Image.Image:
         image.paste(layer, mask=layer.getchannel("A"))
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def in_colour(image: Image.Image) -> bool:
+    """Whether an image of mode RGB shows colours, not grey alone or tinted."""
+    return bool(np.ptp(np.asarray(image.resize((16, 16))), axis=2).mean() > TINT)
 
 
 def to_pixels(image: Image.Image, size: int, mode: ResizeMode) -> UInt8Array:

@@ -16,7 +16,7 @@ def trained(folder: Path, resume: Path | None = None, steps: int = 4) -> BestChe
     best.dirpath = str(folder)
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", max_steps=steps, val_check_interval=2, logger=Recorder(),
-        callbacks=[RetrievalEvaluation(), best], log_every_n_steps=1, num_sanity_val_steps=0,
+        callbacks=[RetrievalEvaluation(baseline=False), best], log_every_n_steps=1, num_sanity_val_steps=0,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Model(clusters()), datamodule=Data(), ckpt_path=resume, weights_only=True)

@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -123,3 +124,29 @@ def test_one_row_a_logging_step_goes_to_every_logger(loss):
         assert set(row) == {f"batch/{name}" for name in names}
         assert (row["batch/classes"], row["batch/positives_per_anchor"]) == (4, 3)
     assert [row["batch/neighbour_share"] for _, row in rows] == [0.0, 0.5, 0.5]
+
+
+class Scheduled(Net):
+    def configure_optimizers(self):
+        other = {"params": [nn.Parameter(torch.ones(1))], "lr": 0.1}
+        optimizer = torch.optim.SGD([{"params": [self.table.weight], "name": "trunk"}, other], 0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@pytest.mark.parametrize("monitor", [[], [LearningRateMonitor("step")]], ids=["ours", "Lightning's"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_rate_of_each_group_is_that_of_the_step_and_logged_once(monitor):
+    logger = Rows()
+    trainer = Trainer(
+        max_epochs=2, logger=logger, callbacks=[BatchDiagnostics(), *monitor], log_every_n_steps=3, accelerator="cpu",
+        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Scheduled(PlainLoss()), datamodule=Data())
+    rates = [(step, {k: v for k, v in row.items() if k.startswith("lr")}) for step, row in logger.rows]
+    rates = [(step, row) for step, row in rates if row]
+    if monitor:
+        assert all(all(name.startswith("lr-SGD") for name in row) for _, row in rates)
+    else:
+        assert rates == [(step, {"lr/trunk": 0.01 * 0.5**step, "lr/1": 0.1 * 0.5**step}) for step in (2, 5, 8)]

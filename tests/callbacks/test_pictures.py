@@ -146,7 +146,7 @@ def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch
     def trainer(*callbacks: RetrievalGallery) -> Trainer:
         return Trainer(
             default_root_dir=tmp_path, accelerator="cpu", max_steps=5, logger=Recorder(),
-            callbacks=[RetrievalEvaluation(), *callbacks], log_every_n_steps=1, limit_val_batches=1,
+            callbacks=[RetrievalEvaluation(baseline=False), *callbacks], log_every_n_steps=1, limit_val_batches=1,
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
 

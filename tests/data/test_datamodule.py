@@ -47,6 +47,27 @@ def test_the_sampler_draws_rows_that_train_and_can_be_read(folder, cache):
 
 
 @pytest.mark.parametrize(
+    ("colour", "channels", "told"), [(True, 1, True), (True, 3, False), (False, 1, False), (False, 3, False)]
+)
+def test_images_in_colour_that_are_read_in_grey_are_told(tmp_path, recwarn, colour, channels, told):
+    shown = np.random.default_rng(0).integers(0, 255, (8, 12, 10, 3 if colour else 1), dtype=np.uint8)
+    for number, pixels in enumerate(np.broadcast_to(shown, (8, 12, 10, 3))):
+        (tmp_path / f"class {number // 2}").mkdir(exist_ok=True)
+        tinted = np.clip(pixels.astype(int) + np.array([3, 0, -3]), 0, 255).astype(
+            np.uint8
+        )  # as a scan of grey paper is
+        Image.fromarray(tinted).save(tmp_path / f"class {number // 2}" / f"{number}.png")
+    data = RetrievalDataModule(
+        ImageFolder(str(tmp_path)), PositivePairs(2), size=8, channels=channels, cache_dir=str(tmp_path / "cache")
+    )
+    data.setup("test")
+    data.setup("predict")
+    lines = [str(warning.message) for warning in recwarn if "in colour" in str(warning.message)]
+    assert len(lines) == told
+    assert not told or "8 of 8 images" in lines[0]
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"batch_size": 0}, {"batches_per_epoch": 0}, {"size": 0}, {"eval_batch_size": 0}, {"workers": -1}, {"seed": -1},

@@ -106,7 +106,7 @@ def fit(folder: Path, *callbacks: Callback, items: EmbeddingSet | None = None) -
     recorder, model = Recorder(), Model(items or clusters())
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", max_epochs=1, val_check_interval=2, logger=recorder,
-        callbacks=[RetrievalEvaluation(), *callbacks], log_every_n_steps=1,
+        callbacks=[RetrievalEvaluation(baseline=False), *callbacks], log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(model, datamodule=Data())
