@@ -17,7 +17,7 @@ from torch import Tensor
 from lifted_lightning import __version__
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.metrics.collection import EmbeddingSet
+from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
 from lifted_lightning.metrics.distances import Distance
 from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256
 from lifted_lightning.runs.embeddings import Embeddings
@@ -76,8 +76,6 @@ class ResultFile(Callback):
         self._progress["validation"] = self.evaluation.results.get("validation", {})
         if trainer.state.fn == "fit":
             self._note_history(trainer)
-        if trainer.state.fn == "validate" and trainer.is_global_zero:
-            self._write(trainer, "validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note_fit_time()
@@ -115,9 +113,10 @@ class ResultFile(Callback):
 
     on_validation_start = on_test_start
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._write(trainer, "test")
+    def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
+        """Write the result before anything else is made of it: pictures, and what loggers get, may fail."""
+        if trainer.is_global_zero and trainer.state.fn != "fit":
+            self._write(trainer, evaluation.stage)
 
     def _write(self, trainer: Trainer, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
@@ -125,8 +124,6 @@ class ResultFile(Callback):
         training = self._progress["training"]
         if training and not self._progress["history"]:  # without validation
             self._note_history(trainer)
-        for logger in trainer.loggers:
-            logger.save()
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
             "config": relative_paths(self.config, data_of(trainer).root, folder),
@@ -140,6 +137,7 @@ class ResultFile(Callback):
             "history": with_training_means(self._progress["history"], read_metrics(folder / METRICS)),
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
+            "baseline_unit_length": self.evaluation.baseline_unit_length,
             "seconds": {
                 "fit": round(self._progress["fit"], 3),
                 "test": round(time.monotonic() - self._evaluation_began, 3),

@@ -103,10 +103,14 @@ class BackgroundPicture(Callback):
             rank_zero_warn(f"{picture.name} is left out: {self._drawing.picture.name} is still being drawn")
             return
         inputs = self.inputs(trainer, evaluation)
-        if inputs is not None:
+        if inputs is None:
+            return
+        key = f"{PLOTS}/{self.name}_{evaluation.stage}"
+        try:
             picture.parent.mkdir(parents=True, exist_ok=True)
-            key = f"{PLOTS}/{self.name}_{evaluation.stage}"
             self._drawing = _Drawing(picture, key, evaluation.step, *start_drawing(self.name, picture, inputs))
+        except OSError as error:  # a full disk
+            rank_zero_warn(f"{picture.name} was not drawn: {error}")
 
     def _is_due(self, stage: str) -> bool:
         if stage != "validation" or not self.every_n:

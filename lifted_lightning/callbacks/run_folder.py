@@ -6,15 +6,17 @@ from typing import Any
 
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
-from lifted_lightning.runs.loggers import MetricsFile, wandb_logger, wandb_mode
+from lifted_lightning.runs.guarded import guarded
+from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
 
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
@@ -31,6 +33,7 @@ class RunFolder(Callback):
         summary: what dashboards group by (loss, embedding size, data set, seed), put beside the configuration.
         existing: a folder to continue in, instead of a new one.
         header: comment lines at the top of ``config.yaml``.
+        patience: seconds that a logger may take, but for ``metrics.csv``; it is left alone if it takes longer.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class RunFolder(Callback):
         summary: dict[str, Any],
         existing: Path | None = None,
         header: str = "",
+        patience: float = 30.0,
     ) -> None:
         if Path(name).name != name or name == "..":
             raise UserError(f"--name {name}: is no folder's name; give one without slashes")
@@ -50,17 +54,23 @@ class RunFolder(Callback):
         self.summary = summary
         self.existing = existing
         self.header = header
+        self.patience = patience
         self.folder: Path | None = None
         self._classes: dict[str, Any] = {}
         self._lock: int | None = None  # held as long as this process lives
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is None:
-            mode = wandb_mode() if trainer.is_global_zero else "disabled"
+            mode = wandb_mode(self.patience) if trainer.is_global_zero else "disabled"
             chosen = str(self._choose()) if trainer.is_global_zero else ""
             self.folder = Path(trainer.strategy.broadcast(chosen)).resolve()  # as a resumed run finds it
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
-            trainer.loggers = [*self._loggers(mode, trainer), *trainer.loggers]
+            others = list(trainer.loggers)
+            try:
+                others = [*([] if mode == "disabled" else [self._wandb(mode, trainer)]), *others]
+            except Exception as error:  # whatever it is, the run's own record is another
+                rank_zero_warn(f"W&B does not record this run: {type(error).__name__}: {one_line(error)}")
+            trainer.loggers = [MetricsFile(self.folder), *(guarded(logger, self.patience) for logger in others)]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, BestCheckpoint):
                 callback.dirpath = str(self.folder / CHECKPOINTS)
@@ -90,8 +100,8 @@ class RunFolder(Callback):
         prefix = "validation/"
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
+            if isinstance(logger, WandbRecord):
+                logger.log_summary({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
 
     def _choose(self) -> Path:
         try:
@@ -119,15 +129,13 @@ class RunFolder(Callback):
             assert self.folder is not None
             self._write_config(self.folder)
 
-    def _loggers(self, mode: str, trainer: Trainer) -> list[Logger]:
+    def _wandb(self, mode: str, trainer: Trainer) -> Logger:
         assert self.folder is not None
         assert trainer.state.fn is not None
         untrained = {} if trainer.state.fn == "fit" or trainer.ckpt_path else {"steps": 0}
-        if mode == "disabled":
-            return [MetricsFile(self.folder)]
         experiment, summary = self.parent.name, self.summary
         tags = [summary["loss"], summary["dataset"], f"{summary['embedding_size']}d", experiment]
-        record = wandb_logger(
+        return wandb_logger(
             self.folder,
             mode,
             project=PROJECT,
@@ -137,7 +145,6 @@ class RunFolder(Callback):
             tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
             config=flatten(self.config) | summary,
         )
-        return [MetricsFile(self.folder), record]
 
 
 def log_pending_row(trainer: Trainer) -> None:

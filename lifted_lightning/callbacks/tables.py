@@ -24,20 +24,26 @@ class PerClassTable(Callback):
 
     A class's row has the number of its queries (those with another image of the class in the gallery), the
     share of them whose nearest neighbour is of the class, and the class that the nearest neighbours of the
-    others most often are, with how often. Loggers that have ``log_table`` get the table as
+    others most often are, with how often. Loggers that have ``log_table`` get the table, when the test is over, as
     ``plots/per_class_test``.
     """
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
 
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
         """Write the table of a test."""
         if not trainer.is_global_zero or evaluation.stage != "test":
             return
-        rows = per_class_rows(evaluation, data_of(trainer).class_names)
+        self._rows = per_class_rows(evaluation, data_of(trainer).class_names)
         with atomic(Path(trainer.default_root_dir) / "per_class.csv", "w") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-        for logger in trainer.loggers:
+            csv.writer(file).writerows([COLUMNS, *self._rows])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        columns = list(COLUMNS)
+        for logger in trainer.loggers if self._rows else ():
             if hasattr(logger, "log_table"):
-                logger.log_table("plots/per_class_test", columns=list(COLUMNS), data=rows, step=trainer.global_step)
+                logger.log_table("plots/per_class_test", columns=columns, data=self._rows, step=trainer.global_step)
 
 
 def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
@@ -58,16 +64,22 @@ def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[R
 class RecallCurve(Callback):
     """Gives W&B the test's Recall@K for K = 1, 2, 4, … as a line and a table, ``plots/recall_curve_test``."""
 
+    def __init__(self) -> None:
+        self._points: list[Row] = []
+
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        """Count how many queries are answered by rank K, and log it."""
+        """Count how many queries are answered by rank K."""
+        if trainer.is_global_zero and evaluation.stage == "test":
+            ks = [1 << power for power in range(11) if 1 << power < len(evaluation)]
+            self._points = [[k, evaluation.ranking.metrics([k])[f"recall@{k}"]] for k in ks]
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not trainer.is_global_zero or evaluation.stage != "test" or not loggers:
+        if not self._points or not loggers:
             return
         import wandb
 
-        ks = [1 << power for power in range(11) if 1 << power < len(evaluation)]
-        recall = evaluation.ranking.metrics(ks)
-        table = wandb.Table(columns=["K", "recall"], data=[[k, recall[f"recall@{k}"]] for k in ks])
-        chart = wandb.plot.line(table, "K", "recall", title="Recall@K, test")
+        table = wandb.Table(columns=["K", "recall"], data=self._points)
+        chart: Any = wandb.plot.line(table, "K", "recall", title="Recall@K, test")
         for logger in loggers:
-            logger.experiment.log({RECALL_CURVE: chart, "trainer/global_step": trainer.global_step})
+            logger.log_metrics({RECALL_CURVE: chart}, trainer.global_step)

@@ -25,7 +25,7 @@ KEPT = (
     "seed_everything", "model_class", "model.network", "model.loss.class_path", "model.optimizer.class_path",
     *(f"data.{key}" for key in ("sampler", "batch_size", "batches_per_epoch", "channels")),
 )  # fmt: skip
-NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test")
+NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test", "logger_timeout")
 MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import NonNegativeFloat, restricted_number_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser
@@ -44,6 +44,7 @@ from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
 from lifted_lightning.runs.folder import CHECKPOINTS
+from lifted_lightning.runs.loggers import end_record
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
@@ -89,6 +90,14 @@ def run(command: str, arguments: list[str]) -> int:
     # Parse.
     quiet()
     parser, config = read_arguments(command, arguments)
+    try:
+        return run_parsed(command, parser, config)
+    finally:
+        end_record(config.logger_timeout, exit_code=int(sys.exc_info()[0] is not None))
+
+
+def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
+    """See :func:`run`."""
     if config.ckpt_path:
         config.ckpt_path = str(find_checkpoint(config.as_dict()))
 
@@ -126,7 +135,7 @@ def run(command: str, arguments: list[str]) -> int:
     parent = Path(config.runs_dir) / (config.experiment or slug(summary["dataset"]))
     name = config.name or default_name(command, summary)
     header = f"# lifted {command} --config <this file> repeats the run\n"
-    folder = RunFolder(parent, name, settings, summary, existing=continued, header=header)
+    folder = RunFolder(parent, name, settings, summary, continued, header, config.logger_timeout)
 
     # The trainer.
     callbacks = [folder, ResultFile(built.evaluation, settings, summary, known)]
@@ -265,6 +274,8 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
     tested = "Whether fit ends with the test classes; false, for tuning, with the validation classes."
     parser.add_argument("--test", type=bool, default=True, help=tested)
+    waited = "Seconds that a logger may take, W&B's server too, before it is left alone and the run goes on."
+    parser.add_argument("--logger_timeout", type=NonNegativeFloat, default=30.0, help=waited)
     for key, callback in CALLBACKS.items():
         parser.add_lightning_class_args(callback, key)
     parser.add_argument(

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import sys
 import threading
 from argparse import Namespace
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import METRICS, read_metrics
+from lifted_lightning.runs.guarded import within
 
 
 class MetricsFile(Logger):
@@ -101,8 +103,19 @@ ENVIRONMENT = {  # what wandb.init is given, by the variable that wins over it
 }
 
 
-def wandb_mode() -> str:
+class WandbRecord(WandbLogger):
+    """Lightning's logger, which also writes to the run's summary alone."""
+
+    def log_summary(self, values: Mapping[str, float]) -> None:
+        """Set numbers of the summary, by name."""
+        self.experiment.summary.update(values)
+
+
+def wandb_mode(patience: float = 30.0) -> str:
     """How W&B records: ``WANDB_MODE`` where it is set, else online for a user who is logged in, else offline.
+
+    Args:
+        patience: seconds that the server has to know the user.
 
     Raises:
         UserError: if ``WANDB_MODE`` is none of W&B's modes.
@@ -115,12 +128,12 @@ def wandb_mode() -> str:
     import wandb
 
     try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.Error as error:  # a key is set, and the server cannot be asked, or refuses it
+        return "online" if within(patience, lambda: wandb.login(prompt=False)) else "offline"
+    except (wandb.errors.Error, TimeoutError) as error:  # a key is set, and the server cannot be asked, or refuses it
         return offline_instead(error)
 
 
-def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
+def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
     """The W&B logger of a run, on rank zero. If the server does not answer, the run is recorded offline.
 
     What the environment sets (``WANDB_PROJECT``, ``WANDB_NAME`` and so on) wins over ``settings``. So a run that
@@ -156,7 +169,7 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbLogger:
     # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run, save_dir=str(folder))
+    return WandbRecord(experiment=run, save_dir=str(folder))
 
 
 def _list_beside_others(record: Path, shared: Path) -> None:
@@ -171,6 +184,25 @@ def offline_instead(error: Exception) -> str:
     end_wandb_service()
     print(f"W&B cannot be reached ({type(error).__name__}): recording offline; `wandb sync` uploads later")
     return "offline"
+
+
+def end_record(patience: float, exit_code: int) -> None:
+    """End this process's record with W&B, if there is one; where its server does not take it, say what to upload.
+
+    Args:
+        patience: seconds that it has for that.
+        exit_code: 0 for a run that went well.
+    """
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None:
+        return
+    record = os.path.relpath(Path(run.dir).parent)
+    try:
+        within(patience, lambda: run.finish(exit_code))
+    except (Exception, SystemExit) as error:
+        end_wandb_service()
+        why = f"no end after {patience:g} s" if isinstance(error, TimeoutError) else one_line(error)
+        print(f"W&B has not taken all of the record ({why}); to upload it: wandb sync {record}", flush=True)
 
 
 def end_wandb_service(patience: float = 2.0) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 # A name stands for all below it.
 SET_ASIDE = frozenset((
     "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-    "tsne", "gallery", "last_checkpoint",
+    "tsne", "gallery", "last_checkpoint", "logger_timeout",
     *(f"data.{key}" for key in ("root", "workers", "cache_dir", "eval_batch_size")),
     *(f"trainer.{key}" for key in (
         "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",

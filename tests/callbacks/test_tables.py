@@ -17,7 +17,10 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
     if separate:
         data.apart = apart(len(items))
     trainer, evaluation = evaluated(tmp_path, items, data, step=7)
-    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
+    table = PerClassTable()
+    table.on_evaluation(trainer, Model(items), evaluation)
+    assert not trainer.loggers[0].tables, "loggers are asked when all is written"
+    table.on_test_end(trainer, Model(items))
     with open(tmp_path / "per_class.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == COLUMNS
@@ -42,7 +45,9 @@ def test_a_collapsed_network_finds_nothing(tmp_path: Path) -> None:
     labels = torch.arange(30) % 3
     items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)
     trainer, evaluation = evaluated(tmp_path, items)
-    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
+    table = PerClassTable()
+    table.on_evaluation(trainer, Model(items), evaluation)
+    table.on_test_end(trainer, Model(items))
     assert [row[2] for row in trainer.loggers[0].tables["plots/per_class_test"][1]] == [0.0] * 3
 
 

@@ -63,6 +63,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """A user who has never logged in; W&B reads the environment anew in each test."""
     import wandb
 
+    wandb.teardown()  # it is another test's, whose service the environment names
     for variable in os.environ:
         if variable.startswith("WANDB_"):
             monkeypatch.delenv(variable)
