@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lifted_lightning.training.module import Batch, EmbeddingModule
@@ -44,8 +44,10 @@ def _raw_pixels(images: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
 
 
-def have_one_length(embeddings: Tensor) -> bool:
-    """Whether all embeddings (N, D) are of the same length but for rounding, as where the network normalises them."""
+def have_one_length(network: nn.Module, embeddings: Tensor) -> bool:
+    """Whether a network gives embeddings of one length: as its ``normalize`` says, else as these (N, D) seem to be."""
+    if isinstance(told := getattr(network, "normalize", None), bool):
+        return told  # embeddings that have collapsed to a point seem to have one length, too
     lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
     return bool(len(lengths) and lengths.max() - lengths.min() <= 0.01 * lengths.max())
 

@@ -158,7 +158,7 @@ class RetrievalEvaluation(Callback):
                 callback.on_evaluation(trainer, module, evaluation)
 
     def _rank_baseline(self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation) -> dict[str, float]:
-        self.baseline_unit_length = have_one_length(evaluation.embeddings)
+        self.baseline_unit_length = have_one_length(module.network, evaluation.embeddings)
         self.baseline_name, features = untrained_features(module, self.baseline_unit_length)
         data, metrics = data_of(trainer), self._new_metrics(trainer, module, evaluation.stage)
         batches = data.test_dataloader() if evaluation.stage == "test" else data.val_dataloader()

@@ -20,6 +20,7 @@ STEP = "trainer/global_step"
 QUALITY = ("recall@1", "map@r")
 CLUSTERS = ("nmi", "f1")  # of the test alone
 BATCH = ("active_share", "norm_mean", "positive_distance", "negative_distance", "effective_rank")
+RATES = ("lr/trunk", "lr/head", "lr/loss")
 COLUMNS = [
     *("config:loss", "config:embedding_size", "config:seed", "config:dataset"),
     *(f"summary:{stage}/{metric}" for stage in ("best", "test") for metric in QUALITY),
@@ -115,8 +116,8 @@ def sections() -> dict[str, list[Any]]:
         "max_runs_to_show": MAX_RUNS,
     }
 
-    def lines(metrics: Sequence[str]) -> list[Any]:
-        return [wr.LinePlot(title=name, x=STEP, y=[name], **by_loss) for name in metrics]
+    def lines(*plots: Sequence[str]) -> list[Any]:
+        return [wr.LinePlot(title=metrics[0], x=STEP, y=list(metrics), **by_loss) for metrics in plots]
 
     bars = [wr.BarPlot(title=name, metrics=[name], **by_loss) for name in tests]
     curve = wr.CustomChart(
@@ -138,9 +139,9 @@ def sections() -> dict[str, list[Any]]:
     pictures = [f"plots/{kind}_{stage}" for kind in ("tsne", "gallery") for stage in ("test", "validation")]
     return {
         "Test, by loss": [*bars, curve],
-        "Validation, by loss": lines([f"validation/{metric}" for metric in QUALITY]),
+        "Validation, by loss": lines(*((f"validation/{metric}", f"baseline/{metric}") for metric in QUALITY)),
         "Embedding size": sizes,
         "t-SNE maps and galleries": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=3) for key in pictures],
-        "Training, by loss": lines(["train/loss", *(f"batch/{figure}" for figure in BATCH)]),
+        "Training, by loss": lines(["train/loss"], RATES, *([f"batch/{figure}"] for figure in BATCH)),
         "Runs compared": [wr.RunComparer(diff_only="split")],
     }

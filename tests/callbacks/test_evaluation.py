@@ -121,7 +121,8 @@ def test_raw_pixels_are_a_matter_of_the_test_and_an_equal_or_missing_figure_of_n
 
 
 def test_embeddings_of_one_length() -> None:
-    points = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    assert not have_one_length(points)
-    assert have_one_length(14 * torch.nn.functional.normalize(points).bfloat16())
-    assert not have_one_length(points[:0])
+    points, own = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), nn.Identity()
+    assert not have_one_length(own, points)
+    assert have_one_length(own, 14 * torch.nn.functional.normalize(points).bfloat16())
+    assert not have_one_length(own, points[:0])
+    assert not have_one_length(TinyNetwork(), torch.ones(20, 4)), "it has collapsed"

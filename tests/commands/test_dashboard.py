@@ -32,7 +32,8 @@ def test_test_and_validation_metrics_are_grouped_by_loss(spec: dict[str, Any]) -
     bars, lines = panels(spec, "Bar Chart"), panels(spec, "Run History Line Plot")
     assert [p["metrics"][0] for p in bars] == ["test/recall@1", "test/map@r", "test/nmi", "test/f1"]
     shown = [p["metrics"][0] for p in lines]
-    assert {"validation/recall@1", "validation/map@r", "train/loss", "batch/active_share"} <= set(shown)
+    assert {"validation/recall@1", "validation/map@r", "train/loss", "batch/active_share", "lr/trunk"} <= set(shown)
+    assert ["validation/recall@1", "baseline/recall@1"] in [p["metrics"] for p in lines]
     assert all(p["groupBy"] == "loss.value" and p["groupArea"] == "stderr" for p in bars + lines)
     assert {p["xAxis"] for p in lines} == {"trainer/global_step"}
 

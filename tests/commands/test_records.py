@@ -17,7 +17,8 @@ from lifted_lightning.runs.folder import read_metrics
 
 RUN = [
     "fit", "--config", "experiments/quickstart.yaml", "--trainer.max_steps=4", "--trainer.log_every_n_steps=1",
-    "--data.batches_per_epoch=2", "--data.size=16", "--model.network.width=4", "--evaluation.clustering=none",
+    "--data.dataset=tests.helpers.tiny.Blobs", "--data.batch_size=16", "--data.batches_per_epoch=2", "--data.size=16",
+    "--model.network.width=4", "--evaluation.clustering=none",
     "--tsne.every_n=0", "--gallery.neighbours=2", "--experiment=e", "--name=run", "--logger_timeout=0.5",
 ]  # fmt: skip
 
