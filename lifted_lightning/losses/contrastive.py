@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
     Average,
     Laplacian,
@@ -35,7 +36,8 @@ class ContrastiveLoss(nn.Module):
     ``average`` says what N counts: all negative pairs, or those whose hinge is above 0 (``"active"``), so that
     the few hard ones are not averaged away. With ``squared=False`` both terms are linear,
     :math:`D_{ij}` and :math:`\max(0, \alpha - D_{ij})`; with ``average="active"`` that is half the form of
-    Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials. The paper's is squared, over all.
+    Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials: the default, with a margin for embeddings
+    of unit length. The paper's form is ``margin=1, pairs="consecutive", average="all", squared=True``.
 
     At the edges: a mean over no pairs is 0, so that a batch of singletons still pushes and one of a single
     class still pulls; an empty batch or a single row give 0 with a zero gradient. The derivative of a
@@ -48,16 +50,16 @@ class ContrastiveLoss(nn.Module):
         squared: whether the terms are squared.
 
     Raises:
-        UserError: for a margin that is negative or not finite.
-        ValueError: for another word, and for the active ones of given pairs.
+        UserError: for a margin that is negative or not finite, and for the active ones of given pairs.
+        ValueError: for another word.
     """
 
     def __init__(
         self,
-        margin: float = 1.0,
+        margin: float = 0.7,
         pairs: Literal["all", "consecutive"] = "all",
-        average: Average = "all",
-        squared: bool = True,
+        average: Average = "active",
+        squared: bool = False,
     ) -> None:
         super().__init__()
         if pairs not in ("all", "consecutive"):
@@ -65,7 +67,7 @@ class ContrastiveLoss(nn.Module):
         if average not in ("all", "active"):
             raise ValueError(f"average must be 'all' or 'active', not {average!r}")
         if (pairs, average) == ("consecutive", "active"):
-            raise ValueError("average must be 'all' with pairs='consecutive'")
+            raise UserError("pairs=consecutive: give average=all too; the paper's form has squared=true as well")
         self.margin = checked_margin(margin)
         self.pairs = pairs
         self.average: Average = average
@@ -97,15 +99,15 @@ class ContrastiveLoss(nn.Module):
 def contrastive_loss(
     embeddings: Tensor,
     labels: Tensor,
-    margin: float = 1.0,
-    average: Average = "all",
-    squared: bool = True,
+    margin: float = 0.7,
+    average: Average = "active",
+    squared: bool = False,
 ) -> Tensor:
     """The contrastive loss of all pairs; see :class:`ContrastiveLoss`."""
     return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared))
 
 
-def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float = 1.0, squared: bool = True) -> Tensor:
+def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float, squared: bool) -> Tensor:
     """The contrastive loss of the pairs (rows 2i and 2i+1); see :class:`ContrastiveLoss`."""
     squares, positive = _given(embeddings, labels)
     apart = squares > 0

@@ -51,7 +51,7 @@ class LiftedStructureLoss(nn.Module):
         UserError: for a margin or temperature that is negative or not finite.
     """
 
-    def __init__(self, margin: float = 1.0, smooth: bool | float = True) -> None:
+    def __init__(self, margin: float = 0.0625, smooth: bool | float = 0.0625) -> None:
         super().__init__()
         if not 0 <= smooth < math.inf:
             raise UserError(f"smooth={smooth}: give a finite temperature of at least 0, in the unit of the distances")
@@ -73,7 +73,7 @@ class LiftedStructureLoss(nn.Module):
 
 
 def lifted_structure_loss(
-    embeddings: Tensor, labels: Tensor, margin: float = 1.0, smooth: bool | float = True
+    embeddings: Tensor, labels: Tensor, margin: float = 0.0625, smooth: bool | float = 0.0625
 ) -> Tensor:
     """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
     check_batch(embeddings, labels)

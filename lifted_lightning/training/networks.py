@@ -155,7 +155,7 @@ class EmbeddingNetwork(Embedder):
             torchvision's sets, such as ``IMAGENET1K_V1``, to be downloaded.
         embedding_size: number of dimensions of an embedding.
         dropout: probability of dropping a feature before the head (the paper: 0.4).
-        normalize: give all embeddings one length. The paper's are not normalised.
+        normalize: give all embeddings one length, for which the losses' defaults are. The paper's are not normalised.
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
         weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
             stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
@@ -175,7 +175,7 @@ class EmbeddingNetwork(Embedder):
         pretrained: bool | str = True,
         embedding_size: int = 64,
         dropout: float = 0.0,
-        normalize: bool = False,
+        normalize: bool = True,
         freeze_batchnorm: bool = False,
         weights_file: str | Path | None = None,
         length: float = 1.0,
@@ -229,7 +229,7 @@ def kept_weights(trunk: str) -> Path | None:
     files = sorted(Path(folder).expanduser().glob(f"{glob.escape(name)}*.pth")) if folder else []
     file = next((file for file in files if file.name.removeprefix(name)[0] in "-."), None)
     if file is not None and rank() == 0:
-        print(f"trunk {trunk}: weights of {file}")
+        print(f"trunk {trunk}: weights of {file.name} in LIFTED_WEIGHTS_DIR")
     return file
 
 

@@ -113,7 +113,6 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FOLDER}=single", "single/b", "one image", "at least two"),
     (f"{FOLDER}=damaged", "broken.png", "skip_broken=true"),
     (f"{FIT} --data.dataset.test_share=2", "test_share 2.0", "between 0 and 1"),
-    (f"{FIT} --data.batch_size=64", "batch_size 64", "lower batch_size"),
     (f"{FIT} --data.batch_size=7", "batch_size 7", "6 or 8"),
     (f"{FIT} --data.batch_size=2", "batch_size 2", "is one class", "raise it to 4"),
     (f"{TABLE}=none.csv", "none.csv", "no such file", "path, label, split"),

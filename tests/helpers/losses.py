@@ -24,7 +24,9 @@ CASES: dict[str, Case] = {}
 for _squared in (True, False):
     _options = {"margin": 1.5, "squared": _squared}
     CASES["contrastive-given" + "-linear" * (not _squared)] = Case(
-        ContrastiveLoss(pairs="consecutive", **_options), partial(loops.contrastive_given, **_options), None
+        ContrastiveLoss(pairs="consecutive", average="all", **_options),
+        partial(loops.contrastive_given, **_options),
+        None,
     )
     for _average in ("all", "active"):
         _options = {"margin": 0.9, "average": _average, "squared": _squared}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lifted_lightning.errors import UserError
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 from tests.helpers.losses import CASES
 
@@ -79,14 +80,14 @@ def test_learned_batch_is_exactly_zero(name: str) -> None:
 
 
 def test_contrastive_without_one_kind_of_pair_keeps_the_other() -> None:
-    pull = ContrastiveLoss()(points(12), ONE_CLASS)
+    pull = ContrastiveLoss(squared=True)(points(12), ONE_CLASS)
     assert pull.item() == pytest.approx(torch.pdist(points(12)).square().mean().item() / 2, rel=1e-6)
-    push = ContrastiveLoss(5.0)(points(12), SINGLETONS)
+    push = ContrastiveLoss(5.0, average="all", squared=True)(points(12), SINGLETONS)
     assert push.item() == pytest.approx((5 - torch.pdist(points(12))).relu().square().mean().item() / 2)
 
 
 def test_consecutive_pairs_leave_out_a_last_row_alone() -> None:
-    loss = ContrastiveLoss(pairs="consecutive")
+    loss = ContrastiveLoss(pairs="consecutive", average="all")
     assert loss(points(11), MIXED[:11]) == loss(points(11)[:10], MIXED[:10])
 
 
@@ -139,7 +140,7 @@ def test_options_out_of_range_are_errors() -> None:
         ContrastiveLoss(pairs="some")
     with pytest.raises(ValueError, match="average must be 'all' or 'active'"):
         ContrastiveLoss(average="some")
-    with pytest.raises(ValueError, match="with pairs='consecutive'"):
+    with pytest.raises(UserError, match=r"pairs=consecutive: .* average=all"):
         ContrastiveLoss(pairs="consecutive", average="active")
     with pytest.raises(ValueError, match="mining"):
         TripletLoss(mining="easy")
@@ -164,8 +165,9 @@ def test_diagnostics_count_the_active_terms() -> None:
     assert ContrastiveLoss(2.5).diagnostics(x, labels)["active_share"] == 1 / 4  # |1 − 3| = 2; 2.5 is not active
     assert TripletLoss(1.1).diagnostics(x, labels)["active_share"] == 1 / 8  # 1 − 2 + 1.1
     assert TripletLoss(1.1, mining="hard").diagnostics(x, labels)["active_share"] == 1 / 4
-    assert LiftedStructureLoss(0.6).diagnostics(x, labels)["active_share"] == 1 / 2
-    given = ContrastiveLoss(2.5, pairs="consecutive").diagnostics(x[[0, 1, 1, 2, 0, 3]], labels[[0, 1, 1, 2, 0, 3]])
+    assert LiftedStructureLoss(0.6, smooth=True).diagnostics(x, labels)["active_share"] == 1 / 2
+    loss = ContrastiveLoss(2.5, pairs="consecutive", average="all")
+    given = loss.diagnostics(x[[0, 1, 1, 2, 0, 3]], labels[[0, 1, 1, 2, 0, 3]])
     assert given["active_share"] == 1 / 2
     for case in CASES.values():
         share = case.loss.diagnostics(x.requires_grad_(), labels)["active_share"]

@@ -25,7 +25,7 @@ def test_lifted() -> None:
     theirs = losses.LiftedStructureLoss(
         neg_margin=1, pos_margin=0, distance=distances.LpDistance(normalize_embeddings=False)
     )
-    torch.testing.assert_close(*both(LiftedStructureLoss(), theirs), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(*both(LiftedStructureLoss(1.0, smooth=True), theirs), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("squared", [False, True])
@@ -71,7 +71,7 @@ def test_contrastive(average: str) -> None:
 
     pull = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(2), reducer=PositiveMean())
     push = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(1), reducer=SquaredMean())
-    ours = ContrastiveLoss(2.0, average=average)
+    ours = ContrastiveLoss(2.0, average=average, squared=True)
     results = both(lambda x, y: 2 * ours(x, y), lambda x, y: pull(x, y) + push(x, y))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)
 

@@ -80,8 +80,8 @@ def test_scaled_loss_reaches_half_precision_unharmed() -> None:
     """A gradient scaler multiplies before the gradient is rounded to float16, not after."""
     x = (batch("norm 1") * 1e-4).half().requires_grad_()
     exact = x.detach().double().requires_grad_()
-    (LiftedStructureLoss()(x, LABELS) * 1024).backward()
-    (LiftedStructureLoss()(exact, LABELS) * 1024).backward()
+    (LiftedStructureLoss(1.0, smooth=True)(x, LABELS) * 1024).backward()
+    (LiftedStructureLoss(1.0, smooth=True)(exact, LABELS) * 1024).backward()
     assert relative(x.grad, exact.grad) < 1e-3
 
 
