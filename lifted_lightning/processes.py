@@ -73,7 +73,9 @@ def report(command: str, error: BaseException) -> int:
         own = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
         place = (own or frames)[-1]
         where = f"{place.filename}:{place.lineno}; --debug shows the traceback"
-        line = f"{type(error).__name__}: {one_line(str(error) or 'no message', 400)} ({where})"
+        told = [*getattr(error, "__notes__", ()), type(error).__name__, str(error) or "no message"]
+        line = f"{one_line(': '.join(told), 400)} ({where})"
+    line = "".join(c if c.isprintable() else "\ufffd" for c in line)  # of names: one line, and no terminal's escapes
     if lost or rank_on_node():
         time.sleep(AFTER_OBSERVER if lost else AFTER_RANK_ZERO)
     print(f"lifted {command}: {f'rank {rank_on_node()}: ' if ranks else ''}{line}", file=sys.stderr, flush=True)

@@ -46,8 +46,6 @@ class RunFolder(Callback):
         header: str = "",
         patience: float = 30.0,
     ) -> None:
-        if Path(name).name != name or name == "..":
-            raise UserError(f"--name {name}: is no folder's name; give one without slashes")
         self.parent = parent
         self.name = name
         self.config = config

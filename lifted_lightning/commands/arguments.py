@@ -34,6 +34,11 @@ MOVED: dict[str, str] = {
 class CommandParser(argparse.ArgumentParser):
     """argparse's parser, whose errors are the user's: one line, without the usage, and exit code 2."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if "" in (args or ()):  # which Path takes for the working folder
+            self.error("an argument is empty, maybe a variable of the shell that is not set")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         known = set(self._option_string_actions)
         for action in self._actions:
@@ -132,6 +137,12 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
     if found := re.search(r"following arguments are required: ([\w.]+)", text):
         name = next((option for option in _class_options() if option.endswith(f".{found[1]}")), found[1])
         return f"--{name} is missing: give it, or a --config that has it (see experiments/)"
+    if found := re.search(
+        r'^Parser key "(\S+)": Not a valid subclass of \w+\. Got value: ([\[{].*?) Subclass types', text
+    ):
+        return (
+            f"--{found[1]}: {one_line(found[2], 150)} names no class; give it as class_path, its settings as init_args"
+        )
     # Of an option of a class: said already, and told among what else might stand in the place of the class.
     if found := re.search(r"- ((?:no option )?--[\w.]+.*?)(?= - | Given value type)", text):
         return found[1]

@@ -25,6 +25,10 @@ KEPT = (
     "seed_everything", "model_class", "model.network", "model.loss.class_path", "model.optimizer.class_path",
     *(f"data.{key}" for key in ("sampler", "batch_size", "batches_per_epoch", "channels")),
 )  # fmt: skip
+GOES_ON = {  # what of a checkpoint Lightning goes on from
+    "epoch": int, "global_step": int, "loops": dict, "optimizer_states": list, "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}  # fmt: skip
 NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test", "logger_timeout")
 MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 
@@ -41,6 +45,7 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
     Raises:
         UserError: for the first mistake found.
     """
+    check_names(config)
     check_numbers(config)
     check_images_fit(module, data)
     if type(module) is EmbeddingModule:  # another's optimiser may need the trainer, and it may log more
@@ -58,6 +63,14 @@ def check_validation_classes(data: RetrievalDataModule) -> None:
             "validation has one class, so all its metrics are 1, and the first checkpoint is the best: raise "
             "data.validation_share, or set it to 0 for the last one"
         )
+
+
+def check_names(config: Namespace) -> None:
+    """Raise UserError for names of the run and the folder above it that are none of a folder."""
+    for key in ("name", "experiment"):
+        text = config.get(key) or "run"
+        if Path(text).name != text or text == ".." or not text.isprintable():
+            raise UserError(f"--{key} {text}: is no folder's name; give one without slashes")
 
 
 def check_numbers(config: Namespace) -> None:
@@ -162,6 +175,14 @@ def check_checkpoint(module: EmbeddingModule, path: Path, with_loss: bool) -> No
         raise UserError(
             f"{path}: is of another architecture than the configuration ({reason}); give the run's config.yaml"
         )
+
+
+def check_goes_on(path: Path) -> None:
+    """Raise UserError if the checkpoint lacks anything that a run goes on from."""
+    checkpoint = load_checkpoint(path)
+    for key, kind in GOES_ON.items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise UserError(f"{path}: has no {key} to go on from; give another, or begin anew from its weights")
 
 
 def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | None) -> None:

@@ -91,11 +91,13 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         UserError: if its folder is not there or may not be written, or it is a folder itself.
     """
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
     try:
+        if path.exists() and not path.is_file():  # a device, too, would be replaced
+            raise UserError(
+                f"{option} {path}: is {'a folder' if path.is_dir() else 'no file'}; give the name of a file"
+            )
+        if not path.parent.is_dir():
+            raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{option} {path}: cannot be written there ({error.strerror}); give another") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import NonNegativeFloat, restricted_number_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -34,6 +34,7 @@ from lifted_lightning.commands import arguments as command_line
 from lifted_lightning.commands.checks import (
     check_changes,
     check_checkpoint,
+    check_goes_on,
     check_left_to_train,
     check_run,
     check_same_classes,
@@ -116,6 +117,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     if config.ckpt_path:
         check_checkpoint(module, Path(config.ckpt_path), with_loss=command == "fit")
         continued = unfinished_folder(Path(config.ckpt_path)) if command == "fit" else None
+        if command == "fit":
+            check_goes_on(Path(config.ckpt_path))
         if command == "fit" and continued is None:  # else its evaluation is left to do
             check_left_to_train(Path(config.ckpt_path), config.trainer.max_steps, config.trainer.max_epochs)
         if command == "fit":
@@ -249,7 +252,15 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespac
     Parser.arguments = [*(f"--config={config}" for config in configs), *options]
     if model_class:
         Parser.arguments.append(f"--model_class={model_class}")
-    return parser, parser.parse_args(Parser.arguments)
+    config = parser.parse_args(Parser.arguments)
+    set_parsing_settings(unset_sentinel=True)  # else null is taken for "not given", and every class is given it
+    try:
+        parser.validate(config)
+    except TypeError as error:
+        parser.error(str(error), error)
+    finally:
+        set_parsing_settings(unset_sentinel=False)
+    return parser, config
 
 
 def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:

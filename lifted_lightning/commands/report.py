@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
+from lifted_lightning.runs.folder import RESULT
 
 if TYPE_CHECKING:
     from lifted_lightning.report.compare import Comparison
@@ -27,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     by = [key.strip() for key in (options.by or "").split(",") if key.strip()]
     comparison = compare(read_runs(options.runs), by)
     gc.freeze()  # what was read stays: looking through it again and again would take a tenth of the time
-    out = Path(options.out) if options.out else Path(options.runs[0]) / "report"
+    out = Path(options.out) if options.out else Path(options.runs[0].removesuffix(RESULT)) / "report"
     _make(out)
     write(comparison, out)
     for line in comparison.notes:

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code: 0 if every trial is done."""
     options = parser().parse_args(arguments)
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial or 0.0
-    if not (0 < cpus < math.inf and (0 <= gpus <= 1 or gpus.is_integer()) and options.retries >= 0):
+    if not (0 < cpus < math.inf and (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())) and options.retries >= 0):
         raise UserError("give --cpus-per-trial above 0, --gpus-per-trial from 0 to 1 or whole, --retries of at least 0")
     sweep = read_sweep(options.file)
     parent = options.runs_dir.absolute() / slug(sweep.name)

@@ -31,6 +31,9 @@ FloatArray = npt.NDArray[np.float32]
 BATCH = 64  # images that pass the network at a time
 
 
+NEEDED = {"model": ("network", "augment"), "data": ("size", "resize", "channels"), "evaluation": ("distance",)}
+
+
 AHEAD = 1  # batches that are decoded while another passes the network
 
 
@@ -52,9 +55,12 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
         raise UserError(f"{path}: no such checkpoint{there}; give a file such as runs/.../checkpoints/best.ckpt")
     where = find_device(device)
     saved = load_checkpoint(path)
-    if not isinstance(saved.get(SETTINGS_KEY), str):
-        raise UserError(f"{path}: is not a checkpoint of lifted fit: it does not say what network it is of")
-    config = yaml.safe_load(saved[SETTINGS_KEY])
+    try:
+        config = yaml.safe_load(saved[SETTINGS_KEY])
+        for part, keys in NEEDED.items():
+            _ = [config[part][key] for key in keys]
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is not a checkpoint of lifted fit: it does not say what network it is of") from error
     module = build(config, path)
     weights = {name: value for name, value in saved["state_dict"].items() if not name.startswith("loss.")}
     try:
@@ -185,7 +191,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {name}: cannot be used here ({one_line(error, 120)}); use auto or cpu") from error
     return device

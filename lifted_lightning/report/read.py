@@ -54,11 +54,9 @@ def read_runs(paths: Sequence[str]) -> Runs:
     loaded = [_load(folder, names[folder]) for folder in order if folders[folder]]
     notes = [line for line in loaded if isinstance(line, str)]
     if unfinished := [names[folder] for folder in order if not folders[folder]]:
-        swept = any((folder / "log.txt").exists() for folder in order if not folders[folder])
-        remedy = "look at log.txt there, and give the sweep again, or" if swept else "go on with"
         notes.append(
-            f"{listed(unfinished)}: no {RESULT}, failed or unfinished, not counted; {remedy} `lifted fit --config "
-            "RUN/config.yaml --ckpt_path=last`"
+            f"{listed(unfinished)}: no {RESULT}, failed or unfinished, not counted; go on with `lifted fit --config "
+            "RUN/config.yaml --ckpt_path=last`, or give the sweep again (its trials' log.txt say more)"
         )
     found = [run for run in loaded if not isinstance(run, str)]
     if not found:
@@ -120,6 +118,8 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
             return f"{name}/{RESULT}: has no metrics, not counted; run again"
         if wrong := [part for part in ("baseline", "git", "versions") if not isinstance(result.get(part) or {}, dict)]:
             raise TypeError(f"{wrong[0]} is no object")
+        if not isinstance(result.get("steps") or 0, int):
+            raise TypeError("steps is no number")
         settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
         values = _numbers(result)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

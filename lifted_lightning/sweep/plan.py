@@ -167,9 +167,11 @@ def _parameter(entry: Any) -> Parameter:
             raise UserError("values: give a list of at least one")
         return Parameter("values", tuple(values))
     try:
-        low, high, step = float(entry["min"]), float(entry["max"]), entry.get("q")
+        low, high, step = float(entry["min"]), float(entry["max"]), float(entry.get("q", 1))
     except (KeyError, TypeError, ValueError):
-        raise UserError("give value, values, or numbers min and max") from None
+        raise UserError("give value, values, or numbers min and max, and q if any") from None
+    if not 0 < step < math.inf:
+        raise UserError(f"q {step:g}: give a step above 0")
     if not -math.inf < low < high < math.inf:
         raise UserError(f"min {low:g} is not below max {high:g}")
     whole = isinstance(entry["min"], int) and isinstance(entry["max"], int)
@@ -177,8 +179,8 @@ def _parameter(entry: Any) -> Parameter:
     if distribution == "int_uniform":
         return Parameter("int", low=low, high=high)
     if distribution in ("uniform", "q_uniform"):
-        return Parameter("float", low=low, high=high, step=None if step is None else float(step))
-    if distribution == "log_uniform":
+        return Parameter("float", low=low, high=high, step=step if "q" in entry else None)
+    if distribution == "log_uniform" and high < 700:  # of natural logarithms
         return Parameter("float", low=math.exp(low), high=math.exp(high), log=True)
     if distribution == "log_uniform_values" and low > 0:
         return Parameter("float", low=low, high=high, log=True)

@@ -131,6 +131,7 @@ def label(values: Values, sweep: Sweep) -> str:
         if isinstance(value, str):
             parts.append(Path(value).stem if key == "config" else value.rsplit(".", 1)[-1])
         else:
+            word += "-" * word[-1].isdigit()  # tau2-0.5, not tau20.5
             parts.append(f"{word}{value:.3g}" if isinstance(value, float) else f"{word}{value}")
     return slug("-".join(parts) or "trial")[:60].strip("-.")
 

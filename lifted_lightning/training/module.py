@@ -176,15 +176,21 @@ class EmbeddingModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             embeddings = in_full_precision(embeddings)
             if self.gather:
-                loss = self._scalar(self.compute_loss(batch, embeddings, labels), embeddings)
+                loss = self._loss_of(batch, embeddings, labels)
             else:
-                local = in_full_precision(local)
-                loss = self._scalar(self.compute_loss(batch, local, batch["labels"]), local)
+                loss = self._loss_of(batch, in_full_precision(local), batch["labels"])
         noted = loss.detach() if self.gather else sum_over_ranks(loss.detach())  # on every rank alike
         self._finite.note(self.global_step, noted, embeddings.detach(), indices)
         data_of(self.trainer).sampler.record(indices, embeddings.detach())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
+
+    def _loss_of(self, batch: Batch, embeddings: Tensor, labels: Tensor) -> Tensor:
+        try:
+            return self._scalar(self.compute_loss(batch, embeddings, labels), embeddings)
+        except Exception as error:
+            error.add_note(f"model.loss {type(self.loss).__name__}")  # said where the error is
+            raise
 
     def _scalar(self, loss: Any, embeddings: Tensor) -> Tensor:
         """The loss as a scalar with a gradient, of 0 where it came without one."""

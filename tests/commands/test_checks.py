@@ -1,14 +1,23 @@
 """Checks before a run, where a wrong input is not refused but said; those refused are in test_wrong_inputs.py."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from jsonargparse import Namespace
 from torch import nn
 
-from lifted_lightning.commands.checks import check_numbers, check_signature, check_validation_classes
+from lifted_lightning.commands.checks import (
+    GOES_ON,
+    check_goes_on,
+    check_numbers,
+    check_signature,
+    check_validation_classes,
+)
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses import LiftedStructureLoss
@@ -29,6 +38,16 @@ def test_a_loss_takes_embeddings_and_labels() -> None:
     for loss, reason in ((nn.Identity(), "too many positional arguments"), (nn.TripletMarginLoss(), "negative")):
         with pytest.raises(UserError, match=rf"model.loss {type(loss).__name__}: .*{reason}.*compute_loss"):
             check_signature(module(loss))
+
+
+def test_a_run_goes_on_from_a_whole_checkpoint(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {key: kind() for key, kind in GOES_ON.items()} | {"state_dict": {}}
+    torch.save(whole, tmp_path / "a.ckpt")
+    check_goes_on(tmp_path / "a.ckpt")
+    for key in GOES_ON:
+        torch.save(whole | {key: None}, tmp_path / "a.ckpt")
+        with pytest.raises(UserError, match=f"has no {key} to go on from"):
+            check_goes_on(tmp_path / "a.ckpt")
 
 
 def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:

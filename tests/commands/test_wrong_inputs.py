@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -41,6 +42,8 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --config=photos", "--config photos", "give a YAML file"),
     (f"{FIT} --config=broken.yaml", "--config broken.yaml", "line 1", "mend it"),
     (f"{FIT} --config=list.yaml", "--config list.yaml", "holds no settings"),
+    (f"{FIT} --config=twice.yaml", "--config twice.yaml", "data is there twice", "line 2"),
+    (f"{FIT} --config=nameless.yaml", "--model.loss: {'class_paht': 'TripletLoss', ", "as class_path"),
     (f"{FIT} --config=binary.yaml", "--config binary.yaml", "is no YAML"),
     (f"{FIT} --data.neighbours=0.5", "--data.neighbours", "is --data.sampler.neighbours now"),
     (f"{FIT} --config=old.yaml", "old.yaml: data.sampling", "--data.sampler now", "ReleasedPairs"),
@@ -66,6 +69,8 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --seed_everything=4294967296", "--seed_everything", "v<4294967296"),
     (f"{FIT} --data.batch_size=many", "--data.batch_size", "int", "many"),
     (f"{FIT} --model.optimizer.lr=fast", "--model.optimizer.lr", "float"),
+    (f"{FIT} --model.network.width=null", "--model.network.width", "int", "None"),
+    (f"{FIT} --model.optimizer.lr=null", "--model.optimizer.lr", "float"),
     (f"{FIT} --trainer.precision=8", "--trainer.precision", "64, 32, 16", "value: 8"),
     # lifted fit: values out of range
     (f"{FIT} --data.validation_share=1.5", "validation_share 1.5", "in [0, 1)"),
@@ -100,11 +105,14 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --runs_dir=note.txt", "--runs_dir: note.txt", "give another"),
     (f"{FIT} --name=..", "--name ..", "is no folder's name"),
     (f"{FIT} --name=../mine", "--name ../mine", "without slashes"),
+    (f"{FIT} --name='a\tb'", "--name a\ufffdb", "is no folder's name"),
+    (f"{FIT} --experiment=../mine", "--experiment ../mine", "without slashes"),
     (f"{FIT} --data.cache_dir=note.txt", "pixel cache note.txt", "set another cache_dir"),
     (f"{FIT} --ckpt_path=nope.ckpt", "nope.ckpt", "no such file", "last or best"),
     (f"{FIT} --ckpt_path=last", "last", "no such checkpoint", "--config RUN/config.yaml"),
     (f"{FIT} --ckpt_path=note.txt", "note.txt", "is no checkpoint"),
     (f"{FIT} --ckpt_path=best.ckpt", "best.ckpt", "another architecture", "give the run's config.yaml"),
+    (f"{FIT} --ckpt_path=list.ckpt", "list.ckpt: holds no checkpoint of a run"),
     (f"{WEIGHTS} --model.network.weights_file=gone.pth", "gone.pth", "no such file"),
     (f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=resnt50", "resnt50", "resnet50"),
     # lifted fit: data
@@ -144,12 +152,14 @@ WRONG: list[tuple[str, ...]] = [
     ("sweep empty_grid.yaml", "empty_grid.yaml", "values: give a list of at least one"),
     ("sweep metric.yaml", "metric.yaml", "validation/map@k: no run logs it", "validation/map@r"),
     ("sweep endless.yaml", "endless.yaml", "run_cap", "say how many trials"),
+    ("sweep step.yaml", "step.yaml", "q 0: give a step above 0"),
     ("sweep no_base.yaml", "nowhere.yaml: no such file", "relative to here"),
     ("sweep metric.yaml --retries -1", "--retries", "at least 0"),
     ("sweep metric.yaml --gpu-per-trial 1", "--gpu-per-trial", "did you mean --gpus-per-trial?"),
     # lifted report
     ("report", "required: RUNS", "see lifted report --help"),
     ("report nowhere", "nowhere: no such folder", "give run folders"),
+    ("report ''", "an argument is empty", "not set"),
     ("report photos", "photos: no run below it (no result.json)", "give run folders"),
     ("report torn", "torn/run/result.json: cannot be read", "remove it and run again"),
     ("report foreign", "foreign/run/result.json: is not a run's result", "remove it and run again"),
@@ -167,6 +177,9 @@ WRONG: list[tuple[str, ...]] = [
     (f"{EMBED} --out no/i.npz", "--out no/i.npz", "no folder no", "make it first"),
     (f"{EMBED} --out photos", "--out photos: is a folder", "name of a file"),
     (f"{EMBED} --out /proc/i.npz", "--out /proc/i.npz", "cannot be written there"),
+    (f"{EMBED} --out /dev/null", "--out /dev/null: is no file", "name of a file"),
+    (f"{EMBED} --device meta", "device meta", "use auto or cpu"),
+    ("embed photos --ckpt strange.ckpt", "strange.ckpt: is not a checkpoint of lifted fit"),
     (f"{EMBED} --device cuda:99", "device cuda:99", "use auto or cpu"),
     # lifted search
     ("search photos/0/0.png", "required: --index", "see lifted search --help"),
@@ -205,6 +218,7 @@ def write_sweeps() -> None:
         "empty_grid": {"parameters": {"seed_everything": {"values": []}}},
         "metric": {"metric": {"name": "validation/map@k", "goal": "maximize"}},
         "endless": {"method": "random"},
+        "step": {"method": "random", "parameters": {"seed_everything": {"min": 0, "max": 9, "q": 0}}},
         "no_base": {"parameters": {"config": {"values": ["nowhere.yaml"]}}},
     }.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(right | wrong))
@@ -228,6 +242,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "empty.jpg": "",
             "broken.yaml": "data: [1",
             "list.yaml": "- 1\n",
+            "twice.yaml": "data: {size: 40}\ndata: {channels: 1}\n",
+            "nameless.yaml": "model: {loss: {class_paht: TripletLoss, init_args: {}}}",
             "misspelt.yaml": "data: {batch_sise: 3}\n",
             "old.yaml": "data: {sampling: released}\n",
             "moved.yaml": "model: {scheduler: {class_path: lifted_lightning.schedules.WarmupCosine}}",
@@ -246,6 +262,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         add_images("damaged", dict.fromkeys("abcdef", 4))
         Path("damaged/a/broken.png").write_text("no image")
         save_checkpoint(Path("best.ckpt"))
+        torch.save([1], "list.ckpt")
+        torch.save(torch.load("best.ckpt") | {"lifted_config": "data: 3"}, "strange.ckpt")
         Embeddings(
             np.zeros((3, 5), np.float32), np.array(["photos/0/0.png", "x.png", "y.png"]), np.zeros(3, np.int64),
             np.array(["a"]), str(folder), "moved.ckpt", "12ab", 24, "pad", 1, "euclidean",

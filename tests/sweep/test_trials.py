@@ -53,6 +53,8 @@ def test_another_seed_is_another_trial_and_the_folder_tells_what_differs(tmp_pat
     found = [Trials(CHOICE, tmp_path).of(values) for values in CHOICE.grid()]
     assert len({trial.folder for trial in found}) == 4
     assert found[0].folder.name == f"margin0.5-seed0-{found[0].digest}"
+    numbered = Trials(sweep_of({"tau2": Parameter("values", (0.01, 1))}), tmp_path).of({"tau2": 0.01})
+    assert numbered.folder.name == f"tau2-0.01-{numbered.digest}"
 
 
 def test_its_folder_is_found_by_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
