@@ -37,7 +37,7 @@ NEIGHBOURS = {
 SHORT = ["--trainer.max_steps=300", "--data.sampler.neighbours=0"]
 TRIPLETS = {
     "untrained": ["--trainer.max_steps=1", "--model.optimizer.lr=0", "--data.batches_per_epoch=1", *TRIPLET],
-    "default (plain distances, margin 0.2)": [*SHORT, *TRIPLET],
+    "plain distances, margin 0.2": [*SHORT, *TRIPLET, "--model.loss.margin=0.2"],
     "margin 1": [*SHORT, *TRIPLET, "--model.loss.margin=1"],
     "squared, margin 1, over active triplets": [
         *SHORT,

@@ -158,13 +158,16 @@ def losses(run: Run) -> None:
     hardest = miners.BatchHardMiner(distance=plain)
     contrastive = peers.ContrastiveLoss(pos_margin=0, neg_margin=1, distance=plain)
     both: dict[str, tuple[Any, Any]] = {
-        "lifted": (LiftedStructureLoss(), peers.LiftedStructureLoss(neg_margin=1, pos_margin=0, distance=plain)),
+        "lifted": (
+            LiftedStructureLoss(1.0, smooth=True),
+            peers.LiftedStructureLoss(neg_margin=1, pos_margin=0, distance=plain),
+        ),
         "contrastive, squared, all": (ContrastiveLoss(1.0, average="all", squared=True), contrastive),
         "contrastive, linear, active": (ContrastiveLoss(1.0, average="active", squared=False), contrastive),
         "triplet, all": (TripletLoss(0.2), triplets),
         "triplet, semi-hard": (TripletLoss(0.2, mining="semihard"), lambda x, y: triplets(x, y, semihard(x, y))),
         "triplet, hard": (TripletLoss(0.2, mining="hard"), lambda x, y: triplets(x, y, hardest(x, y))),
-        "lifted, eq. 3": (LiftedStructureLoss(smooth=False), None),
+        "lifted, eq. 3": (LiftedStructureLoss(1.0, smooth=False), None),
     }
     title = f"Losses, forward and backward, float32, four images a class; ms, MB; {machine(run)}"
     columns = ("loss", "B", "D", "ours", "ours / products", "peer", "peer / ours")

@@ -24,12 +24,12 @@ from torch import Tensor
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 
 OURS = {
-    "lifted": LiftedStructureLoss(),
-    "lifted, eq. 3": LiftedStructureLoss(smooth=False),
-    "contrastive": ContrastiveLoss(),
-    "triplet, all": TripletLoss(),
-    "triplet, semihard": TripletLoss(mining="semihard"),
-    "triplet, hard": TripletLoss(mining="hard"),
+    "lifted": LiftedStructureLoss(1.0, smooth=True),
+    "lifted, eq. 3": LiftedStructureLoss(1.0, smooth=False),
+    "contrastive": ContrastiveLoss(1.0, average="all", squared=True),
+    "triplet, all": TripletLoss(0.2),
+    "triplet, semihard": TripletLoss(0.2, mining="semihard"),
+    "triplet, hard": TripletLoss(0.2, mining="hard"),
 }
 PEER_SURVIVES = {"lifted": 512, "contrastive": 4096, "triplet, all": 1024}  # the largest B
 SPREAD = 0.05  # standard deviation of a coordinate: distances of about 1.6 at D = 512, margins are felt

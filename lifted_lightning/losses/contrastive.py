@@ -56,7 +56,7 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(
         self,
-        margin: float = 0.7,
+        margin: float = 0.9,
         pairs: Literal["all", "consecutive"] = "all",
         average: Average = "active",
         squared: bool = False,
@@ -99,7 +99,7 @@ class ContrastiveLoss(nn.Module):
 def contrastive_loss(
     embeddings: Tensor,
     labels: Tensor,
-    margin: float = 0.7,
+    margin: float = 0.9,
     average: Average = "active",
     squared: bool = False,
 ) -> Tensor:

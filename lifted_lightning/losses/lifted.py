@@ -45,13 +45,14 @@ class LiftedStructureLoss(nn.Module):
 
     Args:
         margin: α, in the unit of the distances; the paper's is 1, for embeddings that are not normalised.
-        smooth: τ, in the unit of the distances; true is 1, the paper's eq. 4, and false is 0, its eq. 3.
+        smooth: τ, in the unit of the distances; true is 1, the paper's eq. 4, and false is 0, its eq. 3. The default was
+            chosen in validation among 1 and 1/7 to 1/32 (``experiments/results/README.md``).
 
     Raises:
         UserError: for a margin or temperature that is negative or not finite.
     """
 
-    def __init__(self, margin: float = 0.0625, smooth: bool | float = 0.0625) -> None:
+    def __init__(self, margin: float = 0.1, smooth: bool | float = 0.1) -> None:
         super().__init__()
         if not 0 <= smooth < math.inf:
             raise UserError(f"smooth={smooth}: give a finite temperature of at least 0, in the unit of the distances")
@@ -73,7 +74,7 @@ class LiftedStructureLoss(nn.Module):
 
 
 def lifted_structure_loss(
-    embeddings: Tensor, labels: Tensor, margin: float = 0.0625, smooth: bool | float = 0.0625
+    embeddings: Tensor, labels: Tensor, margin: float = 0.1, smooth: bool | float = 0.1
 ) -> Tensor:
     """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
     check_batch(embeddings, labels)

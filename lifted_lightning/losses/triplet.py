@@ -39,7 +39,8 @@ class TripletLoss(nn.Module):
     ``average`` says what T counts: ``"all"`` kept triplets, or those whose hinge is above 0 (``"active"``).
     The paper's form (Oh Song et al., CVPR 2016, section 3) is ``squared=True, average="all", margin=1``; its
     factor ½ is kept in every form. The defaults differ because they train: squared distances of embeddings
-    that are not normalised let all points collapse into one before a margin of 1 is met.
+    that are not normalised let all points collapse into one before a margin of 1 is met. The default margin is for
+    embeddings of unit length, chosen in validation.
 
     At the edges: a batch without a triplet (no positives, no negatives, one row, none) gives 0 with a zero
     gradient. The derivative of a distance that is 0 is 0; of several equal extremes one is taken.
@@ -56,7 +57,7 @@ class TripletLoss(nn.Module):
     """
 
     def __init__(
-        self, margin: float = 0.2, squared: bool = False, mining: Mining = "all", average: Average = "active"
+        self, margin: float = 0.1, squared: bool = False, mining: Mining = "all", average: Average = "active"
     ) -> None:
         super().__init__()
         if mining not in ("all", "semihard", "hard"):
@@ -84,7 +85,7 @@ class TripletLoss(nn.Module):
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
-    margin: float = 0.2,
+    margin: float = 0.1,
     squared: bool = False,
     mining: Mining = "all",
     average: Average = "active",

@@ -22,7 +22,7 @@ def model(*options: str) -> dict[str, Any]:
 
 def test_another_loss_has_its_own_margin() -> None:
     loss = model("--model.loss=TripletLoss")["loss"]
-    assert loss["init_args"]["margin"] == 0.2
+    assert loss["init_args"]["margin"] == 0.1
 
 
 def test_settings_after_the_class_are_kept() -> None:
