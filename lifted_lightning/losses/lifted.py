@@ -45,8 +45,8 @@ class LiftedStructureLoss(nn.Module):
 
     Args:
         margin: α, in the unit of the distances; the paper's is 1, for embeddings that are not normalised.
-        smooth: τ, in the unit of the distances; true is 1, the paper's eq. 4, and false is 0, its eq. 3. The default was
-            chosen in validation among 1 and 1/7 to 1/32 (``experiments/results/README.md``).
+        smooth: τ, in the unit of the distances; true is 1, the paper's eq. 4, and false is 0, its eq. 3. The default
+            was chosen in validation among 1 and 1/7 to 1/32 (``experiments/benchmarks/RESULTS.md``).
 
     Raises:
         UserError: for a margin or temperature that is negative or not finite.
