@@ -1,5 +1,6 @@
 """Contrastive loss: positives together, negatives at least a margin apart."""
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -14,7 +15,6 @@ from lifted_lightning.losses.pairs import (
     active_share,
     check_batch,
     checked_margin,
-    over_distance_,
     pair_loss,
     wide_dtype,
 )
@@ -127,30 +127,34 @@ def _given(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Average, squared: bool) -> Terms:
-    """Value and gradient of the form on all pairs, in one sweep; to average over the active ones takes one more."""
-    positives, negatives = pairs.positives.sum().clamp_min(2) / 2, pairs.negatives.sum().clamp_min(2) / 2
+    """Value and gradient of the form on all pairs, in one sweep; to average over the active ones takes one more.
+
+    What is added up is Σ_N hinge + r Σ_P D, of both squared or not, to be divided by |N| at the end: r = |N| / |P|.
+    """
+    positives, negatives = (count.clamp_min(1) for count in pairs.counts())
     counted = negatives if average == "all" else _active(pairs, margin).clamp_min(1)
-    pull, push, active = pairs.x.new_zeros(()), pairs.x.new_zeros(()), pairs.x.new_zeros(())
-    laplacian = Laplacian(pairs.x)
-    for block in pairs.blocks:
-        positive, near, far = pairs.split(block)
-        near = torch.where(positive, near, 0)
-        hinge = (margin - far).relu_()
-        pull += near.square().sum() if squared else near.sum()
-        push += torch.linalg.vector_norm(hinge).square() if squared else hinge.sum()
-        active += torch.count_nonzero(hinge)
-        if with_gradient:  # the derivatives of the halved terms by a distance, divided by it
-            weights = over_distance_(hinge if squared else hinge.gt(0).to(far.dtype).mul_(0.5), far)
-            beside = positive if squared else over_distance_(positive.to(near.dtype).mul_(0.5), near)
-            weights[:, : positive.shape[1]] -= beside * (counted / positives)
-            laplacian.add_(weights, block.rows, block.columns, -1)
-    gradient = laplacian.gradient().div_(counted) if with_gradient else None
-    return Terms((pull / positives + push / counted) / 2, gradient, active / negatives)
+    ratio = counted.to(pairs.rows.dtype) / positives
+    factor = ratio.sqrt() if squared else ratio
+    totals, laplacian = [], Laplacian(pairs)
+    for block in pairs.blocks(keep=average == "active"):
+        terms = torch.where(block.positive, block.distances * factor, (margin - block.distances).relu_())
+        totals.append(terms.square().sum() if squared else terms.sum())
+        if with_gradient:  # minus the derivatives by a distance, divided by it
+            if squared:
+                weights = block.over_distances_(terms).masked_fill_(block.positive, -ratio)
+            else:
+                weights = block.over_distances_(terms.sign_().masked_fill_(block.positive, -ratio))
+            laplacian.add_(block, weights, mutual=True, scale=-4 if squared else -2)
+    twice = 2 * counted
+    value = reduce(torch.add, totals) / twice
+    if with_gradient:
+        return Terms(value, laplacian.gradient().div_(twice), None)
+    return Terms(value, None, _active(pairs, margin) / negatives)
 
 
 def _active(pairs: PairBlocks, margin: float) -> Tensor:
-    """The number of negative pairs closer than the margin."""
-    count = pairs.x.new_zeros(())
-    for block in pairs.blocks:
-        count += torch.count_nonzero(pairs.split(block)[2] < margin)
-    return count
+    """The number of negative pairs closer than the margin, each counted from both its ends."""
+    return reduce(
+        torch.add,
+        (torch.count_nonzero((block.distances < margin) > block.positive) for block in pairs.blocks(keep=True)),
+    )

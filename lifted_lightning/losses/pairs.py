@@ -1,20 +1,28 @@
-"""What the losses share: the pairs of a batch by row blocks, their distances, and the way back to a gradient.
+"""What the losses share: the distances of a batch's pairs, by blocks of rows, and the way back to a gradient.
 
-A loss over all pairs of B embeddings needs B×B distances. It takes them a block of rows at a time, each pair
-once, and adds up its value and, in the same forward, its gradient with respect to the embeddings, so that
-nothing of size B×B has to wait for backward: backward multiplies the (B, D) gradient by the incoming scalar.
+A loss over all pairs of B embeddings needs B×B distances. It takes them a block of rows at a time, each row
+against the whole batch (up to a thousand rows or more, one block is the batch), and adds up its value and, in
+the same forward, its gradient with respect to the embeddings: one matrix product for the distances, one for the
+gradient. Nothing of size B×B has to wait for backward, which multiplies the (B, D) gradient by a scalar.
 
-Three things make the result right where a plain Gram matrix is not:
+A product gives the squared distance of two rows as |x|² + |y|² − 2xy, which is mostly rounding where the two are
+close. Three things make a pair right that is 1e-5 of its norm apart, or less, and identical rows have distance 0:
 
-- rows are centred on their mean, and distances and gradient are taken in float64 whatever the input. A matrix
-  product then costs twice that of float32 on processors and datacentre GPUs, and 32 times or more on other
-  GPUs; in exchange a pair, positive or negative, may be as close as 1e-5 of its norm;
-- what is left below rounding counts as distance 0 exactly, so identical rows have distance 0;
-- the derivative of a distance that is 0 is 0.
+- rows are centred on their mean;
+- on the CPU products are float32, and pairs closer than `CLOSE` are left out of them: their distances and
+  gradients come from the differences of the rows. Where such pairs are many, because the batch has collapsed
+  into a few points, the block's products are float64;
+- on an accelerator, where to count them would wait for the device, and under `torch.compile`, where it would
+  break the graph, products are float64 always: at the speed of float32 on datacentre GPUs, 32 times slower or
+  more on others. What is left below their rounding is distance 0.
+
+The derivative of a distance that is 0 is 0.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,107 +31,138 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lifted_lightning.errors import UserError
 
-BLOCK_ENTRIES_CPU = 2**19  # 4 MB of float64: a block's passes stay in the processor's cache
-BLOCK_ENTRIES_GPU = 2**26  # 512 MB: few kernel launches
+BLOCK_ENTRIES_CPU = 2**20  # 4 MB of float32
+BLOCK_ENTRIES_GPU = 2**25  # 256 MB of float64: few kernel launches
 BLOCK_ROWS = 64  # at least: a matrix product wants as many
-WHOLE_ROWS = 4096  # up to this batch size a loss may keep a matrix of all pairs for the length of its forward
-ROUNDING = 64  # a squared distance below this many roundings of the squared norm is 0
+WHOLE_ROWS = 4096  # up to this batch size a loss may keep the distances of all pairs for the length of its forward
+CLOSE = 0.01  # of a row's squared norm: float32 products give larger squared distances to about 1e-5
+ROUNDING = 64  # a squared distance below this many float64 roundings of the squared norm is 0
 
 Average = Literal["active", "all"]  # what a mean counts: terms whose hinge is above 0, or all of them
 
 
 class Block(NamedTuple):
-    """Some rows of a batch sorted by label, and what belongs to them."""
+    """Some rows of a batch against all of it."""
 
     rows: slice
-    columns: slice  # from the first of the rows to the end: with these each pair of the batch is met once
-    near: slice  # where all rows of the classes of `rows` lie
-    beside: slice  # the near ones among `columns`
+    distances: Tensor  # (R, B), float32 at least; infinity between a row and itself
+    positive: Tensor  # bool (R, B): whether a row and a column are a positive pair
+    close: tuple[Tensor, Tensor] | None  # row (of the block) and column of the pairs left out of products
+    wide: bool  # whether products are float64
+
+    def over_distances_(self, weights: Tensor) -> Tensor:
+        """Divide (R, B) by the distances in place; 0 where the distance is 0, the length's subgradient there."""
+        weights.div_(self.distances)
+        return weights.masked_fill_(self.distances == 0, 0) if self.wide or self.close else weights
 
 
 class Terms(NamedTuple):
     """A loss before it is attached to the graph."""
 
-    value: Tensor  # scalar, float64
-    gradient: Tensor | None  # (B, D), rows as in PairBlocks, float64
-    active_share: Tensor  # scalar: the share of the terms whose hinge is above 0
+    value: Tensor  # scalar
+    gradient: Tensor | None  # (B, D)
+    active_share: Tensor | None  # scalar: the share of the terms whose hinge is above 0; where no gradient is wanted
 
 
 class PairBlocks:
-    """A batch prepared for work on all its pairs: sorted by label, centred, float64, cut into row blocks.
+    """A batch prepared for work on all its pairs, row block by row block; shapes depend on B and D alone.
 
-    Sorting puts a class's rows side by side, so that a block's positives lie in the few columns of
-    `Block.near`. Those bounds, and the size of the largest class, are read from the labels on the CPU and for
-    large batches; on an accelerator, where reading would wait for the device, and under `torch.compile`,
-    where it would break the graph, `near` is all columns and the shapes depend on B and D alone.
-
-    Attributes:
-        x: centred rows in the order of their labels, (B, D) float64 (float32 on mps, which has no float64).
-        positives: for each row, how many others share its class, (B,).
-        negatives: for each row, how many are of another class, (B,).
-        widest: at least the size of the largest class.
-        blocks: the row blocks.
+    Args:
+        embeddings: (B, D), any float type.
+        labels: (B,), any integer type.
     """
 
     def __init__(self, embeddings: Tensor, labels: Tensor) -> None:
-        size, device = len(embeddings), embeddings.device
-        wide = wide_dtype(device)
-        self._labels, self._order = labels.sort(stable=True)
-        x = embeddings.detach()[self._order].to(wide)
-        self.x = x.sub_(x.mean(0))  # indexing has made a copy
-        self._norms = torch.linalg.vector_norm(self.x, dim=1).square()
-        self._rounding = self._norms[:, None] * (ROUNDING * torch.finfo(wide).eps)
-        self._index = torch.arange(size, device=device)
-        first = torch.searchsorted(self._labels, self._labels)
-        last = torch.searchsorted(self._labels, self._labels, right=True)
-        self.positives = (last - first - 1).to(wide)
-        self.negatives = (size - last + first).to(wide)
-        rows = _cut(size, device.type == "cpu")
-        near, self.widest = [slice(0, size)] * len(rows), size
-        if size and not torch.compiler.is_compiling() and (device.type == "cpu" or size > WHOLE_ROWS):
-            starts, stops = first.tolist(), last.tolist()
-            near = [slice(starts[r.start], stops[r.stop - 1]) for r in rows]
-            self.widest = int((last - first).max())
-        self.blocks = [
-            Block(r, slice(r.start, size), n, slice(r.start, n.stop)) for r, n in zip(rows, near, strict=True)
-        ]
+        self.widest = wide_dtype(embeddings.device)
+        self.rows = embeddings.to(narrow_dtype(embeddings))
+        self.labels = labels
+        on_cpu = embeddings.device.type == "cpu"
+        eager = on_cpu and not torch.compiler.is_compiling()
+        self.readable = eager or (not torch.compiler.is_compiling() and len(embeddings) > WHOLE_ROWS)
+        self._wide = not eager or self.rows.dtype == torch.float64
+        self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
+        self._kept: list[Block] = []
+        self._unit = 1.0
+        size = len(embeddings)
+        height = max(BLOCK_ROWS, (BLOCK_ENTRIES_CPU if on_cpu else BLOCK_ENTRIES_GPU) // max(size, 1))
+        self._slices = [slice(start, min(start + height, size)) for start in range(0, size, height)]
 
-    def squared(self, rows: slice, columns: slice = slice(None)) -> Tensor:
-        """Squared distances of some rows to some columns, (rows, columns)."""
-        squared = self._norms[rows, None] + self._norms[columns]
-        squared.addmm_(self.x[rows], self.x[columns].T, alpha=-2)
-        return squared.masked_fill_(squared < self._rounding[rows], 0)
+    def blocks(self, keep: bool = False) -> Iterator[Block]:
+        """The blocks. Those that may be kept, up to `WHOLE_ROWS`, are there for the next sweep as they are left."""
+        if self._kept:
+            yield from self._kept
+            return
+        for rows in self._slices:
+            block = self._block(rows)
+            if keep and len(self.rows) <= WHOLE_ROWS:
+                self._kept.append(block)
+            yield block
 
-    def distances(self, rows: slice, columns: slice = slice(None)) -> Tensor:
-        """Distances of some rows to some columns, (rows, columns)."""
-        return self.squared(rows, columns).sqrt_()
+    def centred(self, wide: bool) -> tuple[Tensor, Tensor]:
+        """Rows less their mean (B, D), and their squared norms (B,)."""
+        if wide not in self._centred:
+            x = self.rows.to(wide_dtype(self.rows.device)) if wide else self.rows
+            x = x - x.mean(0)
+            self._centred[wide] = x, x.square().sum(1)
+        return self._centred[wide]
 
-    def same(self, rows: slice, columns: slice) -> Tensor:
-        """True where a row and a column are of one class, the row itself included; (rows, columns)."""
-        return self._labels[rows, None] == self._labels[columns]
+    def widen(self) -> None:
+        """From now on take distances and gradients in float64: for what tells apart distances that are nearly equal."""
+        self.rows, self._wide = self.rows.to(self.widest), True
 
-    def positive(self, block: Block) -> Tensor:
-        """True where a row and a near column are a positive pair, (rows, near): pairs from both ends."""
-        return self.same(block.rows, block.near) & (self._index[block.rows, None] != self._index[block.near])
+    def measure_in(self, unit: float) -> None:
+        """Take distances in this unit; the gradient stays that of a sum over pairs, of weights by such distances."""
+        self._unit = unit
 
-    def split(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        """The pairs of a block, positive and negative apart; over all blocks each pair is met once.
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """The numbers of positive and of negative pairs, each pair counted from both its ends."""
+        size = len(self.rows)
+        positives = reduce(torch.add, (torch.count_nonzero(self._same(rows)) for rows in self._slices)) - size
+        return positives, size * (size - 1) - positives
 
-        Returns:
-            Where a row and a column beside it are a positive pair, (rows, beside); the distances there,
-            (rows, beside); the distances of negative pairs, infinity elsewhere, (rows, columns).
-        """
-        same = self.same(block.rows, block.beside)
-        above = self._index[block.rows, None] < self._index[block.beside]
-        far = self.distances(block.rows, block.columns)
-        beside = far[:, : same.shape[1]]
-        near = beside.clone()
-        beside.masked_fill_(same | ~above, torch.inf)
-        return same & above, near, far
+    def carry(self, value: Tensor) -> Tensor:
+        """The value, or NaN if an embedding is not finite, although no term may have seen it."""
+        return torch.add(value, self.rows.sum(), alpha=0)
 
-    def restore(self, gradient: Tensor) -> Tensor:
-        """Rows (B, D) in the order of the batch."""
-        return torch.empty_like(gradient).index_copy_(0, self._order, gradient)
+    def _same(self, rows: slice) -> Tensor:
+        return take(self.labels, rows)[:, None] == self.labels
+
+    def _block(self, rows: slice) -> Block:
+        positive = self._same(rows)
+        take(positive, rows, 1).fill_diagonal_(False)
+        squared, close = (None, None) if self._wide else self._repaired(rows)
+        wide = squared is None
+        if squared is None:
+            squared, norms = self._squared(rows, True)
+            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps), 0)
+        distances = squared.sqrt_() if self._unit == 1 else squared.sqrt_().div_(self._unit)
+        return Block(rows, distances.to(self.rows.dtype), positive, close, wide)
+
+    def _squared(self, rows: slice, wide: bool) -> tuple[Tensor, Tensor]:
+        """Squared distances (R, B) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
+        x, norms = self.centred(wide)
+        here = take(norms, rows)[:, None]
+        squared = (here + norms).addmm_(take(x, rows), x.T, alpha=-2)
+        take(squared, rows, 1).fill_diagonal_(torch.inf)
+        return squared, here
+
+    def _repaired(self, rows: slice) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Squared distances by float32 products, with the close pairs mended; None if these are too many."""
+        squared, norms = self._squared(rows, False)
+        apart = squared > norms * CLOSE  # not so where it is NaN: float32 overflows
+        count = apart.numel() - int(torch.count_nonzero(apart))
+        if not count:
+            return squared, None
+        if count > 256 + apart.numel() // 64:
+            return None, None
+        here, there = apart.logical_not_().nonzero(as_tuple=True)
+        close = here, there
+        squared[close] = self.differences(rows, close).square().sum(1)
+        return squared, close
+
+    def differences(self, rows: slice, close: tuple[Tensor, Tensor]) -> Tensor:
+        """One row less the other, (n, D), of n pairs of a row in the block and a column."""
+        return take(self.rows, rows)[close[0]] - self.rows[close[1]]
 
 
 class Laplacian:
@@ -132,56 +171,77 @@ class Laplacian:
     With w_ij the derivative by a distance divided by that distance this is the gradient by x_i.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self._x = x
-        self._degree = x.new_zeros(len(x), 1)
-        self._sum = torch.zeros_like(x)
+    def __init__(self, pairs: PairBlocks) -> None:
+        self._pairs = pairs
+        self._sum: Tensor | None = None
 
-    def add_(self, weights: Tensor, rows: slice, columns: slice, scale: float = 1) -> None:
-        """Add the pairs of some rows and columns with their weights (rows, columns), times a scale."""
-        if rows == columns:  # both directions in one product
-            weights = weights + weights.T
-            self._degree[rows] += scale * weights.sum(1, keepdim=True)
-            self._sum[rows].addmm_(weights, self._x[columns], alpha=scale)
-            return
-        self._degree[rows] += scale * weights.sum(1, keepdim=True)
-        self._degree[columns] += scale * weights.sum(0)[:, None]
-        self._sum[rows].addmm_(weights, self._x[columns], alpha=scale)
-        self._sum[columns].addmm_(weights.T, self._x[rows], alpha=scale)
+    def add_(self, block: Block, weights: Tensor, mutual: bool, scale: float = 1) -> None:
+        """Add a block's pairs.
 
-    def add_edges_(self, weights: Tensor, columns: Tensor) -> None:
-        """Add one pair for each row: the row and columns[row], with weights (B,)."""
-        weights = weights[:, None]
-        self._degree.add_(weights).index_add_(0, columns, weights)
-        self._sum.add_(weights * self._x[columns]).index_add_(0, columns, weights * self._x)
+        Args:
+            block: whose pairs.
+            weights: (R, B), used up: w_ij + w_ji if `mutual`, and then the block's rows alone take part; else w_ij.
+            mutual: see there.
+            scale: by which the weights are multiplied.
+        """
+        if not mutual and len(weights) == len(self._pairs.rows):
+            weights, mutual = weights + weights.T, True
+        x, _ = self._pairs.centred(block.wide)
+        weights, rows = weights.to(x.dtype), take(x, block.rows)
+        apart = None
+        if block.close:
+            apart = weights[block.close][:, None] * self._pairs.differences(block.rows, block.close)
+            weights[block.close] = 0
+        part = torch.addmm(rows * weights.sum(1, keepdim=True), weights, x, beta=scale, alpha=-scale)
+        if block.close and apart is not None:
+            part.index_add_(0, block.close[0], apart, alpha=scale)
+        self._gather(block.rows, part)
+        if not mutual:
+            part = torch.addmm(x * weights.sum(0)[:, None], weights.T, rows, beta=scale, alpha=-scale)
+            if block.close and apart is not None:
+                part.index_add_(0, block.close[1], apart, alpha=-scale)
+            self._gather(slice(0, len(x)), part)
+
+    def add_edges_(self, block: Block, weights: Tensor, columns: Tensor) -> None:
+        """Add w_ij of the block's rows and k columns for each: both (R, k)."""
+        rows = self._pairs.rows
+        parts = weights[..., None] * (take(rows, block.rows)[:, None] - rows[columns])
+        self._gather(block.rows, parts.sum(1))
+        self.gradient().index_add_(0, columns.flatten(), parts.flatten(0, 1), alpha=-1)
 
     def gradient(self) -> Tensor:
-        """The gradient by x, (B, D)."""
-        return self._sum.neg_().addcmul_(self._degree, self._x)
+        """What has been added up, (B, D): the gradient by the embeddings."""
+        if self._sum is None:
+            self._sum = torch.zeros_like(self._pairs.rows)
+        return self._sum
+
+    def _gather(self, rows: slice, part: Tensor) -> None:
+        part = part.to(self._pairs.rows.dtype)
+        if self._sum is None and len(part) == len(self._pairs.rows):
+            self._sum = part
+        else:
+            take(self.gradient(), rows).add_(part)
+
+
+def take(values: Tensor, part: slice, dim: int = 0) -> Tensor:
+    """Part of a tensor, without an operation where that is the whole."""
+    size = part.stop - part.start
+    return values if size == values.shape[dim] else values.narrow(dim, part.start, size)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """One tensor of the blocks' parts (R,), without an operation where one block holds all."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def narrow_dtype(embeddings: Tensor) -> torch.dtype:
+    """The type of embeddings, float32 at least."""
+    return torch.float64 if embeddings.dtype == torch.float64 else torch.float32
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
-    """The type that distances are taken in."""
+    """The widest type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _cut(size: int, cpu: bool) -> list[slice]:
-    """Row blocks of about equal numbers of entries, where a row goes from the diagonal to the last column."""
-    entries = BLOCK_ENTRIES_CPU if cpu else BLOCK_ENTRIES_GPU
-    # With fewer blocks too much would be computed below the diagonal; on a GPU launches cost more than that.
-    most = max(BLOCK_ROWS, size // 8) if cpu else size
-    rows: list[slice] = []
-    start = 0
-    while start < size:
-        stop = min(start + min(max(BLOCK_ROWS, entries // (size - start)), most), size)
-        rows.append(slice(start, stop))
-        start = stop
-    return rows
-
-
-def over_distance_(weights: Tensor, distances: Tensor) -> Tensor:
-    """Divide by the distances in place, 0 where the distance is 0: the length's subgradient there."""
-    return weights.div_(distances).masked_fill_(distances == 0, 0)
 
 
 def checked_margin(margin: float) -> float:
@@ -215,7 +275,7 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
     Args:
         embeddings: (B, D), any float type.
         labels: (B,), any integer type.
-        terms: value and, if its second argument is true, gradient of the loss.
+        terms: value and, if its second argument is true, gradient of the loss; for two rows or more.
 
     Returns:
         Scalar, float32 at least. Its gradient has the type of the embeddings. A non-finite embedding gives a
@@ -223,22 +283,31 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
     """
     check_batch(embeddings, labels)
     wanted = torch.is_grad_enabled() and embeddings.requires_grad
-    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+    with torch.no_grad(), _no_autocast(embeddings.device.type):
         pairs = PairBlocks(embeddings, labels)
-        result = terms(pairs, wanted)
-        narrow = torch.promote_types(embeddings.dtype, torch.float32)
-        value = (result.value + 0 * pairs.x.sum()).to(narrow)  # the zero carries a NaN no term has seen
+        if len(embeddings) < 2:
+            result = Terms(pairs.rows.new_zeros(()), torch.zeros_like(pairs.rows) if wanted else None, None)
+        else:
+            result = terms(pairs, wanted)
+        narrow = narrow_dtype(embeddings)
+        value = pairs.carry(result.value).to(narrow)
         if result.gradient is None:
             return value
-        gradient = pairs.restore(result.gradient.to(narrow))
+        gradient = result.gradient.to(narrow)
     return _Attach.apply(embeddings, value, gradient)
 
 
 def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
     """The share of the terms whose hinge is above 0, a float32 scalar without gradient; 0 if there are none."""
     check_batch(embeddings, labels)
-    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-        return terms(PairBlocks(embeddings, labels), False).active_share.float()
+    with torch.no_grad(), _no_autocast(embeddings.device.type):
+        share = terms(PairBlocks(embeddings, labels), False).active_share if len(embeddings) > 1 else None
+        return embeddings.new_zeros((), dtype=torch.float32) if share is None else share.float()
+
+
+def _no_autocast(device: str) -> AbstractContextManager[None]:
+    """Products in the type of their factors."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class _Attach(torch.autograd.Function):

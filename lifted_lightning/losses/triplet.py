@@ -1,10 +1,10 @@
 """Triplet loss: each positive nearer to its anchor than the negatives are, by a margin."""
 
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from lifted_lightning.losses.pairs import (
     Average,
@@ -14,7 +14,6 @@ from lifted_lightning.losses.pairs import (
     Terms,
     active_share,
     checked_margin,
-    over_distance_,
     pair_loss,
 )
 
@@ -95,134 +94,111 @@ def triplet_loss(
 
 
 class _Triplets(NamedTuple):
-    """Mined triplets of some anchors, k to an anchor; `near` and `far` are columns of the batch."""
+    """Mined triplets of a block's anchors, k to an anchor; `near` and `far` are columns of the batch."""
 
-    positive: Tensor  # distances (rows, k)
-    near: Tensor  # the positives' columns (rows, k)
-    negative: Tensor  # distances (rows, k)
-    far: Tensor  # the negatives' columns (rows, k)
-    valid: Tensor  # bool (rows, k)
+    positive: Tensor  # distances (R, k)
+    near: Tensor  # the positives' columns (R, k)
+    negative: Tensor  # distances (R, k)
+    far: Tensor  # the negatives' columns (R, k)
+    valid: Tensor  # bool (R, k)
 
 
 def _terms(
     pairs: PairBlocks, with_gradient: bool, margin: float, squared: bool, mining: Mining, average: Average
 ) -> Terms:
-    """Value and gradient for any choice of triplets."""
-    laplacian = Laplacian(pairs.x) if with_gradient else None
-    if mining == "all":
-        total, kept, active = _sum_all(pairs, laplacian, margin, squared)
-    else:
-        total, kept, active = _sum_mined(pairs, laplacian, margin, squared, mining)
-    count = 2 * (active if average == "active" else kept).clamp_min(1)
-    gradient = laplacian.gradient().div_(count) if laplacian else None
-    return Terms(total / count, gradient, active / kept.clamp_min(1))
+    """Value and gradient for any choice of triplets, in one sweep."""
+    if squared or mining != "all":
+        pairs.widen()
+    sums, laplacian = [], Laplacian(pairs) if with_gradient else None
+    for block in pairs.blocks():
+        sums.append(
+            _sum_all(pairs, block, laplacian, margin, squared)
+            if mining == "all"
+            else _sum_mined(pairs, block, laplacian, margin, squared, mining)
+        )
+    total, kept, active = (reduce(torch.add, parts) for parts in zip(*sums, strict=True))
+    twice = 2 * (active if average == "active" else kept).clamp_min(1)
+    if laplacian:
+        return Terms(total / twice, laplacian.gradient().div_(twice), None)
+    return Terms(total / twice, None, active / kept.clamp_min(1))
 
 
 def _sum_all(
-    pairs: PairBlocks, laplacian: Laplacian | None, margin: float, squared: bool
+    pairs: PairBlocks, block: Block, laplacian: Laplacian | None, margin: float, squared: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum of all triplets' hinges, the number of triplets, and of those above 0; no third dimension.
+    """The sum of all triplets' hinges, the number of triplets, and of those above 0.
 
-    The K positives of an anchor put thresholds D_ap + α on the line. A negative is active with every
-    threshold above it: a binary search counts those, and the counts, added up from the left, say of each
-    threshold how many negatives lie below it. A negative pair serves two anchors: it is searched for both.
+    No third dimension: the K positives of an anchor put thresholds D_ap + α on the line. A negative is active with
+    every threshold above it: a binary search counts those, and the counts, added up from the left, say of each
+    threshold how many negatives lie below it.
     """
-    total = pairs.x.new_zeros(())
-    if not pairs.blocks:
-        return total, total, total
-    nearby = [_sorted_positives(pairs, b, pairs.distances(b.rows, b.near)) for b in pairs.blocks]
-    values, index = (torch.cat(part) for part in zip(*nearby, strict=True))
-    thresholds = _measure(values, squared) + margin
-    histogram = values.new_zeros(len(values), values.shape[1] + 1)
-    for block in pairs.blocks:
-        _, _, distances = pairs.split(block)
-        measure = _measure(distances, squared)
-        above = _count_above(pairs, block.rows, thresholds, measure, histogram)
-        above += _count_above(pairs, block.columns, thresholds, measure.T.contiguous(), histogram).T
-        beside = measure[:, : block.beside.stop - block.beside.start]
-        beside.masked_fill_(beside == torch.inf, 0)  # no threshold is above infinity, but 0 × ∞ is not 0
-        total -= torch.dot(above.flatten(), measure.flatten())
-        if laplacian:
-            laplacian.add_(_weights_(above, distances, squared), block.rows, block.columns, -1)
-    real = thresholds < torch.inf
-    below = torch.where(real, histogram.cumsum(1)[:, :-1], 0)
-    total += torch.where(real, below * thresholds, 0).sum()
-    active = below.sum()
-    if laplacian:
-        weights = _weights_(below, values, squared)
-        for block in pairs.blocks:
-            width = block.near.stop - block.near.start
-            spread = weights.new_zeros(block.rows.stop - block.rows.start, width)
-            spread.scatter_add_(1, index[block.rows], weights[block.rows])
-            laplacian.add_(spread, block.rows, block.near)
-    return total, (pairs.positives * pairs.negatives).sum(), active
-
-
-def _count_above(pairs: PairBlocks, anchors: slice, thresholds: Tensor, measure: Tensor, histogram: Tensor) -> Tensor:
-    """How many of its anchor's thresholds lie above each distance, (anchors, n); adds to the histogram."""
-    below = torch.searchsorted(thresholds[anchors], measure, right=True)
-    histogram[anchors].scatter_add_(1, below, histogram.new_ones(()).expand(below.shape))
-    return (pairs.positives[anchors, None] - below).clamp_min_(0)  # the padding counts as below infinity
+    measure = _measure(block.distances, squared)
+    count, values, columns = _sorted_positives(pairs, block, measure)
+    missing, thresholds = values == torch.inf, values.add_(margin)
+    far = measure.masked_fill(block.positive, torch.inf)
+    place = torch.searchsorted(thresholds, far, right=True)
+    histogram = place.new_zeros(len(place), thresholds.shape[1] + 1)
+    histogram.scatter_add_(1, place, place.new_ones(()).expand(place.shape))
+    below = histogram.cumsum(1)[:, :-1].masked_fill(missing, 0).to(measure.dtype)
+    above = (count[:, None] - place).clamp_min_(0).to(measure.dtype)  # the padding counts as below infinity
+    far.masked_fill_(above == 0, 0)  # 0 × ∞ is not 0
+    total = (below * thresholds.masked_fill_(missing, 0)).sum(dtype=pairs.widest) - (above * far).sum(
+        dtype=pairs.widest
+    )
+    triplets, active = (count * (len(pairs.rows) - 1 - count)).sum(), above.sum()
+    if laplacian:  # from the derivative by the measure to that by the distance, divided by it
+        weights = above.neg_().scatter_add_(1, columns, below)
+        weights = weights if squared else block.over_distances_(weights)
+        laplacian.add_(block, weights, mutual=False, scale=2 if squared else 1)
+    return total, triplets, active
 
 
 def _sum_mined(
-    pairs: PairBlocks, laplacian: Laplacian | None, margin: float, squared: bool, mining: Mining
+    pairs: PairBlocks, block: Block, laplacian: Laplacian | None, margin: float, squared: bool, mining: Mining
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of the mined triplets' hinges, the number of those triplets, and of those above 0."""
-    total, kept, active = (pairs.x.new_zeros(()) for _ in range(3))
-    for block in pairs.blocks:
-        distances = pairs.distances(block.rows)
-        values, index = _sorted_positives(pairs, block, distances[:, block.near])
-        distances[:, block.near].masked_fill_(pairs.same(block.rows, block.near), torch.inf)
-        if mining == "semihard":
-            mined = _semihard(values, index + block.near.start, distances, margin, squared)
+    far = block.distances.masked_fill(block.positive, torch.inf)
+    mined = _semihard(pairs, block, far, margin, squared) if mining == "semihard" else _hard(block, far)
+    difference = _measure(mined.positive, squared) - _measure(mined.negative, squared)
+    hinge = torch.where(mined.valid, difference + margin, 0).relu_()
+    felt = hinge.sign()
+    if laplacian:
+        columns, distances = torch.cat((mined.near, mined.far), 1), torch.cat((mined.positive, mined.negative), 1)
+        weights = torch.cat((felt, -felt), 1)
+        weights = 2 * weights if squared else weights.div_(distances).masked_fill_(distances == 0, 0)
+        if mining == "hard":
+            laplacian.add_edges_(block, weights, columns)
         else:
-            mined = _hard(values, index + block.near.start, distances, pairs.positives[block.rows])
-        difference = _measure(mined.positive, squared) - _measure(mined.negative, squared)
-        hinge = torch.where(mined.valid, difference + margin, 0).relu_()
-        felt = (hinge > 0).to(hinge.dtype)
-        total += hinge.sum()
-        kept += mined.valid.sum()
-        active += felt.sum()
-        if laplacian:
-            weights = torch.zeros_like(distances)
-            weights.scatter_add_(1, mined.near, _weights_(felt.clone(), mined.positive, squared))
-            weights.scatter_add_(1, mined.far, -_weights_(felt, mined.negative, squared))
-            laplacian.add_(weights, block.rows, slice(0, len(pairs.x)))
-    return total, kept, active
+            weights = torch.zeros_like(far).scatter_add_(1, columns, weights)
+            laplacian.add_(block, weights, mutual=False)
+    return hinge.sum(), mined.valid.sum(), felt.sum()
 
 
-def _semihard(values: Tensor, index: Tensor, far: Tensor, margin: float, squared: bool) -> _Triplets:
+def _semihard(pairs: PairBlocks, block: Block, far: Tensor, margin: float, squared: bool) -> _Triplets:
     """For each anchor and positive the nearest negative beyond the positive, if it is within the margin."""
+    _, values, near = _sorted_positives(pairs, block, block.distances)
     far, columns = far.sort(1)
     place = torch.searchsorted(far, values * (1 + TIE), right=True).clamp_max_(far.shape[1] - 1)
     nearest = far.gather(1, place)
     within = _measure(nearest, squared) < _measure(values, squared) + margin
-    return _Triplets(values, index, nearest, columns.gather(1, place), (values < nearest) & within)
+    return _Triplets(values, near, nearest, columns.gather(1, place), (values < nearest) & within)
 
 
-def _hard(values: Tensor, index: Tensor, far: Tensor, positives: Tensor) -> _Triplets:
+def _hard(block: Block, far: Tensor) -> _Triplets:
     """For each anchor the farthest positive and the nearest negative."""
-    last = (positives.long() - 1).clamp_min(0)[:, None]
     nearest, column = far.min(1, keepdim=True)
-    farthest = values.gather(1, last)
-    valid = (farthest < torch.inf) & (nearest < torch.inf)
-    return _Triplets(farthest, index.gather(1, last), nearest, column, valid)
+    farthest, near = torch.where(block.positive, block.distances, -1).max(1, keepdim=True)
+    return _Triplets(farthest, near, nearest, column, (farthest >= 0) & (nearest < torch.inf))
 
 
-def _sorted_positives(pairs: PairBlocks, block: Block, distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances to the positives, ascending, padded with infinity, and their near columns: (rows, K)."""
-    values, index = torch.where(pairs.positive(block), distances, torch.inf).sort(1)
-    missing = pairs.widest - values.shape[1]  # cut if negative
-    values, index = pad(values, (0, missing), value=torch.inf), pad(index, (0, missing))
-    return values.contiguous(), index
+def _sorted_positives(pairs: PairBlocks, block: Block, measure: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many positives an anchor has (R,); their measures, ascending, padded with infinity, and columns (R, K)."""
+    count = block.positive.sum(1)
+    most = max(1, int(count.max())) if pairs.readable else len(pairs.rows) - 1
+    values, columns = torch.where(block.positive, measure, torch.inf).topk(most, 1, largest=False)
+    return count, values, columns
 
 
 def _measure(distances: Tensor, squared: bool) -> Tensor:
     """What a triplet compares."""
     return distances.square() if squared else distances
-
-
-def _weights_(derivative: Tensor, distances: Tensor, squared: bool) -> Tensor:
-    """From the derivative by the measure to weights of the Laplacian, in place."""
-    return derivative.mul_(2) if squared else over_distance_(derivative, distances)
