@@ -111,10 +111,10 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
             hinges += [hinge] if len(lift) <= WHOLE_ROWS else []
         else:
             active.append(torch.count_nonzero(hinge))
-    count = reduce(torch.add, counts).clamp_min(1) * (2 / unit**2)
-    value = reduce(torch.add, totals) / count
+    count = reduce(torch.add, counts).clamp_min(1)
+    value = reduce(torch.add, totals) * (unit**2 / 2) / count
     if not with_gradient:
-        return Terms(value, None, reduce(torch.add, active) * (2 / unit**2) / count)
+        return Terms(value, None, reduce(torch.add, active) / count)
 
     push, laplacian = joined(pushes), Laplacian(pairs)
     offset = push.log() - lift
@@ -130,7 +130,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
         else:
             nearest = reach.argmax(1, keepdim=True)
             weights = hinge.mul_(-0.5).scatter_add_(1, nearest, take(push, block.rows)[:, None])
-        laplacian.add_(block, block.over_distances_(weights), mutual=bool(smooth), scale=-4 / unit**2)
+        laplacian.add_(block, block.over_distances_(weights), mutual=bool(smooth), scale=-2)
     return Terms(value, laplacian.gradient().div_(count), None)
 
 

@@ -63,7 +63,9 @@ def test_float32_is_right(monkeypatch: pytest.MonkeyPatch, way: str, name: str, 
     value.backward()
     true_value.backward()
     # e^−D has the relative error that D has absolutely: 6e-5 where distances are 1,000
-    assert relative(ours.grad, truth.grad) <= (5e-5 if (name, kind) == ("lifted", "norm 1e3") else 1e-6)
+    assert relative(ours.grad, truth.grad) <= (
+        1e-4 if name in ("lifted", "lifted-cold") and kind == "norm 1e3" else 1e-6
+    )
 
 
 @pytest.mark.parametrize("name", CASES_WITH_TRUTH)
