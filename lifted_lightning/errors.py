@@ -1,6 +1,10 @@
 """The error that is meant for a person: one line that names the thing and the remedy."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+
+# Control characters, by which a name could steer a terminal or end a line; and halves of what was no UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -18,6 +22,17 @@ class RunError(Exception):
 def one_line(error: object, longest: int = 200) -> str:
     """What an error says, or a text, as one line of so many characters at most; its kind where it says nothing."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names in one line, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def harmless(text: str) -> str:
+    """A text that came with data, with a sign in the place of each character that a terminal might obey."""
+    return UNPRINTABLE.sub("\ufffd", text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,7 +1,8 @@
-"""Files that a reader sees whole or not at all, locks that end with their process, and YAML or why it is none."""
+"""Files that a reader sees whole or not at all, cells of CSV, locks that end with their process, YAML or why not."""
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,12 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def csv_text(cell: Any) -> Any:
+    """A CSV file's cell, marked as text where a spreadsheet would take a name for a formula; numbers stay."""
+    formula = isinstance(cell, str) and re.match(r"[=+@-]", cell) and not re.fullmatch(r"-[\d.e-]+", cell)
+    return f"'{cell}" if formula else cell
 
 
 def lock(path: Path, wait: bool = False) -> int:

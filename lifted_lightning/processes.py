@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from lifted_lightning.errors import RunError, UserError, one_line
+from lifted_lightning.errors import RunError, UserError, harmless, one_line
 
 INTERACTIVE = ("bash", "interactive")  # names of a SLURM job in which Lightning starts the ranks itself
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|TCPStore", re.IGNORECASE)
@@ -78,5 +78,6 @@ def report(command: str, error: BaseException) -> int:
     line = "".join(c if c.isprintable() else "\ufffd" for c in line)  # of names: one line, and no terminal's escapes
     if lost or rank_on_node():
         time.sleep(AFTER_OBSERVER if lost else AFTER_RANK_ZERO)
-    print(f"lifted {command}: {f'rank {rank_on_node()}: ' if ranks else ''}{line}", file=sys.stderr, flush=True)
+    line = harmless(f"lifted {command}: {f'rank {rank_on_node()}: ' if ranks else ''}{line}")
+    print(line, file=sys.stderr, flush=True)
     return 2 if isinstance(error, UserError) else 1

@@ -125,8 +125,9 @@ class RetrievalEvaluation(Callback):
 
     def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)
+        cameras = data_of(trainer).table.cameras
         neighbours = max(getattr(callback, "neighbours", 1) for callback in callbacks_of(trainer))
-        return RetrievalMetrics(self.ks, query, gallery, self.distance, neighbours).to(module.device)
+        return RetrievalMetrics(self.ks, query, gallery, self.distance, neighbours, cameras).to(module.device)
 
     def _evaluate(self, trainer: Trainer, stage: str) -> Evaluation:
         """Rank all that the batches had, on every rank; the batches are let go."""

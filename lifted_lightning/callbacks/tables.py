@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.files import atomic
+from lifted_lightning.files import atomic, csv_text
 from lifted_lightning.metrics.collection import Evaluation
 
 COLUMNS = ("class", "queries", "recall@1", "most_confused_with", "times")
@@ -37,7 +37,7 @@ class PerClassTable(Callback):
             return
         self._rows = per_class_rows(evaluation, data_of(trainer).class_names)
         with atomic(Path(trainer.default_root_dir) / "per_class.csv", "w") as file:
-            csv.writer(file).writerows([COLUMNS, *self._rows])
+            csv.writer(file).writerows([COLUMNS, *([*map(csv_text, row)] for row in self._rows)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         columns = list(COLUMNS)

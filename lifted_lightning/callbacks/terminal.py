@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lifted_lightning.runs.folder import PLOTS, RESULT
 from lifted_lightning.runs.settings import metrics_in_order
@@ -40,7 +41,7 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
     """Print the metrics of a run beside its baseline's, its folder, and, if it trained, how to repeat it."""
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     folder = Path(os.path.relpath(folder))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
     if any((folder / PLOTS).glob("*.png")):
@@ -57,7 +58,7 @@ def metrics_table(result: dict[str, Any], stage: str) -> Table:
     """One row a metric: the embedding's value, and the same on the baseline."""
     classes = "unseen classes" if stage == "test" else "validation classes"
     trained = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
-    table = Table(title=f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}")
+    table = Table(title=Text(f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}"))
     table.add_column("metric")
     table.add_column("embedding", justify="right")
     if result["baseline"]:

@@ -12,8 +12,12 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.errors import UserError, did_you_mean, one_line
+from lifted_lightning.data.images import height_and_width
+from lifted_lightning.data.table import positives
+from lifted_lightning.errors import UserError, did_you_mean, listed, one_line
+from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import added_since, flatten
 from lifted_lightning.training.module import EmbeddingModule
@@ -54,6 +58,35 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
         if not config.trainer.callbacks:
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
     check_validation_classes(data)
+    check_cameras(data)
+    check_pairs(module, data)
+
+
+def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
+    """Refuse a loss of given pairs with batches of which every given pair is of one class: all would collapse."""
+    given = isinstance(module.loss, ContrastiveLoss) and module.loss.pairs == "consecutive"
+    if given and isinstance(data.sampler, PositivePairs) and data.sampler.samples_per_class % 2 == 0:
+        raise UserError(
+            "--model.loss.pairs=consecutive: every two rows of --data.sampler=PositivePairs are of one class, and no "
+            "pair would be pushed apart; give --data.sampler=ReleasedPairs, or leave out pairs"
+        )
+
+
+def check_cameras(data: RetrievalDataModule) -> None:
+    """Say how many queries have no image of their class from another camera to find; they are left out.
+
+    Raises:
+        UserError: if none has.
+    """
+    for stage, rows in (("validation", data.validation_rows), ("test", data.table.test)):
+        query, gallery = (rows if part is None else part for part in data.query_gallery(stage))
+        lost = int((positives(data.table, query, gallery) == 0).sum()) if data.table.cameras is not None else 0
+        if not lost:
+            continue
+        line = f"{lost} of {len(query)} queries of the {stage} have no image of their class from another camera"
+        if lost == len(query):
+            raise UserError(f"{data.table.name}: {line}: leave out the column camera, or have other {stage} classes")
+        rank_zero_warn(f"{data.table.name}: {line}, and are left out")
 
 
 def check_validation_classes(data: RetrievalDataModule) -> None:
@@ -103,7 +136,7 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
     Raises:
         UserError: if the data's images do not pass augmentation and network.
     """
-    shape = (1, data.channels, data.size, data.size)
+    shape = (1, data.channels, *height_and_width(data.size))
     training = module.training
     module.eval()
     try:
@@ -111,7 +144,7 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
             module(torch.zeros(shape, dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"images of {data.channels}x{data.size}x{data.size} do not pass the network ({one_line(error)}): make "
+            f"images of {'x'.join(map(str, shape[1:]))} do not pass the network ({one_line(error)}): make "
             "data.channels, data.size, model.augment and model.network agree"
         ) from error
     finally:
@@ -256,7 +289,6 @@ def trained_classes(data: RetrievalDataModule, path: Path, stage: str) -> list[s
     seen, rows = load_checkpoint(path).get(CLASSES_KEY), data.table.test if stage == "test" else data.validation_rows
     names = data.trained_before(seen, rows) if seen else []
     if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         of = len(np.unique(data.table.labels[rows]))
-        rank_zero_warn(f"{path} was trained on {len(names)} of the {of} classes of this {stage}: {shown}")
+        rank_zero_warn(f"{path} was trained on {len(names)} of the {of} classes of this {stage}: {listed(names)}")
     return names

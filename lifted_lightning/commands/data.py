@@ -93,12 +93,15 @@ def verify(name: str, root: str | None = None) -> None:
     from lifted_lightning.data.datasets.base import Counts
     from lifted_lightning.data.datasets.own import own_path
     from lifted_lightning.data.pixels import unreadable, verified_caches
+    from lifted_lightning.data.table import with_pairs
 
     folder = data_root(root)
     path = own_path(name, folder)
     own = TableFile(name) if path.is_file() else ImageFolder(name) if path.is_dir() else None
     dataset = named(name, or_else=own)
     table = dataset.table(folder)
+    if dataset.expected is None:
+        with_pairs(table)
     for pixels in verified_caches(table):
         print(f"{pixels.path}: {len(pixels)} decoded images, as they were written")
     broken = [why for _, why in unreadable(table)]

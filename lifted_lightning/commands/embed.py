@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.data.images import EXTENSIONS
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, harmless
 from lifted_lightning.runs.embeddings import Embeddings
 
 BAR_FROM = 65  # images, more than a batch, from which there is progress to show
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     shown = (step[1] for step in steps) if len(paths) < BAR_FROM else with_progress(steps, len(paths), "embedding")
     unreadable = dict(pair for broken in shown for pair in broken)
     for reason in unreadable.values():
-        print(f"warning: {reason}", file=sys.stderr)
+        print(f"warning: {harmless(reason)}", file=sys.stderr)
     if len(unreadable) == len(paths):
         raise UserError(f"none of {len(paths)} images can be read, for example {unreadable[0]}")
     read = [row for row in range(len(paths)) if row not in unreadable]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.commands.embed import add_device, check_writable
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, harmless
 from lifted_lightning.runs.embeddings import Embeddings, read_embeddings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     distances, rows = nearest_images(index, model, queries, k, itself)
     print_table(index, queries, distances, rows)
     for query in [query for query, row in zip(queries, itself, strict=True) if row >= 0]:
-        print(f"{query} is in the index itself: left out of its own answer", file=sys.stderr)
+        print(f"{harmless(query)} is in the index itself: left out of its own answer", file=sys.stderr)
     if options.gallery is not None:
         shown = slice(None, ROWS), slice(None, COLUMNS)
         draw_answers(
@@ -123,12 +123,12 @@ def nearest_images(
 
 def print_table(index: Embeddings, queries: Sequence[str], distances: FloatArray, rows: IntArray) -> None:
     """One line a neighbour; paths come last and are never cut, so that other programs can read them."""
+    queries = [harmless(query) for query in queries]
     width = max(len("query"), *map(len, queries))
     print(f"{'query':<{width}}  rank   distance  path")
     for query, near, found in zip(queries, distances, rows, strict=True):
         for rank, (value, row) in enumerate(zip(near, found, strict=True), start=1):
-            path = "".join(c if c.isprintable() else "\ufffd" for c in str(index.paths[row]))  # no terminal's escapes
-            print(f"{query:<{width}}  {rank:>4}  {value:>9.4g}  {path}")
+            print(f"{query:<{width}}  {rank:>4}  {value:>9.4g}  {harmless(str(index.paths[row]))}")
 
 
 def draw_answers(
@@ -164,7 +164,7 @@ def draw_answers(
 
 def short_name(path: str) -> str:
     """The last folder and the file's name without ending."""
-    return str(Path(*Path(path).with_suffix("").parts[-2:]))
+    return harmless(str(Path(*Path(path).with_suffix("").parts[-2:])))
 
 
 def _picture(path: str, resize: Any) -> "UInt8Array":
@@ -173,6 +173,6 @@ def _picture(path: str, resize: Any) -> "UInt8Array":
 
     image = image_or_error(lambda: read_image(path), path, 3)
     if isinstance(image, UserError):
-        print(f"warning: {image}", file=sys.stderr)
+        print(f"warning: {harmless(str(image))}", file=sys.stderr)
         return np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
     return to_pixels(image, SIDE, resize)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lifted_lightning.data.images import Size, height_and_width
 from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +39,7 @@ class Augmentation(nn.Module):
     """What all augmentations share: draws, mirror, colour, centre crop for evaluation, normalisation.
 
     Args:
-        size: side of the square output in pixels; None keeps the input's height and width.
+        size: side of the output in pixels, or ``[height, width]``; None keeps the input's height and width.
         mirror: flip every second image, on average, left to right.
         colour_jitter: strength s: brightness, contrast and saturation are each scaled by a factor that is
             uniform in [1-s, 1+s]. 0 leaves colours alone.
@@ -54,20 +55,18 @@ class Augmentation(nn.Module):
 
     def __init__(
         self,
-        size: int | None = None,
+        size: Size | None = None,
         mirror: bool = True,
         colour_jitter: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if size is not None and size <= 0:
-            raise UserError(f"augmentation size={size}: give the side of the output in pixels, at least 1")
         if not 0 <= colour_jitter <= 1:
             raise UserError(f"augmentation colour_jitter={colour_jitter}: give a strength from 0 to 1")
         if (mean is None) != (std is None):
             raise UserError("augmentation: give both mean and std, or neither")
-        self.size = size
+        self.size = None if size is None else height_and_width(size, "augmentation size")
         self.mirror = mirror
         self.colour_jitter = colour_jitter
         self.given_statistics = mean is not None and std is not None
@@ -126,7 +125,7 @@ class Augmentation(nn.Module):
         return (draws[:, 0] < 0.5) if self.mirror else torch.zeros_like(draws[:, 0], dtype=torch.bool)
 
     def output_size(self, images: Tensor) -> tuple[int, int]:
-        return (self.size, self.size) if self.size is not None else (images.shape[2], images.shape[3])
+        return self.size or (images.shape[2], images.shape[3])
 
     def centre(self, images: Tensor) -> Tensor:
         """(b, C, h, w): the middle of each image, at the output size."""
@@ -138,7 +137,7 @@ class Augmentation(nn.Module):
         """How much higher and wider than the output the images are."""
         (h, w), (height, width) = self.output_size(images), images.shape[2:]
         if h > height or w > width:
-            raise UserError(f"augmentation size={self.size}: images of {height}x{width} are smaller; lower it")
+            raise UserError(f"augmentation size {h}x{w}: images of {height}x{width} are smaller; lower it")
         return height - h, width - w
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class Augmentation(nn.Module):
 
 
 class CropMirror(Augmentation):
-    """A random square crop, mirrored or not: the paper's augmentation (Song et al. 2016: 256 to 227 pixels).
+    """A random crop, mirrored or not: the paper's augmentation (Song et al. 2016: 256 to 227 pixels).
 
     Pixels are copied, not interpolated.
     """
@@ -182,15 +181,15 @@ class ResizedCrop(Augmentation):
     """A crop of random area, shape and place, resampled bilinearly to the output size.
 
     Args:
-        size: side of the square output in pixels; None keeps the input's height and width.
+        size: side of the output in pixels, or ``[height, width]``; None keeps the input's height and width.
         scale: least and greatest area of the crop, as a share of the image.
-        ratio: least and greatest width/height of the crop, drawn log-uniformly.
+        ratio: least and greatest width/height of the crop, drawn log-uniformly, as a multiple of the output's.
         **kwargs: mirror, colour_jitter, mean, std, as for every ``Augmentation``.
     """
 
     def __init__(
         self,
-        size: int | None = None,
+        size: Size | None = None,
         scale: tuple[float, float] = (0.2, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         **kwargs: Any,
@@ -204,7 +203,8 @@ class ResizedCrop(Augmentation):
     def transform(self, images: Tensor, draws: Tensor) -> Tensor:
         """See base class."""
         draws = draws.to(images.device, non_blocking=True)
-        aspect = images.shape[3] / images.shape[2]
+        out_height, out_width = self.output_size(images)
+        aspect = images.shape[3] / images.shape[2] / (out_width / out_height)
         width, height, x, y = crop_box(draws, aspect, self.scale, self.ratio)
         zero = torch.zeros_like(x)
         width = torch.where(self.mirrored(draws), -width, width)
@@ -218,7 +218,7 @@ class Affine(Augmentation):
     What lies outside the image repeats its border.
 
     Args:
-        size: side of the square output in pixels; None keeps the input's height and width.
+        size: side of the output in pixels, or ``[height, width]``; None keeps the input's height and width.
         shift: greatest shift in each direction, as a share of the image's side.
         rotation: greatest turn either way, in degrees.
         scale: greatest enlargement, and shrinking by as much: 0.2 is a factor from 1/1.2 to 1.2.
@@ -228,7 +228,7 @@ class Affine(Augmentation):
 
     def __init__(
         self,
-        size: int | None = None,
+        size: Size | None = None,
         shift: float = 0.1,
         rotation: float = 10.0,
         scale: float = 0.1,
@@ -264,7 +264,7 @@ def crop_box(
 
     Args:
         draws: (b, 8) in [0, 1).
-        aspect: the images' width/height.
+        aspect: the images' width/height, as a multiple of that which a crop of ratio 1 is to have.
         scale: least and greatest area, as a share of the image.
         ratio: least and greatest width/height of the crop, drawn log-uniformly.
 

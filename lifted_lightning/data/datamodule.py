@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, image_or_error, in_colour
+from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, Size, height_and_width, image_or_error, in_colour
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
-from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows
-from lifted_lightning.errors import UserError
+from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
+from lifted_lightning.errors import UserError, listed
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -30,10 +30,13 @@ class RetrievalDataModule(LightningDataModule):
         root: the folder that holds data sets; by default the environment's ``LIFTED_DATA_DIR``, else ``data``.
         batch_size: images in a *global* batch, whatever the number of devices.
         batches_per_epoch: global batches in an epoch; None is one pass's worth.
-        size: side in pixels of the decoded images that training crops from.
-        resize: how an image becomes square: ``squash``, ``crop`` its middle, or ``pad`` it with white.
+        size: side in pixels of the decoded images that training crops from, or ``[height, width]``.
+        resize: how an image comes to that shape: ``squash``, ``crop`` its middle, or ``pad`` it with white.
         channels: 1 for grey images, 3 for colour.
-        validation_share: share of the training classes kept for validation; 0 keeps none.
+        validation_share: share of the training classes kept for validation; 0 keeps none. A data set with validation
+            classes of its own is validated on those.
+        single_images: what becomes of the only image of a class, or a query with no other in the gallery: ``refuse``
+            counts and names their classes, ``leave_out`` leaves them out. Published sets are what they are.
         split_seed: of the choice of validation classes; of its own, so that runs with other seeds share it.
         eval_batch_size: images of a batch in evaluation, on each device.
         cache: decode each image once, into a memory-mapped file. Without it images are read at every use, and
@@ -55,10 +58,11 @@ class RetrievalDataModule(LightningDataModule):
         root: str | None = None,
         batch_size: int = 128,
         batches_per_epoch: int | None = None,
-        size: int = 256,
+        size: Size = 256,
         resize: ResizeMode = "squash",
         channels: Literal[1, 3] = 3,
         validation_share: float = 0.2,
+        single_images: Literal["refuse", "leave_out"] = "refuse",
         split_seed: int = 0,
         eval_batch_size: int = 256,
         cache: bool = True,
@@ -72,7 +76,6 @@ class RetrievalDataModule(LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("batches_per_epoch", batches_per_epoch, 1),
-            ("size", size, 1),
             ("split_seed", split_seed, 0),
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
@@ -80,10 +83,13 @@ class RetrievalDataModule(LightningDataModule):
         ):
             if value is not None and not value >= least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
+        height_and_width(size, "data.size")
         if channels not in (1, 3):
             raise UserError(f"data.channels {channels}: give 1 for grey images, 3 for colour")
         if resize not in RESIZE_MODES:
             raise UserError(f"data.resize {resize}: give one of {', '.join(RESIZE_MODES)}")
+        if single_images not in ("refuse", "leave_out"):
+            raise UserError(f"data.single_images {single_images}: give refuse or leave_out")
         if not 0 <= validation_share < 1:
             raise UserError(
                 f"data.validation_share {validation_share}: give the share of training classes that validate, in [0, 1)"
@@ -99,6 +105,7 @@ class RetrievalDataModule(LightningDataModule):
         self.resize = resize
         self.channels = channels
         self.validation_share = validation_share
+        self.single_images = single_images
         self.split_seed = split_seed
         self.eval_batch_size = eval_batch_size
         self.cache = cache
@@ -116,8 +123,14 @@ class RetrievalDataModule(LightningDataModule):
 
     @cached_property
     def table(self) -> ImageTable:
-        """The data set's image table."""
-        return self.dataset.table(self.root)
+        """The data set's image table; single images are refused, or left out."""
+        table, leave_out = self.dataset.table(self.root), self.single_images == "leave_out"
+        if leave_out or self.dataset.expected is None:
+            table, left_out = with_pairs(table, leave_out)
+            if left_out:
+                what = f"{len(left_out)} classes of a single image are left out"
+                rank_zero_warn(f"{table.name}: {what}: {listed(left_out)}")
+        return table
 
     @cached_property
     def _split(self) -> tuple[IntArray, IntArray]:
@@ -193,6 +206,9 @@ class RetrievalDataModule(LightningDataModule):
             raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
         if stage == "fit" and not self._bound:
             self._bind_sampler()
+            if self.table.validation is not None:
+                own = f"{self.table.name}: its own classes validate; data.validation_share is not used"
+                rank_zero_only(print)(own)
 
     def _read_images(self) -> npt.NDArray[np.bool_]:
         """Decode the images into the cache, or see which can be decoded; gives which they are, (N,)."""
@@ -211,7 +227,7 @@ class RetrievalDataModule(LightningDataModule):
             readable[[row for row, _ in unreadable(self.table)]] = False
         broken = np.flatnonzero(~readable)
         if len(broken):
-            named = ", ".join(self.names(broken[:5].tolist())) + (", ..." if len(broken) > 5 else "")
+            named = listed(self.names(broken.tolist()))
             rank_zero_warn(f"{self.table.name}: {len(broken)} images cannot be decoded and are left out: {named}")
         return readable
 

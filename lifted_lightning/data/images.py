@@ -1,4 +1,4 @@
-"""One image, from a file to pixels: read it, make it upright with 8 bits a channel, bring it to a square."""
+"""One image, from a file to pixels: read it, make it upright with 8 bits a channel, bring it to one size."""
 
 import os
 import stat
@@ -16,7 +16,8 @@ from lifted_lightning.errors import UserError, one_line
 # What Pillow opens and people keep pictures in; its own list also has PDF, MPEG and other surprises.
 JPEGS = (".jpg", ".jpeg", ".jfif", ".jp2")
 BITMAPS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".tga", ".ppm", ".pgm", ".pbm", ".pnm")
-EXTENSIONS = frozenset(JPEGS + BITMAPS)
+HEICS = (".heic", ".heif", ".hif")  # of telephones; Pillow reads them where pillow-heif is installed
+EXTENSIONS = frozenset(JPEGS + BITMAPS + HEICS)
 # A pixel with any channel darker than this belongs to the content; above it lies the noise of a JPEG's white.
 WHITE = 245
 # An image whose channels differ by more than this, on average, is in colour; below lies the tint of a scan.
@@ -25,6 +26,20 @@ TINT = 10
 ResizeMode = Literal["squash", "crop", "pad"]
 RESIZE_MODES: tuple[str, ...] = get_args(ResizeMode)
 UInt8Array = npt.NDArray[np.uint8]
+Size = int | tuple[int, int]  # of images, in pixels: the side of a square, or height and width
+LARGEST = 4096  # pixels of a side: beyond, a single image would pass a network in gigabytes
+
+
+def height_and_width(size: Size, name: str = "size") -> tuple[int, int]:
+    """Both sides of a size.
+
+    Raises:
+        UserError: for sides below 1 or above ``LARGEST``; it begins with the name.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(1 <= side <= LARGEST for side in sides):
+        raise UserError(f"{name} {size}: give at least 1 and at most {LARGEST} pixels, of a square or [height, width]")
+    return sides
 
 
 def image_or_error(read: Callable[[], Image.Image], name: str, channels: int) -> Image.Image | UserError:
@@ -57,8 +72,17 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("a folder, pipe or device, no file")
-    with Image.open(path) as image:
-        image.load()
+    with open(path, "rb") as file:
+        start = file.read(64)  # which tell what it is: telephones' files often bear the ending of another kind
+        file.seek(0)
+        if start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf") and b"avif" not in start:
+            try:
+                import pillow_heif
+            except ImportError:
+                raise OSError("HEIC: pip install pillow-heif") from None
+            pillow_heif.register_heif_opener()
+        with Image.open(file) as image:
+            image.load()
     return image
 
 
@@ -107,26 +131,26 @@ def in_colour(image: Image.Image) -> bool:
     return bool(np.ptp(np.asarray(image.resize((16, 16))), axis=2).mean() > TINT)
 
 
-def to_pixels(image: Image.Image, size: int, mode: ResizeMode) -> UInt8Array:
-    """Bring a normalized image to (size, size, C) uint8.
+def to_pixels(image: Image.Image, size: Size, mode: ResizeMode) -> UInt8Array:
+    """Bring a normalized image to (H, W, C) uint8.
 
     Args:
         image: of mode L (C = 1) or RGB (C = 3).
-        size: side of the result in pixels.
-        mode: ``squash`` scales both sides to ``size``, whatever the image's shape (the paper's, for CUB and Cars);
-            ``crop`` scales the short side to ``size`` and takes the centre; ``pad`` cuts a white margin off, scales
-            the long side to ``size`` and pads with white (the paper's, for Stanford Online Products).
+        size: H and W of the result in pixels, or one number for both.
+        mode: ``squash`` scales both sides to the size, whatever the image's shape (the paper's, for CUB and Cars);
+            ``crop`` scales the image until it covers the size and takes the centre; ``pad`` cuts a white margin off,
+            scales the rest until it fits in and pads with white (the paper's, for Stanford Online Products).
     """
+    height, width = height_and_width(size)
     if mode == "pad":
-        return channels_last(padded(image.crop(content_box(image)), size))
+        return channels_last(padded(image.crop(content_box(image)), height, width))
     if mode not in RESIZE_MODES:
         raise ValueError(f"mode is {mode!r}, not one of {', '.join(RESIZE_MODES)}")
-    box = (0.0, 0.0, float(image.width), float(image.height))
+    w, h = float(image.width), float(image.height)
     if mode == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-    return channels_last(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        w, h = min(w, h * width / height), min(h, w * height / width)
+    left, top = (image.width - w) / 2, (image.height - h) / 2
+    return channels_last(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)))
 
 
 def content_box(image: Image.Image) -> tuple[int, int, int, int]:
@@ -135,12 +159,12 @@ def content_box(image: Image.Image) -> tuple[int, int, int, int]:
     return dark.getbbox() or (0, 0, *image.size)
 
 
-def padded(image: Image.Image, size: int) -> Image.Image:
-    """Scale the long side to ``size``, centred on a white square; unlike Pillow's, no side shrinks to nothing."""
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    canvas = Image.new(image.mode, (size, size), "white")
-    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+def padded(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Scale until it fits in, centred on white; unlike Pillow's, no side shrinks to nothing."""
+    scale = min(width / image.width, height / image.height)
+    w, h = (max(1, round(side * scale)) for side in image.size)
+    canvas = Image.new(image.mode, (width, height), "white")
+    canvas.paste(image.resize((w, h), Image.Resampling.BILINEAR), ((width - w) // 2, (height - h) // 2))
     return canvas
 
 

@@ -15,14 +15,22 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
 from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.images import ResizeMode, UInt8Array, channels_last, image_or_error, to_pixels
+from lifted_lightning.data.images import (
+    ResizeMode,
+    Size,
+    UInt8Array,
+    channels_last,
+    height_and_width,
+    image_or_error,
+    to_pixels,
+)
 from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 
 Row = int | tuple[int, Sequence[float]]  # of the image table, and the random numbers by which to crop its image
 AHEAD = 2  # batches that a thread makes before they are asked for
-RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop
+RATIO = (3 / 4, 4 / 3)  # least and greatest width/height of a random crop, as a multiple of the result's
 
 
 @dataclass(eq=False)
@@ -86,15 +94,15 @@ class FileRows(Dataset):
     Args:
         table: the images.
         labels: (N,) int64, a class for each row of the table.
-        size: side of the square images in pixels.
-        mode: how an image that is not cropped becomes square, see ``images.to_pixels``.
+        size: of the images in pixels: a side, or height and width.
+        mode: how an image that is not cropped comes to that, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         scale: least and greatest area of a random crop, as a share of the image.
     """
 
     table: ImageTable
     labels: IntArray
-    size: int
+    size: Size
     mode: ResizeMode = "squash"
     channels: int = 3
     scale: tuple[float, float] = (0.2, 1.0)
@@ -103,7 +111,7 @@ class FileRows(Dataset):
         return len(self.labels)
 
     def __getitems__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """A batch: images (b, C, size, size) uint8, labels (b,) and indices, the rows, (b,) int64.
+        """A batch: images (b, C, H, W) uint8, labels (b,) and indices, the rows, (b,) int64.
 
         Raises:
             UserError: naming an image that cannot be decoded.
@@ -116,20 +124,20 @@ class FileRows(Dataset):
         return self.__getitems__([row])
 
     def read(self, row: int, draws: Sequence[float] | None) -> UInt8Array:
-        """One image (size, size, C)."""
+        """One image (H, W, C)."""
         image = image_or_error(lambda: self.table.read(row), self.table.items[row], self.channels)
         if isinstance(image, UserError):
             raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with skip_broken=true")
         return to_pixels(image, self.size, self.mode) if draws is None else self.random_crop(image, draws)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
-        row = torch.tensor([draws])
-        width, height, x, y = (float(value) for value in crop_box(row, image.width / image.height, self.scale, RATIO))
+        h, w = height_and_width(self.size)
+        row, aspect = torch.tensor([draws]), image.width / image.height / (w / h)
+        width, height, x, y = (float(value) for value in crop_box(row, aspect, self.scale, RATIO))
         left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width
         top, bottom = (y - height + 1) / 2 * image.height, (y + height + 1) / 2 * image.height
         box = (max(0.0, left), max(0.0, top), min(right, image.width), min(bottom, image.height))
-        size = (self.size, self.size)
-        return channels_last(image.resize(size, Image.Resampling.BILINEAR, box=box))
+        return channels_last(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """The pixel cache: each image decoded once, to uint8 at the working size, in one memory-mapped file.
 
-``NAME.npy`` holds the pixels (N, size, size, C); ``numpy.load(path, mmap_mode="r")`` opens it anywhere. ``NAME.json``
+``NAME.npy`` holds the pixels (N, H, W, C); ``numpy.load(path, mmap_mode="r")`` opens it anywhere. ``NAME.json``
 beside it says of which images they are and which of these cannot be decoded, and has a checksum for each block of
 the file. All processes of a machine share the file's pages, so neither ranks nor workers add to the memory it takes.
 """
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, to_pixels
+from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, height_and_width, image_or_error, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock
@@ -47,17 +47,18 @@ Steps = Iterator[tuple[int, Broken]]  # some images at a time: how many, and whi
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a cache holds: a table's images, brought to (size, size, channels) in the way ``mode`` says."""
+    """What a cache holds: a table's images, brought to one size and number of channels in the way ``mode`` says."""
 
     table: ImageTable
-    size: int = 1
+    size: Size = 1
     mode: ResizeMode = "squash"
     channels: int = 3
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the files say of themselves: they are used only if they agree in all."""
-        items, shape = digest("\0".join(self.table.items)), [len(self.table), self.size, self.size, self.channels]
+        items = digest("\0".join(self.table.items))
+        shape = [len(self.table), *height_and_width(self.size), self.channels]
         return {"key": digest(self.table.key), "items": items, "mode": self.mode, "shape": shape, "block": BLOCK}
 
     def decode(self, rows: Iterable[int], into: UInt8Array | None = None) -> Broken:
@@ -143,7 +144,7 @@ class Pixels:
 
 def open_pixels(
     table: ImageTable,
-    size: int,
+    size: Size,
     *,
     mode: ResizeMode = "squash",
     channels: int = 3,
@@ -157,8 +158,8 @@ def open_pixels(
 
     Args:
         table: the images.
-        size: side of the decoded images in pixels.
-        mode: how an image becomes square: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
+        size: of the decoded images in pixels: a side, or height and width.
+        mode: how an image comes to that: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         cache_dir: by default the environment's ``LIFTED_CACHE_DIR``, else ``~/.cache/lifted-lightning``.
         workers: how many processes decode; by default as many as there are cores.
@@ -168,7 +169,8 @@ def open_pixels(
         UserError: for images that cannot be decoded (named), or a disk that is full or cannot be written.
     """
     decoding = Decoding(table, size, mode, channels)
-    path = cache_file(table, f"{size}-{mode}-{channels}", cache_dir)
+    sides = "x".join(map(str, dict.fromkeys(height_and_width(size))))  # 256, or 256x128
+    path = cache_file(table, f"{sides}-{mode}-{channels}", cache_dir)
     pixels = find(path, decoding)
     if pixels is None:
         pixels = find_or_build(path, decoding, workers)
@@ -182,8 +184,9 @@ def verified_caches(table: ImageTable, cache_dir: Path | None = None) -> Iterato
     """Each cache of a table's images, checked as a whole, and built again if it is damaged."""
     pattern = cache_file(table, "*", cache_dir)
     for path in sorted(pattern.parent.glob(pattern.name)):
-        _, size, mode, channels, _ = path.stem.rsplit("-", 4)
-        decoding = Decoding(table, int(size), mode, int(channels))  # type: ignore[arg-type]
+        _, sides, mode, channels, _ = path.stem.rsplit("-", 4)
+        size = int(sides.split("x")[0]), int(sides.split("x")[-1])
+        decoding = Decoding(table, size, mode, int(channels))  # type: ignore[arg-type]
         pixels = find(path, decoding)  # without a lock, for a cache that is shared may not be ours to write
         yield pixels if pixels is not None and pixels.intact() else find_or_build(path, decoding, check=True)
 
@@ -353,11 +356,12 @@ def decode_chunk(rows: range) -> tuple[int, Broken]:
 def with_progress(steps: Steps, count: int, title: str) -> Iterator[Broken]:
     """Pass on what broke, drawing a bar with the rate and the time left on the standard error stream."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"))
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=count, rate=0.0)
+        task = progress.add_task(escape(title), total=count, rate=0.0)
         for done, broken in steps:
             bar = progress.tasks[task]
             progress.update(task, advance=done, rate=(bar.completed + done) / (bar.elapsed or 1e9))

@@ -3,13 +3,15 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UNPRINTABLE, UserError, harmless, listed
 
 IntArray = npt.NDArray[np.int64]
 
@@ -23,16 +25,19 @@ class ImageTable:
         labels: (N,) int64, dense class indices 0..C-1.
         class_names: C names, in label order.
         train: rows of the training classes, ascending.
-        test: rows of the test classes, ascending; no class is in both.
+        test: rows of the test classes, ascending; a class is in one part only.
         items: N strings, one an image, unique: a path relative to the data set's root, or a name. They
             identify an image in messages, tables and results.
         reader: ``reader(items[i])`` returns image i as a PIL image. Picklable: worker processes call it.
         key: identifies the images' content (source, version), so that caches can be told apart.
         query: rows of ``test`` that are queries, where the data set keeps query and gallery apart.
-        gallery: rows of ``test`` that are the gallery, given if and only if ``query`` is.
+        gallery: rows of ``test`` that are the gallery, given if and only if ``query`` is; a row may be both.
+        validation: rows of validation classes of the data set's own, ascending; else some of those that train validate.
+        cameras: (N,) int64, which camera took each image. If given, gallery images of a query's own class *and* camera
+            do not count, as in re-identification (Zheng et al., *Scalable Person Re-identification*, ICCV 2015).
 
     Raises:
-        UserError: if a class both trains and tests, or an item comes twice.
+        UserError: if a class is in two parts, an item comes twice, or a name cannot be printed or is no UTF-8.
     """
 
     name: str
@@ -45,6 +50,8 @@ class ImageTable:
     key: str
     query: IntArray | None = None
     gallery: IntArray | None = None
+    validation: IntArray | None = None
+    cameras: IntArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -52,13 +59,22 @@ class ImageTable:
             raise ValueError(f"{self.name}: {len(self.items)} items for {n} labels")
         if n and (self.labels.min() < 0 or self.labels.max() >= len(self.class_names)):
             raise ValueError(f"{self.name}: labels are not within 0..{len(self.class_names) - 1}")
-        shared = np.intersect1d(self.labels[self.train], self.labels[self.test])
-        if len(shared):
-            names = ", ".join(self.class_names[c] for c in shared[:3])
+        texts = [self.name, *self.class_names, *self.items]
+        if UNPRINTABLE.search("".join(texts)):
+            wrong = [text for text in texts if UNPRINTABLE.search(text)]
             raise UserError(
-                f"{self.name}: {len(shared)} classes both train and test, for example {names}: classes of the test "
-                "must not be seen in training"
+                f"{harmless(self.name)}: {len(wrong)} names of classes and images are no UTF-8 or hold control "
+                f"characters, for example {wrong[0]!a}: rename them"
             )
+        parts = {"train": self.train, "validate": self.validation, "test": self.test}
+        there = {part: np.unique(self.labels[rows]) for part, rows in parts.items() if rows is not None}
+        for one, other in combinations(there, 2):
+            shared = np.intersect1d(there[one], there[other])
+            if len(shared):
+                names = listed([self.class_names[c] for c in shared])
+                raise UserError(
+                    f"{self.name}: {len(shared)} classes both {one} and {other}: {names}; give each one part"
+                )
         if len(set(self.items)) < n:
             twice = next(item for item, count in Counter(self.items).items() if count > 1)
             raise UserError(f"{self.name}: {twice} is listed twice; keep one")
@@ -71,6 +87,39 @@ class ImageTable:
     def read(self, row: int) -> Image.Image:
         """Decode the image of one row."""
         return self.reader(self.items[row])
+
+
+def positives(table: ImageTable, query: IntArray, gallery: IntArray, by_camera: bool = True) -> IntArray:
+    """(Q,) how many of the gallery (G,) are of a query's class, without itself and, by camera, those of its camera."""
+    found = np.bincount(table.labels[gallery], minlength=len(table.class_names))[table.labels[query]]
+    if table.cameras is None or not by_camera:
+        return found - np.isin(query, gallery)
+    keys = table.labels * (table.cameras.max() + 1) + table.cameras
+    return found - np.bincount(keys[gallery], minlength=keys.max() + 1)[keys[query]]
+
+
+def with_pairs(table: ImageTable, leave_out: bool = False) -> tuple[ImageTable, list[str]]:
+    """The table without images that have no other of their class in their part, and the names of their classes.
+
+    Of a test that keeps query and gallery apart they are the queries without an answer.
+
+    Raises:
+        UserError: counting and naming the classes, unless they may be left out, or if nothing would be left of a part.
+    """
+    parts: dict[str, Any] = {part: getattr(table, part) for part in ("train", "validation", "test", "query", "gallery")}
+    parts = {part: rows for part, rows in parts.items() if rows is not None}
+    sought = [(parts[part], parts[part]) for part in ("train", "validation") if part in parts]
+    sought.append((parts.get("query", table.test), parts.get("gallery", table.test)))
+    single = np.concatenate([query[positives(table, query, found, False) == 0] for query, found in sought])
+    names = [table.class_names[c] for c in np.unique(table.labels[single])]
+    kept: dict[str, Any] = {part: np.setdiff1d(rows, single) for part, rows in parts.items()}
+    if names and not (leave_out and all(map(len, kept.values()))):
+        remedy = "" if leave_out else ", or leave them out with --data.single_images=leave_out"
+        raise UserError(
+            f"{table.name}: {len(names)} classes have a single image, or a query and nothing in the gallery: "
+            f"{', '.join(names)}; add images{remedy}"
+        )
+    return replace(table, **kept), names
 
 
 def class_digests(table: ImageTable, rows: IntArray) -> IntArray:
@@ -90,6 +139,8 @@ def _digest(texts: Sequence[str]) -> int:
 def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[IntArray, IntArray]:
     """Split the training rows by class into those that train and those that validate.
 
+    A table with validation rows of its own is split already, whatever the share.
+
     Args:
         table: the image table.
         share: of the training classes, how many validate, in [0, 1): 0 none, else at least one.
@@ -101,6 +152,8 @@ def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[Int
     Raises:
         UserError: if no class would be left to train on.
     """
+    if table.validation is not None:
+        return table.train, table.validation
     classes = np.unique(table.labels[table.train])
     count = max(1, round(share * len(classes))) if share else 0
     if count >= len(classes):

@@ -16,7 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
-from lifted_lightning.data.images import ResizeMode, UInt8Array, image_or_error, read_image, to_pixels
+from lifted_lightning.data.images import (
+    ResizeMode,
+    Size,
+    UInt8Array,
+    height_and_width,
+    image_or_error,
+    read_image,
+    to_pixels,
+)
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
@@ -80,8 +88,8 @@ class TrainedModel:
         path: of the checkpoint.
         sha256: of the checkpoint file.
         device: where it computes.
-        size: side in pixels that an image is brought to.
-        resize: how it becomes square, see ``data.images.to_pixels``.
+        size: in pixels, that an image is brought to: a side, or height and width.
+        resize: how it comes to that shape, see ``data.images.to_pixels``.
         channels: 1 for grey, 3 for colour.
         distance: by which its embeddings were evaluated, ``euclidean`` or ``cosine``.
         embedding_size: D.
@@ -92,11 +100,11 @@ class TrainedModel:
         self.path = path
         self.sha256 = file_sha256(path)
         self.device = device
-        self.size: int = config["data"]["size"]
+        self.size: Size = config["data"]["size"]
         self.resize: ResizeMode = config["data"]["resize"]
         self.channels: int = config["data"]["channels"]
         self.distance: str = config["evaluation"]["distance"]
-        black = np.zeros((1, self.size, self.size, self.channels), dtype=np.uint8)
+        black = np.zeros((1, *height_and_width(self.size, f"{path}: size"), self.channels), dtype=np.uint8)
         self.embedding_size: int = self._embed_pixels(black).shape[1]
 
     def embed(self, images: AnyImage | Sequence[AnyImage]) -> FloatArray:
@@ -149,7 +157,7 @@ class TrainedModel:
     def _decoded(
         self, images: Sequence[AnyImage], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[int, list[UInt8Array | UserError]]]:
-        """For each batch its first row, and pixels (size, size, C) or an error for each of its images."""
+        """For each batch its first row, and pixels (H, W, C) or an error for each of its images."""
         waiting: deque[tuple[int, list[Future[UInt8Array | UserError]]]] = deque()
         for start in range(0, len(images), BATCH):
             batch = [images[row] for row in range(start, min(start + BATCH, len(images)))]
@@ -161,7 +169,7 @@ class TrainedModel:
             yield first, [future.result() for future in futures]
 
     def pixels(self, image: AnyImage) -> UInt8Array | UserError:
-        """An image as (size, size, C) uint8, as the pixel cache has it; an error if it cannot be read."""
+        """An image as (H, W, C) uint8, as the pixel cache has it; an error if it cannot be read."""
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an image"
         found = image_or_error(lambda: as_image(image), name, self.channels)
         return found if isinstance(found, UserError) else to_pixels(found, self.size, self.resize)

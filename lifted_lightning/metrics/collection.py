@@ -70,6 +70,7 @@ class RetrievalMetrics(Metric):
         gallery: rows that are searched; all by default.
         distance: ``"euclidean"`` or ``"cosine"``.
         neighbours: how many of the nearest images of each query to keep.
+        cameras: of each row of the image table; images of a query's own class and camera do not count.
 
     Attributes:
         items: after ``compute``, all images, on every rank.
@@ -90,6 +91,7 @@ class RetrievalMetrics(Metric):
         gallery: Array | None = None,
         distance: Distance = "euclidean",
         neighbours: int = 1,
+        cameras: Array | None = None,
         **kwargs: Any,
     ) -> None:
         # Gathered once, by row: torchmetrics would gather each state, repeats and all.
@@ -97,6 +99,7 @@ class RetrievalMetrics(Metric):
         self.ks, self.query, self.gallery = ks, query, gallery
         self.distance: Distance = distance
         self.neighbours = neighbours
+        self.cameras = cameras
         for state in ("rows", "embeddings", "labels"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -111,7 +114,10 @@ class RetrievalMetrics(Metric):
         batches = list(zip(self.rows, self.embeddings, self.labels, strict=True))
         items = self.items = EmbeddingSet.gather(batches, self.device)
         query, gallery = items.items(self.query), items.items(self.gallery)
-        self.ranking = rank_queries(items.embeddings, items.labels, query, gallery, self.distance, self.neighbours)
+        cameras = None if self.cameras is None else torch.as_tensor(self.cameras)[items.rows.cpu()]
+        self.ranking = rank_queries(
+            items.embeddings, items.labels, query, gallery, self.distance, self.neighbours, cameras
+        )
         return self.ranking.metrics(self.ks)
 
 

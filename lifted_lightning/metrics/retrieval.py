@@ -27,7 +27,7 @@ class RetrievalResult:
     Attributes:
         queries: (Q,) int64 items.
         labels: (Q,) int64, their classes.
-        positives: (Q,) int64: R, the number of other items of the query's class that are searched.
+        positives: (Q,) int64: R, the number of other items of the query's class that are searched and count.
         rank: (Q,) int64, the rank of the nearest positive, from 1; 0 without one. Ties count against.
         r_precision: (Q,) float64, the share of positives among the R nearest.
         average_precision: (Q,) float64, the mean over ranks 1..R of the precision at those that are hits.
@@ -84,9 +84,10 @@ def retrieval_metrics(
     query: Array | None = None,
     gallery: Array | None = None,
     distance: Distance = "euclidean",
+    cameras: Array | None = None,
 ) -> dict[str, float]:
     """Recall@K, R-precision and MAP@R; see :func:`rank_queries` and :meth:`RetrievalResult.metrics`."""
-    return rank_queries(embeddings, labels, query, gallery, distance).metrics(ks)
+    return rank_queries(embeddings, labels, query, gallery, distance, cameras=cameras).metrics(ks)
 
 
 def rank_queries(
@@ -96,6 +97,7 @@ def rank_queries(
     gallery: Array | None = None,
     distance: Distance = "euclidean",
     neighbours: int = 1,
+    cameras: Array | None = None,
 ) -> RetrievalResult:
     """Rank every query's positives among all items but the query itself.
 
@@ -113,6 +115,8 @@ def rank_queries(
         gallery: (G,) rows that are searched, each once; all by default.
         distance: ``"euclidean"`` or ``"cosine"``.
         neighbours: how many of the nearest items of each query to keep, at most G of them.
+        cameras: (N,) integers, which camera took each image. If given, items of the query's own class *and* camera
+            do not count, as if they were not there; those of other classes from that camera do.
 
     Raises:
         TypeError: if embeddings are not floating point, or labels are.
@@ -126,6 +130,9 @@ def rank_queries(
     classes = classes.long().to(points.device)  # other whole numbers cannot be sorted everywhere
     if classes.shape != points.shape[:1]:
         raise ValueError(f"labels have shape {tuple(classes.shape)}, embeddings {tuple(points.shape)}")
+    taken_by = None if cameras is None else torch.as_tensor(cameras).to(points.device)
+    if taken_by is not None and taken_by.shape != classes.shape:
+        raise ValueError(f"cameras have shape {tuple(taken_by.shape)}, labels {tuple(classes.shape)}")
     queries, searched = _checked(query, "query", classes), _checked(gallery, "gallery", classes)
     with torch.no_grad(), full_precision():
         searched = searched[classes[searched].argsort(stable=True)]  # so that each class has neighbouring columns
@@ -142,7 +149,7 @@ def rank_queries(
         while len(left):
             most = int((last - first)[left[: search.block_size()]].max())
             block, left = left.tensor_split([search.block_size(8 * most)])
-            for name, values in _rank(search, queries[block], first[block], last[block], k).items():
+            for name, values in _rank(search, queries[block], first[block], last[block], k, taken_by).items():
                 found[name][block] = values
     ranked = {name: sum_over_ranks(values) for name, values in found.items()}
     return RetrievalResult(queries, classes[queries], **ranked)
@@ -159,15 +166,20 @@ def _checked(rows: Array | None, name: str, labels: Tensor) -> Tensor:
     return rows.long()
 
 
-def _rank(search: Search, queries: Tensor, first: Tensor, last: Tensor, k: int) -> dict[str, Tensor]:
+def _rank(
+    search: Search, queries: Tensor, first: Tensor, last: Tensor, k: int, cameras: Tensor | None
+) -> dict[str, Tensor]:
     """How queries (n,) fare whose classes are the columns ``first`` to ``last - 1`` (n,), as in ``RetrievalResult``."""
     scores = search.scores(queries)
+    columns = first[:, None] + torch.arange(max(1, int((last - first).max())), device=first.device)
+    columns = columns.where(columns < last[:, None], search.padding)
+    if cameras is not None:
+        own = cameras[search.items[columns]] == cameras[queries, None]
+        scores.scatter_(1, columns.where(own, search.padding), -torch.inf)
     if k:
         distances, nearest = search.nearest(queries, scores, k)
     else:  # nothing is searched, or nothing is kept
         distances, nearest = scores.new_empty(len(queries), 0).double(), queries.new_empty(len(queries), 0)
-    columns = first[:, None] + torch.arange(max(1, int((last - first).max())), device=first.device)
-    columns = columns.where(columns < last[:, None], search.padding)
     positives = scores.gather(1, columns)  # (n, P), -inf where there is none
     scores.scatter_(1, columns, -torch.inf)  # the negatives are left
     total = (positives > -torch.inf).sum(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.pictures.style import FAINT, INK, UInt8Array, as_rgb, paper_style, save, wrapped
+from lifted_lightning.pictures.style import FAINT, INK, UInt8Array, as_rgb, fitted, paper_style, save, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def _draw_row(axes: "Axes", top: float, images: UInt8Array, texts: Sequence[str]
         within = CELL - 2 * FRAME
         axes.add_patch(Rectangle((left + FRAME, top + FRAME), within, within, facecolor="white", linewidth=0))
         edge = FRAME + INSET
-        inner = (left + edge, left + CELL - edge, top + CELL - edge, top + edge)
+        inner = fitted(image, left + edge, left + CELL - edge, top + CELL - edge, top + edge)
         axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
         ink = colour if colour == FRAMES[WRONG] else INK if column == 0 else FAINT
         axes.text(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 UInt8Array = npt.NDArray[np.uint8]
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 # Paul Tol's "muted" scheme: nine colours that people with the common colour blindnesses tell apart.
 PALETTE = ("#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
@@ -91,6 +92,13 @@ def shrink(images: UInt8Array, side: int) -> UInt8Array:
 def as_rgb(image: UInt8Array) -> UInt8Array:
     """(H, W, 1) or (H, W, 3) uint8 to (H, W, 3)."""
     return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def fitted(image: UInt8Array, left: float, right: float, bottom: float, top: float) -> Extent:
+    """The same four of the largest rectangle of an image's (H, W, C) shape in the middle of this square."""
+    height, width = image.shape[:2]
+    x, y = ((1 - side / max(height, width)) / 2 for side in (width, height))
+    return left + x * (right - left), right - x * (right - left), bottom + y * (top - bottom), top - y * (top - bottom)
 
 
 def wrapped(name: str, columns: int, lines: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.pictures.style import FAINT, UInt8Array, as_rgb, paper_style, save, wrapped
+from lifted_lightning.pictures.style import FAINT, UInt8Array, as_rgb, fitted, paper_style, save, wrapped
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -145,9 +145,11 @@ def draw_map(
         axes = figure.add_subplot(xticks=[], yticks=[])
         axes.spines[:].set(color="#cccccc", linewidth=0.6)
         axes.scatter(places[:, 0], places[:, 1], s=13, c=colours, linewidths=0, alpha=0.85)
+        frames = []
         for image, (x, y) in zip(thumbnails[laid], corners, strict=True):
-            axes.imshow(as_rgb(image), extent=(x, x + side, y, y + side), interpolation="antialiased", zorder=3)
-        frames = [Rectangle(tuple(corner), side, side) for corner in corners]
+            left, right, bottom, top = extent = fitted(image, x, x + side, y, y + side)
+            axes.imshow(as_rgb(image), extent=extent, interpolation="antialiased", zorder=3)
+            frames.append(Rectangle((left, bottom), right - left, top - bottom))
         edges = colours[pictured[laid]]
         axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=edges, lw=1.3, zorder=4))
         axes.set(xlim=(0, 1), ylim=(0, tall), aspect="equal")

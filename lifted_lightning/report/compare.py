@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lifted_lightning.errors import UserError, did_you_mean
-from lifted_lightning.report.read import Runs, listed, printable
+from lifted_lightning.errors import UserError, did_you_mean, listed
+from lifted_lightning.report.read import Runs, printable
 from lifted_lightning.runs.settings import metrics_in_order
 
 LOSS, CLASS, ARGUMENTS = "loss", "model.loss.class_path", "model.loss.init_args."

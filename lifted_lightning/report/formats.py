@@ -11,6 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
+from lifted_lightning.files import csv_text
 from lifted_lightning.report.compare import Estimates
 
 NONE = "–"
@@ -156,6 +157,5 @@ def csv(table: Table) -> str:
 
 
 def _csv_text(text: str) -> str:
-    """Without this table's marks; what a spreadsheet would take for a formula is marked as a text."""
-    text = "" if text == NONE else text.removesuffix(FEW)
-    return f"'{text}" if re.match(r"[=+@-]", text) and not re.fullmatch(r"-[\d.e-]+", text) else text
+    """Without this table's marks."""
+    return str(csv_text("" if text == NONE else text.removesuffix(FEW)))

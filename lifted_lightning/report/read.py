@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, listed
 from lifted_lightning.runs.folder import CONFIG, RESULT
 from lifted_lightning.runs.settings import comparable
 
@@ -84,12 +84,6 @@ def read_runs(paths: Sequence[str]) -> Runs:
 def printable(name: str) -> str:
     """A name that was read, in one line, with a space in place of what cannot be printed."""
     return " ".join((name if name.isprintable() else "".join(c if c.isprintable() else " " for c in name)).split())
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Names in one line, the first few of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _folder(path: str) -> Path:

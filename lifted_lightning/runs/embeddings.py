@@ -13,10 +13,11 @@ import numpy.typing as npt
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic
 
-# What the file holds: of each array numpy's kind (f: numbers, i: whole ones, U: text) and its dimensions.
+# What the file holds: of each array numpy's kind (f: numbers, i: whole ones, U: text) and its dimensions, if they are
+# not one's choice.
 KINDS = {
     "embeddings": "f2", "paths": "U1", "labels": "i1", "class_names": "U1", "folder": "U0", "checkpoint": "U0",
-    "checkpoint_sha256": "U0", "size": "i0", "resize": "U0", "channels": "i0", "distance": "U0",
+    "checkpoint_sha256": "U0", "size": "i", "resize": "U0", "channels": "i0", "distance": "U0",
 }  # fmt: skip
 
 
@@ -32,8 +33,8 @@ class Embeddings:
         folder: the absolute folder that paths start from.
         checkpoint: of the network, relative to ``folder`` or absolute; empty where it is untrained.
         checkpoint_sha256: of that file, in hexadecimal.
-        size: side in pixels that images are brought to.
-        resize: how they become square.
+        size: in pixels, that images are brought to: a side, or height and width.
+        resize: how they come to that shape.
         channels: 1 for grey, 3 for colour.
         distance: ``euclidean`` or ``cosine``.
     """
@@ -45,7 +46,7 @@ class Embeddings:
     folder: str
     checkpoint: str
     checkpoint_sha256: str
-    size: int
+    size: int | tuple[int, int]
     resize: str
     channels: int
     distance: str
@@ -91,7 +92,7 @@ def read_embeddings(path: Path) -> Embeddings:
         raise UserError(f"{path}: no such index; make one with lifted embed IMAGES --ckpt C --out {path}") from None
     except Exception as error:  # numpy raises many kinds for a file that is none of its own
         raise damaged from error
-    if any(f"{arrays[name].dtype.kind}{arrays[name].ndim}" != kind for name, kind in KINDS.items()):
+    if not all(f"{arrays[name].dtype.kind}{arrays[name].ndim}".startswith(kind) for name, kind in KINDS.items()):
         raise damaged
     arrays["embeddings"] = arrays["embeddings"].astype(np.float32, copy=False)
     index = Embeddings(**{name: array if array.ndim else array.item() for name, array in arrays.items()})

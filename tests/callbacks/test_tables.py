@@ -41,6 +41,14 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
     assert [[str(value) for value in row] for row in data_logged] == rows
 
 
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    items = clusters()
+    trainer, evaluation = evaluated(tmp_path, items, Data(("=1+1", "-5", "@x")))
+    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
+    with open(tmp_path / "per_class.csv", newline="", encoding="utf-8") as file:
+        assert {row[0] for row in csv.reader(file)} == {"class", "'=1+1", "-5", "'@x"}
+
+
 def test_a_collapsed_network_finds_nothing(tmp_path: Path) -> None:
     labels = torch.arange(30) % 3
     items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)

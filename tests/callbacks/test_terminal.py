@@ -29,6 +29,16 @@ def test_a_run_that_trained_can_be_repeated_with_the_next_seed(
     assert ("--seed_everything 4\n" in capsys.readouterr().out) == trained
 
 
+def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "[red]"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(RESULT | {"dataset": "[/x] [bold]", "seed": 0}))
+    print_summary(folder, "test", trained=True)
+    out = capsys.readouterr().out
+    assert "[/x] [bold], TripletLoss" in " ".join(out.split())
+    assert "[red]/config.yaml" in out
+
+
 def test_a_metric_without_a_value_is_a_dash() -> None:
     printed = io.StringIO()
     Console(file=printed, width=80).print(metrics_table(RESULT, "test"))

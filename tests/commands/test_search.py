@@ -123,10 +123,17 @@ def test_the_gallery(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_of_an_index_do_not_steer_the_terminal(lifted: Lifted) -> None:
     Path("photos/class 2/0.png").rename("photos/\x1b[31mred\x07.png")
-    assert lifted("embed", "photos", "--ckpt", "euclidean.ckpt", "--out", "index.npz")[0] == 0
-    out = lifted("search", "photos/class 0/0.png", "--index", "index.npz", "--k", "19")[1]
+    odd = os.fsdecode(b"photos/caf\xe9.png")
+    Path("photos/class 1/0.png").rename(odd)
+    Path("photos/\x1b[2Jbroken.png").touch()
+    code, _, err = lifted("embed", "photos", "--ckpt", "euclidean.ckpt", "--out", "index.npz")
+    assert code == 0
+    arguments = ["--index", "index.npz", "--k", "19", "--gallery", "found.png"]
+    code, out, errors = lifted("search", "photos/class 0/0.png", odd, *arguments)
+    assert code == 0
     assert "photos/\ufffd[31mred\ufffd.png\n" in out
-    assert out.replace("\n", "").isprintable()
+    assert "photos/caf\ufffd.png " in out
+    assert (out + err + errors).replace("\n", "").isprintable()
 
 
 def test_a_moved_checkpoint_is_given_and_another_refused(lifted: Lifted) -> None:

@@ -75,13 +75,17 @@ WRONG: list[tuple[str, ...]] = [
     # lifted fit: values out of range
     (f"{FIT} --data.validation_share=1.5", "validation_share 1.5", "in [0, 1)"),
     (f"{FIT} --data.size=0", "data.size 0", "at least 1"),
+    (f"{FIT} --data.size=100000", "data.size 100000", "at most 4096"),
+    (f"{FIT} --data.size=[9]", "--data.size", "2 elements"),
+    (f"{FIT} --data.size=wide", "--data.size", "wide"),
+    (f"{FIT} --model.loss=ContrastiveLoss --model.loss.pairs=consecutive", "pairs=consecutive", "ReleasedPairs"),
     (f"{FIT} --data.crop_scale=[2,3]", "data.crop_scale [2.0, 3.0]", "least <= greatest"),
     (f"{FIT} --data.sampler.samples_per_class=1", "samples_per_class 1", "at least 2"),
     (f"{FIT} --data.sampler.neighbours=2", "neighbours 2.0", "between 0 and 1"),
     (f"{FIT} --data.sampler.neighbours=.nan", "neighbours nan", "between 0 and 1"),
     (f"{FIT} --model.augment.mean=[0.5] --model.augment.std=[.inf]", "std=[inf]", "finite"),
     (f"{FIT} --model.optimizer.lr=-1", "model.optimizer", "learning rate: -1.0", "other settings"),
-    (f"{FIT} --model.augment=CropMirror --model.augment.size=99", "size=99", "40x40", "lower it"),
+    (f"{FIT} --model.augment=CropMirror --model.augment.size=99", "size 99x99", "40x40", "lower it"),
     (f"{FIT} --data.channels=3", "3x40x40", "make data.channels", "agree"),
     (f"{FIT} --evaluation.ks=[0]", "evaluation.ks [0]", "positive numbers"),
     (f"{FIT} --tsne.every_n=-1", "every_n -1", "0 for no pictures"),
@@ -118,13 +122,13 @@ WRONG: list[tuple[str, ...]] = [
     # lifted fit: data
     (f"{FIT} --data.dataset=Omniglot --data.root=/nowhere", "/nowhere", "lifted data prepare omniglot"),
     (f"{FOLDER}=elsewhere", "elsewhere", "no such folder", "give a folder"),
-    (f"{FOLDER}=single", "single/b", "one image", "at least two"),
+    (f"{FOLDER}=single", "single: 2 classes have a single image", "b, d; add images", "single_images=leave_out"),
     (f"{FOLDER}=damaged", "broken.png", "skip_broken=true"),
     (f"{FIT} --data.dataset.test_share=2", "test_share 2.0", "between 0 and 1"),
     (f"{FIT} --data.batch_size=7", "batch_size 7", "6 or 8"),
     (f"{FIT} --data.batch_size=2", "batch_size 2", "is one class", "raise it to 4"),
     (f"{TABLE}=none.csv", "none.csv", "no such file", "path, label, split"),
-    (f"{TABLE}=typo.csv", "typo.csv", "line 2", "'trian'", "train, test, query, gallery"),
+    (f"{TABLE}=typo.csv", "typo.csv", "line 2", "'trian'", "train, val, test, query"),
     (f"{TABLE}=gone.csv", "6 of 6 listed images are missing", "none/0.png"),
     # the other commands of Lightning
     ("validate --config base.yaml --data.validation_share=0", "validation_share 0", "use lifted test"),
@@ -258,7 +262,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Path(name, "run").mkdir(parents=True)
             Path(name, "run", "result.json").write_text(text)
         add_images("photos", dict.fromkeys("012345", 4))
-        add_images("single", {"a": 2, "b": 1, "c": 2, "d": 2})
+        add_images("single", {"a": 2, "b": 1, "c": 2, "d": 1})
         add_images("damaged", dict.fromkeys("abcdef", 4))
         Path("damaged/a/broken.png").write_text("no image")
         save_checkpoint(Path("best.ckpt"))

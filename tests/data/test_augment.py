@@ -33,12 +33,12 @@ def random_images(b: int, c: int, h: int, w: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (b, h, w, c), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
 
 
-def crops_one_by_one(images: Tensor, draws: Tensor, size: int, mirror: bool) -> Tensor:
+def crops_one_by_one(images: Tensor, draws: Tensor, size: tuple[int, int], mirror: bool) -> Tensor:
     out = []
     for image, u in zip(images, draws.tolist(), strict=True):
-        top = math.floor(u[1] * (image.shape[1] - size + 1))
-        left = math.floor(u[2] * (image.shape[2] - size + 1))
-        crop = image[:, top : top + size, left : left + size]
+        top = math.floor(u[1] * (image.shape[1] - size[0] + 1))
+        left = math.floor(u[2] * (image.shape[2] - size[1] + 1))
+        crop = image[:, top : top + size[0], left : left + size[1]]
         out.append(crop.flip(2) if mirror and u[0] < 0.5 else crop)
     return torch.stack(out)
 
@@ -46,13 +46,13 @@ def crops_one_by_one(images: Tensor, draws: Tensor, size: int, mirror: bool) -> 
 @given(
     b=st.integers(1, 5),
     c=st.sampled_from([1, 3]),
-    size=st.integers(1, 6),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     more=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     mirror=st.booleans(),
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
 def test_crop_mirror_copies_pixels(b, c, size, more, mirror, layout):
-    images = random_images(b, c, size + more[0], size + more[1]).contiguous(memory_format=layout)
+    images = random_images(b, c, size[0] + more[0], size[1] + more[1]).contiguous(memory_format=layout)
     augment = CropMirror(size, mirror=mirror)
     draws = augment.draw((1, 2, 3), b)
     assert torch.equal(augment.transform(images, draws), crops_one_by_one(images, draws, size, mirror))
@@ -135,23 +135,23 @@ def bilinear(image: Tensor, x: float, y: float) -> Tensor:
     return upper * (1 - fy) + lower * fy
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_resized_crop_against_plain_loops(mirror):
-    height, width, size = 9, 12, 5
+@pytest.mark.parametrize(("mirror", "size"), [(False, (5, 5)), (True, (5, 5)), (True, (6, 3))])
+def test_resized_crop_against_plain_loops(mirror, size):
+    height, width = 9, 12
     images = random_images(6, 3, height, width)
     augment = ResizedCrop(size, scale=(0.1, 0.9), mirror=mirror, **RAW)
     draws = augment.draw((0, 0, 1), 6)
     result = augment(images, draws)
     for i, u in enumerate(draws.double().tolist()):
         area = (0.1 + u[1] * 0.8) * height * width
-        ratio = math.exp(math.log(3 / 4) + u[2] * (math.log(4 / 3) - math.log(3 / 4)))
+        ratio = math.exp(math.log(3 / 4) + u[2] * (math.log(4 / 3) - math.log(3 / 4))) * size[1] / size[0]
         w, h = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
         left, top = u[3] * (width - w), u[4] * (height - h)
-        for row in range(size):
-            for column in range(size):
-                across = (column + 0.5) / size
+        for row in range(size[0]):
+            for column in range(size[1]):
+                across = (column + 0.5) / size[1]
                 across = 1 - across if mirror and u[0] < 0.5 else across
-                wanted = bilinear(images[i].double(), left + across * w, top + (row + 0.5) / size * h)
+                wanted = bilinear(images[i].double(), left + across * w, top + (row + 0.5) / size[0] * h)
                 torch.testing.assert_close(result[i, :, row, column].double(), wanted, atol=2e-2, rtol=0)
 
 

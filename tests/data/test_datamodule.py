@@ -46,6 +46,20 @@ def test_the_sampler_draws_rows_that_train_and_can_be_read(folder, cache):
     assert tested == [row for row in data.table.test.tolist() if row not in broken]
 
 
+def test_single_images_are_named_all_or_left_out(folder):
+    for label in (2, 6):
+        for number in range(1, 4):
+            (folder / f"class {label}" / f"{number}.png").unlink()
+    settings = {"dataset": ImageFolder(str(folder)), "sampler": PositivePairs(), "validation_share": 0.0}
+    with pytest.raises(UserError, match=r"2 classes have a single image.*: class 2, class 6; add images, or "):
+        _ = RetrievalDataModule(**settings).table
+    data = RetrievalDataModule(**settings, single_images="leave_out")
+    with pytest.warns(UserWarning, match="2 classes of a single image are left out: class 2, class 6"):
+        table = data.table
+    assert (data.num_classes, len(data.train_rows), len(table.test), len(table)) == (3, 12, 12, 26)
+    assert table.labels[table.test].tolist() == [4] * 4 + [5] * 4 + [7] * 4
+
+
 @pytest.mark.parametrize(
     ("colour", "channels", "told"), [(True, 1, True), (True, 3, False), (False, 1, False), (False, 3, False)]
 )
@@ -70,7 +84,8 @@ def test_images_in_colour_that_are_read_in_grey_are_told(tmp_path, recwarn, colo
 @pytest.mark.parametrize(
     "settings",
     [
-        {"batch_size": 0}, {"batches_per_epoch": 0}, {"size": 0}, {"eval_batch_size": 0}, {"workers": -1}, {"seed": -1},
+        {"batch_size": 0}, {"batches_per_epoch": 0}, {"size": 0}, {"size": 100_000}, {"size": (8, 0)},
+        {"single_images": "keep"}, {"eval_batch_size": 0}, {"workers": -1}, {"seed": -1},
         {"split_seed": -1}, {"validation_share": 1.0}, {"validation_share": float("nan")}, {"channels": 2},
         {"crop_scale": (0.5, 0.2)}, {"crop_scale": (0.0, 1.0)}, {"crop_scale": (float("nan"), 1.0)}, {"resize": "tile"},
     ],

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,38 @@ def test_shape_and_type(mode, channels, shape):
     pixels = to_pixels(normalized(colours(*shape), channels), SIZE, mode)
     assert pixels.shape == (SIZE, SIZE, channels)
     assert pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+def test_rectangles(mode):
+    """60 pixels high and 20 wide, of a smooth picture of 40 x 60 pixels."""
+    pixels = to_pixels(colours(), (60, 20), mode).astype(int)
+    assert pixels.shape == (60, 20, 3)
+    if mode == "squash":
+        wanted = np.asarray(colours().resize((20, 60), Image.Resampling.BILINEAR))
+    elif mode == "crop":  # a third as wide as high
+        wanted = np.asarray(colours().resize((20, 60), Image.Resampling.BILINEAR, box=(70 / 3, 0, 110 / 3, 40)))
+    else:
+        wanted = np.full((60, 20, 3), 255)
+        wanted[23:36] = np.asarray(colours().resize((20, 13), Image.Resampling.BILINEAR))
+    assert np.abs(pixels - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("size", [0, 4097, (8, -1), (8, 8, 8)])
+def test_sizes_that_cannot_be(size):
+    with pytest.raises(UserError, match=r"^size .*: give at least 1 and at most 4096 pixels"):
+        to_pixels(colours(), size, "squash")
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_is_read_where_pillow_heif_is_and_else_says_so(tmp_path, monkeypatch, name):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), RED)).save(tmp_path / name, quality=95)
+    found = read(tmp_path / name)
+    assert (found.size, found.mode) == ((64, 48), "RGB")
+    assert np.allclose(pixel(found, 4, 4), RED, atol=12)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert why_not(tmp_path / name).endswith(f"{name}: cannot be read (HEIC: pip install pillow-heif)")
 
 
 def test_squash_is_a_plain_resize():

@@ -32,10 +32,10 @@ def table(tmp_path):
     return ImageTable("smooth", labels, list("abcdef"), np.arange(16), np.arange(16, 24), items, Image.open, "smooth")
 
 
-@pytest.mark.parametrize("mode", ["squash", "crop"])
-def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode):
-    cached = PixelRows(open_pixels(table, 16, mode=mode, cache_dir=tmp_path), table.labels)
-    direct = FileRows(table, table.labels, 16, mode)
+@pytest.mark.parametrize(("mode", "size"), [("squash", 16), ("crop", 16), ("crop", (20, 12))])
+def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode, size):
+    cached = PixelRows(open_pixels(table, size, mode=mode, cache_dir=tmp_path), table.labels)
+    direct = FileRows(table, table.labels, size, mode)
     assert len(direct) == len(cached)
     batch = direct.__getitems__([19, 16])
     assert (batch["indices"].tolist(), batch["labels"].tolist()) == ([19, 16], [4, 4])
@@ -68,12 +68,13 @@ def test_a_resumed_run_goes_on_with_the_same_crops(table):
     assert not torch.equal(batches(table, start=(1, 0))[0]["images"], batches(table)[0]["images"])
 
 
-def test_the_crop_is_the_device_s(table):
+@pytest.mark.parametrize("size", [16, (20, 10)])
+def test_the_crop_is_the_device_s(table, size):
     """The same draws give the same region; a smooth picture hides the difference between the filters."""
     draws = draw((0, 0, 0), 4)
-    rows = FileRows(table, table.labels, 16)
+    rows = FileRows(table, table.labels, size)
     crops = rows.__getitems__([(i, u) for i, u in enumerate(draws.tolist())])["images"]
-    device = ResizedCrop(16, mirror=False, mean=[0.0] * 3, std=[1 / 255] * 3)
+    device = ResizedCrop(size, mirror=False, mean=[0.0] * 3, std=[1 / 255] * 3)
     for i in range(4):
         native = torch.from_numpy(np.asarray(table.read(i)).copy()).permute(2, 0, 1)[None]
         wanted = device(native, draws[i : i + 1])[0]

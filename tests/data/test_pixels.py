@@ -74,7 +74,10 @@ def test_one_file_for_each_key_size_mode_and_channels(folder):
     for t, options in [(table, {}), (other, {}), (table, {"mode": "pad"}), (table, {"channels": 1})]:
         opened(folder, t, **options)
     open_pixels(table, 5, cache_dir=folder / "cache")
-    assert len(files(folder)) == 5
+    open_pixels(table, (5, 3), cache_dir=folder / "cache")
+    assert len(files(folder)) == 6
+    open_pixels(table, (5, 5), cache_dir=folder / "cache")
+    assert len(files(folder)) == 6, "a square is one, however it is given"
     before = table.reader.count()
     opened(folder, table)
     assert table.reader.count() == before
@@ -177,11 +180,11 @@ def test_damage_and_sources_that_are_gone(folder):
 def test_all_caches_of_a_table_are_verified(folder, capsys):
     table = make_table(folder)
     opened(folder, table)
-    opened(folder, table, channels=1, mode="pad")
+    open_pixels(table, (4, 6), channels=1, mode="pad", cache_dir=folder / "cache")
     opened(folder, make_table(folder, key="other"))
     flip_a_bit(sorted(files(folder))[0])
     found = list(verified_caches(table, folder / "cache"))
-    assert [pixels.shape for pixels in found] == [(COUNT, 4, 4, 1), (COUNT, 4, 4, 3)]
+    assert [pixels.shape for pixels in found] == [(COUNT, 4, 4, 3), (COUNT, 4, 6, 1)]
     assert all(pixels.intact() for pixels in found)
     assert capsys.readouterr().err.count("is damaged") == 1
 

@@ -60,7 +60,7 @@ class Data(LightningDataModule):
     """
 
     dataset = SimpleNamespace(name="clusters", title="Clusters")
-    table = SimpleNamespace(name="clusters")
+    table = SimpleNamespace(name="clusters", cameras=None)
 
     def __init__(self, class_names: tuple[str, ...] = ("alpha", "beta", "gamma")) -> None:
         super().__init__()

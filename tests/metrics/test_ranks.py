@@ -15,6 +15,7 @@ N = 401
 LABELS = torch.arange(N) // 3 % 40
 LABELS[0] = 99  # a class of its own
 QUERY, GALLERY = torch.arange(200), torch.arange(150, N)
+CAMERAS = torch.arange(N) % 2
 
 
 def data() -> torch.Tensor:
@@ -38,14 +39,14 @@ def evaluate(shares: list[int]) -> dict[str, object]:
         return scores(self, queries)
 
     x = data()
-    metrics = RetrievalMetrics(neighbours=3), RetrievalMetrics(query=QUERY, gallery=GALLERY)
+    metrics = RetrievalMetrics(neighbours=3), RetrievalMetrics(query=QUERY, gallery=GALLERY, cameras=CAMERAS)
     for rows in mine.split(64):
         for metric in metrics:
             metric.update(x[rows], LABELS[rows], rows)
     with patch.object(Search, "scores", counting):
         values = [metric.compute() for metric in metrics]
     items, (whole, apart) = metrics[0].items, (metric.ranking for metric in metrics)
-    assert values[1] == rank_queries(x, LABELS, QUERY, GALLERY).metrics()
+    assert values[1] == rank_queries(x, LABELS, QUERY, GALLERY, cameras=CAMERAS).metrics()
     return {
         "metrics": values[0],
         "apart": values[1],

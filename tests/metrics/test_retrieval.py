@@ -56,6 +56,30 @@ def test_query_and_gallery_apart(small: bool, kind: str, seed: int) -> None:
     check(result, brute_force(x.numpy(), labels.numpy(), KS, query.numpy(), gallery.numpy()))
 
 
+@pytest.mark.parametrize("small", [False, True], ids=["one block", "small blocks"])
+@settings(max_examples=60)
+@given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**31))
+def test_cameras_equal_brute_force(small: bool, kind: str, n: int, classes: int, cameras: int, seed: int) -> None:
+    x, labels = make(kind, n, 3, classes, seed)
+    g = torch.Generator().manual_seed(seed)
+    taken_by, rows = torch.randint(cameras, (n,), generator=g), torch.randperm(n, generator=g)
+    query, gallery = (None, None) if seed % 2 else (rows[: n // 2], rows[n // 3 :])
+    with blocks(small):
+        result = rank_queries(x, labels, query, gallery, neighbours=n, cameras=taken_by)
+    arrays = (None if part is None else part.numpy() for part in (query, gallery))
+    check(result.metrics(KS), brute_force(x.numpy(), labels.numpy(), KS, *arrays, cameras=taken_by.numpy()))
+    found = set(rows.tolist() if gallery is None else gallery.tolist())
+    for q, near in zip(result.queries.tolist(), result.nearest.tolist(), strict=True):
+        hidden = {q, *((labels == labels[q]) & (taken_by == taken_by[q])).nonzero()[:, 0].tolist()}
+        assert sorted(i for i in near if i >= 0) == sorted(found - hidden)
+
+
+def test_one_camera_leaves_no_answer_and_other_classes_from_it_count() -> None:
+    x, labels = torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 1, 0, 1])
+    assert rank_queries(x, labels, cameras=[7, 7, 7, 7]).answerable.tolist() == [False] * 4
+    assert rank_queries(x, labels, cameras=[7, 7, 8, 8]).rank.tolist() == [2, 3, 2, 2]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_are_ranked_as_they_are(dtype: torch.dtype) -> None:
     x, labels = make("two tight heaps", 80, 4, 6, 0)
@@ -151,6 +175,8 @@ def test_wrong_input_is_refused() -> None:
         retrieval_metrics(x, labels, gallery=torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="query rows"):
         retrieval_metrics(x, labels, query=torch.tensor([4]))
+    with pytest.raises(ValueError, match=r"cameras have shape \(3,\)"):
+        retrieval_metrics(x, labels, cameras=torch.zeros(3))
     with pytest.raises(TypeError, match="not floating point"):
         retrieval_metrics(x.long(), labels)
     with pytest.raises(TypeError, match="labels are"):

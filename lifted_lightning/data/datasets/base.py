@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import pandas
 
 
+# What an image is for. A query may be in the gallery too, where others find it and it is not its own answer.
+SPLITS = ("train", "val", "test", "query", "gallery", "query+gallery")
+QUERIES, GALLERIES = ("query", "query+gallery"), ("gallery", "query+gallery")
+
+
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder that holds data sets: as given, else the environment's LIFTED_DATA_DIR, else ``data``."""
     return Path(root or os.environ.get("LIFTED_DATA_DIR") or "data").expanduser()
@@ -35,6 +40,8 @@ class Counts:
     test_classes: int
     query_images: int = 0
     gallery_images: int = 0
+    validation_images: int = 0
+    validation_classes: int = 0
 
     @classmethod
     def of(cls, table: ImageTable) -> "Counts":
@@ -46,6 +53,8 @@ class Counts:
             test_classes=len(np.unique(table.labels[table.test])),
             query_images=0 if table.query is None else len(table.query),
             gallery_images=0 if table.gallery is None else len(table.gallery),
+            validation_images=0 if table.validation is None else len(table.validation),
+            validation_classes=0 if table.validation is None else len(np.unique(table.labels[table.validation])),
         )
 
     def __str__(self) -> str:
@@ -113,14 +122,21 @@ class RetrievalDataset(ABC):
             "--data.root or LIFTED_DATA_DIR"
         )
 
-    def files(self, base: Path, images: Sequence[tuple[str, str, str]], name: str | None = None) -> ImageTable:
+    def files(
+        self,
+        base: Path,
+        images: Sequence[tuple[str, str, str]],
+        name: str | None = None,
+        cameras: Sequence[str] | None = None,
+    ) -> ImageTable:
         """The checked table of image files.
 
         Args:
             base: the folder that the images' paths are relative to.
-            images: of each its path, the name of its class, and ``train``, ``test``, ``query`` or ``gallery``; the
-                last two are of the test rows. Label order is the order of the classes' first appearance.
+            images: of each its path, the name of its class, and one of ``SPLITS``. Label order is the order of the
+                classes' first appearance.
             name: of the table, where it is not the class's own.
+            cameras: of each the name of its camera, see ``ImageTable``.
 
         Raises:
             UserError: if the counts are not the expected ones, a file is missing, or ``ImageTable`` refuses it.
@@ -128,18 +144,22 @@ class RetrievalDataset(ABC):
         items, classes, splits = ([image[part] for image in images] for part in range(3))
         labels = {name: label for label, name in enumerate(dict.fromkeys(classes))}
         split = np.array(splits, dtype=object)
-        train, query, gallery = (np.flatnonzero(split == part) for part in ("train", "query", "gallery"))
+        train, validation, query, gallery = (
+            np.flatnonzero(np.isin(split, parts)) for parts in (["train"], ["val"], QUERIES, GALLERIES)
+        )
         table = ImageTable(
             name=name or self.name,
             labels=np.array([labels[name] for name in classes], dtype=np.int64),
             class_names=list(labels),
             train=train,
-            test=np.flatnonzero(split != "train"),
+            test=np.flatnonzero(~np.isin(split, ["train", "val"])),
             items=items,
             reader=FileReader(base),
             key=f"{self.name}-{content_digest(self.title, base, items)}",
             query=query if len(query) else None,
             gallery=gallery if len(query) else None,
+            validation=validation if len(validation) else None,
+            cameras=None if cameras is None else np.unique(cameras, return_inverse=True)[1].astype(np.int64),
         )
         found = Counts.of(table)
         if self.expected is not None and found != self.expected:
@@ -174,12 +194,15 @@ def content_digest(title: str, base: Path, items: Sequence[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def read_columns(path: Path, columns: Sequence[str], **options: Any) -> "pandas.DataFrame":
+def read_columns(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), **options: Any
+) -> "pandas.DataFrame":
     """These columns of a text file, all as text: ``001``, ``NA`` and ``True`` stay what they are, empty is "".
 
     Args:
         path: the file, in UTF-8.
         columns: their names; more than these do no harm.
+        optional: names of further columns, which are read if they are there.
         options: of ``pandas.read_csv``, which see.
 
     Raises:
@@ -199,11 +222,13 @@ def read_columns(path: Path, columns: Sequence[str], **options: Any) -> "pandas.
         raise UserError(f"{path}: lines have more fields than the header; name all columns there") from error
     except (ValueError, OSError) as error:  # pandas' own are ValueErrors
         raise UserError(f"{path}: cannot be read as a table ({one_line(error)})") from error
-    return text_columns(frame, columns, path)
+    return text_columns(frame, columns, path, optional)
 
 
-def text_columns(frame: "pandas.DataFrame", names: Sequence[str], path: Path) -> "pandas.DataFrame":
-    """These columns of a table, as text without space around it.
+def text_columns(
+    frame: "pandas.DataFrame", names: Sequence[str], path: Path, optional: Sequence[str] = ()
+) -> "pandas.DataFrame":
+    """These columns of a table, and those of the optional ones that it has, as text without space around it.
 
     Raises:
         UserError: naming the columns that the table lacks.
@@ -212,4 +237,5 @@ def text_columns(frame: "pandas.DataFrame", names: Sequence[str], path: Path) ->
     if missing:
         found = ", ".join(map(str, frame)) or "none"
         raise UserError(f"{path}: no column {', '.join(missing)} (found: {found}); it needs {', '.join(names)}")
-    return frame[[*names]].astype("string").fillna("").apply(lambda column: column.str.strip())
+    frame = frame[[*names, *(name for name in optional if name in frame)]]
+    return frame.astype("string").fillna("").apply(lambda column: column.str.strip())

@@ -4,7 +4,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifted_lightning.data.datasets.base import RetrievalDataset, read_columns, text_columns
+from lifted_lightning.data.datasets.base import (
+    GALLERIES,
+    QUERIES,
+    SPLITS,
+    RetrievalDataset,
+    read_columns,
+    text_columns,
+)
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError, one_line
@@ -19,7 +26,8 @@ class ImageFolder(RetrievalDataset):
     """One folder a class, named after it, with its images directly in it.
 
     If the folder has ``train`` and ``test`` folders that hold class folders, these say which classes train and which
-    test. Else classes are sorted by name and the last ``test_share`` of them test, as the field does with CUB and Cars.
+    test; and a ``val`` beside them, which validate, in place of ``data.validation_share``. Else classes are sorted
+    by name and the last ``test_share`` of them test, as the field does with CUB and Cars.
 
     Hidden files are passed over, and so are files beside the class folders that are no images. Within a class folder, a
     file whose ending is not an image's is an error that names it. Whether a file can be decoded is seen when it is: by
@@ -45,21 +53,25 @@ class ImageFolder(RetrievalDataset):
         base = own_path(self.path, root)
         if not base.is_dir():
             raise UserError(f"{self.path}: no such folder, here or below {root.absolute()}; {self.remedy}")
-        parts = [base / part for part in ("train", "test")]
-        if all(part.is_dir() and any(path.is_dir() for path in _visible(part)) for part in parts):
-            train, test = (_classes(part) for part in parts)
+        if _holds_folders(base / "train"):
+            parts = [path.name for path in _visible(base) if _holds_folders(path)]
+            if {*parts} not in ({"train", "test"}, {"train", "val", "test"}):
+                there = ", ".join(parts)
+                raise UserError(
+                    f"{base}: has class folders in {there}; they must be in train, test and, if wanted, val"
+                )
+            folders = {part: _classes(base / part) for part in parts}
         else:
             classes = _classes(base)
             count = min(max(round(self.test_share * len(classes)), 1), len(classes) - 1)
-            train, test = classes[:-count], classes[-count:]
-        if len(train) < 2 or len(test) < 2:
-            raise UserError(
-                f"{base}: {len(train)} class folders train and {len(test)} test; at least 2 each are needed"
-            )
+            folders = {"train": classes[:-count], "test": classes[-count:]}
+        if len(folders["train"]) < 2 or len(folders["test"]) < 2:
+            counts = f"{len(folders['train'])} class folders train and {len(folders['test'])} test"
+            raise UserError(f"{base}: {counts}; at least 2 each are needed")
         images = [
             (str(image.relative_to(base)), folder.name, split)
-            for split, folders in (("train", train), ("test", test))
-            for folder in folders
+            for split in ("train", "val", "test")
+            for folder in folders.get(split, ())
             for image in _images(folder)
         ]
         return self.files(base, images, name=base.resolve().name)
@@ -74,6 +86,10 @@ def own_path(path: str, root: Path) -> Path:
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, by name, without hidden files, such as the ``._*`` that macOS leaves in archives."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _holds_folders(path: Path) -> bool:
+    return path.is_dir() and any(map(Path.is_dir, _visible(path)))
 
 
 def _classes(base: Path) -> list[Path]:
@@ -97,7 +113,7 @@ def _images(folder: Path) -> list[Path]:
     """The images of one class.
 
     Raises:
-        UserError: if there are fewer than two, or there is anything but images.
+        UserError: if there are none, or there is anything but images.
     """
     images = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
     for path in images:
@@ -105,22 +121,23 @@ def _images(folder: Path) -> list[Path]:
             raise UserError(f"{path}: a folder in a class folder; images lie directly in their class's")
         if path.suffix.lower() not in EXTENSIONS:
             raise UserError(f"{path}: is no image (by its ending); move it out of the class folder")
-    if len(images) < 2:
-        holds = "one image" if images else "no images"
-        raise UserError(f"{folder}: holds {holds}; a class needs at least two, add some or remove the folder")
+    if not images:
+        raise UserError(f"{folder}: holds no images; add some or remove the folder")
     return images
 
 
 COLUMNS = ("path", "label", "split")
-SPLITS = ("train", "test", "query", "gallery")
+OPTIONAL = ("camera",)
 
 
 class TableFile(RetrievalDataset):
     """Images listed in a CSV or Parquet file with the columns ``path``, ``label`` and ``split``.
 
     ``split`` is ``train`` or ``test``; or ``train``, ``query`` and ``gallery``, where queries are sought in the gallery
-    only. Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A CSV file has a header
-    line and is separated by commas, semicolons or tabs. More columns do no harm.
+    only, and ``query+gallery`` for what is both. ``val`` classes validate, in place of ``data.validation_share``. If
+    there is a column ``camera``, gallery images of a query's own class and camera do not count, in validation and test.
+    Paths are relative to the file's folder, or absolute. Labels are any text or numbers. A CSV file has a header line
+    and is separated by commas, semicolons or tabs. More columns do no harm.
 
     Args:
         path: the file, as it is or below the data root; ``.parquet``, or else read as CSV.
@@ -128,7 +145,7 @@ class TableFile(RetrievalDataset):
 
     name = "table"
     title = "TableFile"
-    remedy = "give a CSV or Parquet file with the columns path, label, split"
+    remedy = "give a CSV or Parquet file with the columns path, label, split and, if wanted, camera"
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -143,7 +160,8 @@ class TableFile(RetrievalDataset):
         check_lines(file, lines)
         lines = lines.sort_values("label", kind="stable")
         items = [_item(path, base) for path in lines["path"]]
-        return self.files(file.parent, list(zip(items, lines["label"], lines["split"], strict=True)), name=file.stem)
+        images = list(zip(items, lines["label"], lines["split"], strict=True))
+        return self.files(file.parent, images, file.stem, lines.get("camera"))
 
 
 def read_csv(file: Path) -> "pandas.DataFrame":
@@ -155,7 +173,7 @@ def read_csv(file: Path) -> "pandas.DataFrame":
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         header = stream.readline()
     delimiter = max(",;\t", key=header.count)
-    lines = read_columns(file, COLUMNS, sep=delimiter, skipinitialspace=True, skip_blank_lines=False)
+    lines = read_columns(file, COLUMNS, OPTIONAL, sep=delimiter, skipinitialspace=True, skip_blank_lines=False)
     lines.index += 2  # the header is line 1
     return lines[(lines != "").any(axis=1)]
 
@@ -171,37 +189,33 @@ def read_parquet(file: Path) -> "pandas.DataFrame":
     try:
         from pyarrow import parquet
 
-        content = parquet.ParquetFile(file).read(columns=[*COLUMNS])
+        content = parquet.ParquetFile(file).read(columns=[*COLUMNS, *OPTIONAL])
     except ImportError as error:
         raise UserError(f"{file}: reading Parquet needs pyarrow: pip install pyarrow, or save it as CSV") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: cannot be read as Parquet ({one_line(error)})") from error
     lines = content.to_pandas(types_mapper=pandas.ArrowDtype, ignore_metadata=True)  # an index is a column, too
     lines.index = pandas.RangeIndex(1, len(lines) + 1)
-    return text_columns(lines, COLUMNS, file)
+    return text_columns(lines, COLUMNS, file, OPTIONAL)
 
 
 def check_lines(file: Path, lines: "pandas.DataFrame") -> None:
-    """No line lacks a value, no class is too small to retrieve from, and each query has an answer.
+    """No line lacks a value, and there is something to train on and to test with.
 
     Raises:
-        UserError: naming the line, or the label.
+        UserError: naming the line.
     """
-    for column in COLUMNS:
+    for column in lines:
         for number in lines.index[lines[column] == ""]:
             raise UserError(f"{file}: line {number} has no {column}")
     for number, split in lines["split"][~lines["split"].isin(SPLITS)].items():
         raise UserError(f"{file}: line {number} has the split {split[:40]!r}; give one of {', '.join(SPLITS)}")
-    images = {split: lines["label"][lines["split"] == split].value_counts(sort=False) for split in SPLITS}
-    there = {split for split in SPLITS if len(images[split])}
-    if there not in ({"train", "test"}, {"train", "query", "gallery"}):
-        found = ", ".join(split for split in SPLITS if split in there) or "none"
+    there = [split for split in SPLITS if (lines["split"] == split).any()]
+    tested = {*there} - {"train", "val"}
+    apart = "test" not in there and tested.intersection(QUERIES) and tested.intersection(GALLERIES)
+    if "train" not in there or not (apart or tested == {"test"}):
+        found = ", ".join(there) or "none"
         raise UserError(f"{file}: has the splits {found}; it needs train and test, or train, query and gallery")
-    for split in ("train", "test"):
-        for label in images[split].index[images[split] < 2]:
-            raise UserError(f"{file}: label {label!r} has one image in {split}; a class needs at least two")
-    for label in images["query"].index.difference(images["gallery"].index):
-        raise UserError(f"{file}: label {label!r} has queries and no gallery image")
 
 
 def _item(path: str, base: Path) -> str:

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from lifted_lightning.data.datasets import ImageFolder, RetrievalDataset, TableFile, data_root
+from lifted_lightning.data.datasets.base import Counts
+from lifted_lightning.data.table import positives, split_training_rows, with_pairs
 from lifted_lightning.errors import UserError
 
 
@@ -64,10 +66,66 @@ def test_explicit_train_and_test_folders(tmp_path: Path) -> None:
     assert len(table.test) == 6
 
 
-def test_class_in_both_train_and_test(tmp_path: Path) -> None:
+def test_a_val_folder_has_the_validation_classes(tmp_path: Path) -> None:
+    for part, classes in (("train", "az"), ("val", "m"), ("test", "bcd")):
+        make_folder(tmp_path / part, list(classes))
+    (tmp_path / "notes").mkdir()
+    table = ImageFolder(str(tmp_path)).table(Path("nowhere"))
+    assert [table.items[row] for row in table.validation] == ["val/m/0.png", "val/m/1.png"]
+    assert (len(table.train), len(table.test)) == (4, 6)
+    assert str(Counts.of(table)).endswith("2 validation images, 1 validation classes")
+    assert [part.tolist() for part in split_training_rows(table, 0.5, 0)] == [[0, 1, 2, 3], [4, 5]], (
+        "no share of others"
+    )
+    make_folder(tmp_path / "valid", ["v"])
+    assert "has class folders in test, train, val, valid; they must be in train" in failure(
+        ImageFolder(str(tmp_path)), tmp_path
+    )
+
+
+def test_train_needs_test(tmp_path: Path) -> None:
     make_folder(tmp_path / "train", ["a", "b"])
-    make_folder(tmp_path / "test", ["b", "c"])
-    assert "1 classes both train and test, for example b" in failure(ImageFolder(str(tmp_path)), tmp_path)
+    make_folder(tmp_path / "val", ["c", "d"])
+    assert "has class folders in train, val; they must" in failure(ImageFolder(str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("train", "test"), "both train and test"), (("train", "val", "test"), "both train and validate"),
+        (("test", "val", "train"), "both validate and test"),
+    ],
+)  # fmt: skip
+def test_a_class_in_two_parts(tmp_path: Path, parts: Sequence[str], message: str) -> None:
+    for part, classes in zip(parts, ("ab", "bc", "de"), strict=False):
+        make_folder(tmp_path / part, list(classes))
+    assert f"1 classes {message}: b; give each one part" in failure(ImageFolder(str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1b[31mred", b"two\nlines"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    make_folder(tmp_path)
+    picture(tmp_path / os.fsdecode(name) / "0.png")
+    found = failure(ImageFolder(str(tmp_path)), tmp_path)
+    assert "2 names of classes and images are no UTF-8 or hold control characters, for example '" in found
+    assert found.isprintable()
+
+
+def test_single_images_are_found_in_every_part(tmp_path: Path) -> None:
+    for part, classes in (("train", "abc"), ("val", "mn"), ("test", "xyz")):
+        make_folder(tmp_path / part, list(classes))
+    for path in ("train/b/0.png", "val/n/1.png", "test/x/1.png"):
+        (tmp_path / path).unlink()
+    table = ImageFolder(str(tmp_path)).table(tmp_path)
+    with pytest.raises(UserError, match=r"3 classes have a single image.*: b, n, x; add images, or .*=leave_out"):
+        with_pairs(table)
+    kept, names = with_pairs(table, leave_out=True)
+    assert names == ["b", "n", "x"]
+    assert [kept.items[row] for row in kept.validation] == ["val/m/0.png", "val/m/1.png"]
+    assert (len(kept.train), len(kept.test), len(kept)) == (4, 4, 13)
+    (tmp_path / "val/m/0.png").unlink()
+    with pytest.raises(UserError, match=r": b, m, n, x; add images$"):
+        with_pairs(ImageFolder(str(tmp_path)).table(tmp_path), leave_out=True)
 
 
 def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
@@ -93,7 +151,6 @@ def test_key_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Zeder/0.png", b"x", "Zeder: holds one image"),
         ("Zeder/", b"", "Zeder: holds no images"),
         ("Ahorn/notes.txt", b"x", "Ahorn/notes.txt: is no image"),
         ("Ahorn/old/0.png", b"x", "Ahorn/old: a folder in a class folder"),
@@ -138,19 +195,20 @@ RANKED: Lines = [
 ]
 
 
-def make_table(folder: Path, lines: Lines, suffix: str = ".csv", delimiter: str = ",") -> str:
+def make_table(folder: Path, lines: Sequence[Sequence[object]], suffix: str = ".csv", delimiter: str = ",") -> str:
     for path, *_ in lines:
         if path:
             picture(folder / str(path))
     file = folder / f"birds{suffix}"
     if suffix == ".csv":
-        text = "\n".join(delimiter.join(map(str, line)) for line in [("path", "label", "split"), *lines])
+        header = ("path", "label", "split", "camera")[: max(3, *map(len, [(), *lines]))]
+        text = "\n".join(delimiter.join(map(str, line)) for line in [header, *lines])
         file.write_text(text, encoding="utf-8")
     else:
         import pandas
 
         columns = zip(*lines, strict=True)
-        frame = pandas.DataFrame(dict(zip(("path", "label", "split"), columns, strict=True)))
+        frame = pandas.DataFrame(dict(zip(("path", "label", "split", "camera"), columns, strict=False)))
         frame.astype({"label": "string"}).to_parquet(file)
     return file.name
 
@@ -174,6 +232,29 @@ def test_table_with_query_and_gallery(tmp_path: Path, suffix: str) -> None:
     assert table.gallery is not None
     assert [table.items[row] for row in table.query] == ["a/1.png"]
     assert [table.items[row] for row in table.gallery] == ["a/0.png", "a/2.png"]
+
+
+PROTOCOL: Sequence[Sequence[object]] = [
+    ("b/0.png", "dog", "train", 2), ("b/1.png", "dog", "train", "10"), ("v/0.png", "owl", "val", 2),
+    ("v/1.png", "owl", "val", 2), ("a/0.png", "cat", "query+gallery", "10"), ("a/1.png", "cat", "query", 2),
+    ("a/2.png", "cat", "gallery", 2), ("a/3.png", "hen", "gallery", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_with_validation_cameras_and_queries_in_the_gallery(tmp_path: Path, suffix: str) -> None:
+    lines = PROTOCOL if suffix == ".csv" else [(*line[:3], str(line[3])) for line in PROTOCOL]
+    table = TableFile(make_table(tmp_path, lines, suffix)).table(tmp_path)
+    named = {part: [table.items[row] for row in getattr(table, part)] for part in ("query", "gallery", "validation")}
+    assert named == {
+        "query": ["a/0.png", "a/1.png"],
+        "gallery": ["a/0.png", "a/2.png", "a/3.png"],
+        "validation": ["v/0.png", "v/1.png"],
+    }
+    assert table.cameras.tolist() == [0, 1, 1, 1, 0, 2, 1, 1], "of the rows by label: cat, dog, hen, owl"
+    assert with_pairs(table)[1] == [], "a single image in the gallery is there to be confused with"
+    assert positives(table, table.query, table.gallery, by_camera=False).tolist() == [1, 2]
+    assert positives(table, table.query, table.gallery).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -202,11 +283,12 @@ def test_absolute_paths(tmp_path: Path) -> None:
         ([*PLAIN, ("", "dog", "train")], "line 6 has no path"),
         ([*PLAIN, ("c.png", "dog", "valid")], "line 6 has the split 'valid'"),
         ([*PLAIN, ("a/../b/1.png", "dog", "train")], "b/1.png is listed twice"),
-        ([*PLAIN, ("c.png", "dog", "test"), ("d.png", "dog", "test")], "both train and test, for example dog"),
-        ([*PLAIN, ("c.png", "cat", "train")], "label 'cat' has one image in train"),
+        ([*PLAIN, ("c.png", "dog", "test"), ("d.png", "dog", "test")], "both train and test: dog;"),
         ([*PLAIN, ("c.png", "cat", "gallery")], "has the splits train, test, gallery"),
+        ([*RANKED[:3], ("c.png", "cat", "val")], "has the splits train, val, gallery"),
+        ([*PROTOCOL[:-1], ("c.png", "cow", "gallery", "")], "line 9 has no camera"),
+        ([*PROTOCOL, ("c.png", "owl", "train", 1)], "both train and validate: owl;"),
         (PLAIN[:1] + PLAIN[2:3], "has the splits train; it needs"),
-        ([*RANKED, ("c.png", "cow", "query")], "label 'cow' has queries and no gallery image"),
         ([], "has the splits none"),
     ],
 )

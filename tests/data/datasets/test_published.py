@@ -236,7 +236,7 @@ LABELS = (make_cub, CUB200, "CUB_200_2011/image_class_labels.txt")
         (SOP, "class_id", "id", r"Ebay_test\.txt: no column class_id"),
         (SOP, "image_id", '"', r"Ebay_test\.txt: cannot be read as a table"),
         (SOP, "5 11319 1 ", "5 11319 ", "found .*, 3 test classes; it must be"),
-        (SOP, "11320 1", "2 1", "both train and test, for example bicycle 00002"),
+        (SOP, "11320 1", "2 1", "both train and test: bicycle 00002"),
         (SOP_TRAIN, "20_1.JPG", "20_0.JPG", r"bicycle_final/20_0\.JPG is listed twice"),
         (INSHOP, "evaluation_status", "status", r"list_eval_partition\.txt: no column evaluation_status"),
         (INSHOP, "gallery", "galery", "found .*, 2 gallery images; it must be"),
