@@ -185,7 +185,8 @@ def test_on_a_gpu_as_on_the_cpu(tmp_path: Path) -> None:
     for device in ("auto", "cuda", "cuda:0"):
         model = lifted_lightning.load(checkpoint, device)
         assert model.device.type == "cuda"
-        np.testing.assert_allclose(model.embed(paths), expected, rtol=1e-2, atol=1e-2)
+        # Convolutions there have ten bits of mantissa (TF32).
+        np.testing.assert_allclose(model.embed(paths), expected, atol=1e-3 * np.abs(expected).max())
 
 
 LEAN = """
