@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
@@ -21,7 +22,7 @@ def at(event: str, count: int, number: int = signal.SIGKILL, group: bool = False
     Args:
         event: ``step``: in a training step, before the optimiser's; ``validation``: in a validation batch;
             ``test`` and ``predict``: in a batch of these; ``writing``: half of a checkpoint's bytes are written;
-            ``renaming``: all are, under the temporary name; ``renamed``: just after the checkpoint has its name.
+            ``renaming``: all are, under the temporary name; ``renamed``: just after ``last.ckpt`` has its name.
         count: how many times it must happen, from 1.
         number: the signal.
         group: whether its child processes get it too, as from a terminal.
@@ -69,7 +70,7 @@ def _install(event: str, count: int, number: int, group: bool) -> None:
     elif event == "renaming":
         wrap(os, "replace", of_checkpoint)
     elif event == "renamed":
-        wrap(os, "replace", lambda *_: None, of_checkpoint)
+        wrap(os, "replace", lambda *_: None, lambda source, target: Path(target).name == "last.ckpt" and end())
     else:
         hook = "on_before_optimizer_step" if event == "step" else f"{event}_step"
         wrap(EmbeddingModule, hook, lambda *_: end())
