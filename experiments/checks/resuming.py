@@ -202,7 +202,8 @@ def result(folder: Path) -> dict[str, Any]:
 def without_places(state: Any) -> Any:
     """A state without paths, and without the time that a callback has measured."""
     if isinstance(state, dict):
-        return {k: without_places(v) for k, v in state.items() if k not in ("dirpath", "time_elapsed")}
+        kept = {k: v for k, v in state.items() if k not in ("dirpath", "time_elapsed")}
+        return {without_places(k): without_places(v) for k, v in kept.items()}
     return Path(state).name if isinstance(state, str) and state.startswith("/") else state
 
 

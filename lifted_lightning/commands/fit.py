@@ -115,18 +115,16 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
         check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
     continued, known = None, list[str]()
     if config.ckpt_path:
-        check_checkpoint(module, Path(config.ckpt_path), with_loss=command == "fit")
-        continued = unfinished_folder(Path(config.ckpt_path)) if command == "fit" else None
+        checkpoint = Path(config.ckpt_path)
+        check_checkpoint(module, checkpoint, with_loss=command == "fit")
         if command == "fit":
-            check_goes_on(Path(config.ckpt_path))
-        if command == "fit" and continued is None:  # else its evaluation is left to do
-            check_left_to_train(Path(config.ckpt_path), config.trainer.max_steps, config.trainer.max_epochs)
-        if command == "fit":
-            check_same_classes(data, Path(config.ckpt_path))
-            check_changes(settings, Path(config.ckpt_path), module)
+            check_goes_on(checkpoint)
+            if (continued := unfinished_folder(checkpoint)) is None:  # else its evaluation is left to do
+                check_left_to_train(checkpoint, config.trainer.max_steps, config.trainer.max_epochs)
+            check_same_classes(data, checkpoint)
+            check_changes(settings, checkpoint, module)
         elif command != "predict":
-            stage = "test" if command == "test" else "validation"
-            known = trained_classes(data, Path(config.ckpt_path), stage)
+            known = trained_classes(data, checkpoint, "test" if command == "test" else "validation")
 
     # The run's folder, and what is written there.
     summary = {

@@ -73,6 +73,28 @@ def _() -> Iterator[Input]:
         yield Input(("embed", "photos", f"--ckpt=ckpt/config-{name}.ckpt", "--out=x.npz"), REFUSED, (name,))
 
 
+@rule("going on with another setting")
+def _() -> Iterator[Input]:
+    line = ("fit", "--config=right/tiny/run/config.yaml", f"--ckpt_path={CHECKPOINT}", "--trainer.max_steps=4")
+    for option in (
+        "seed_everything=1", "data.batch_size=12", "data.batches_per_epoch=3", "data.sampler.neighbours=0",
+        "data.channels=3", "data.sampler=ReleasedPairs", "data.validation_share=0", "data.split_seed=1",
+        "data.dataset.test_share=0.4", "model.network.embedding_size=8", "model.network.width=4",
+        "model.network.dropout=0.1", "model.optimizer=SGD", "model.loss=TripletLoss", "trainer.max_steps=2", "trainer.max_steps=1", "model.optimizer.lr=.nan",
+    ):  # fmt: skip
+        yield Input((*line, f"--{option}"), REFUSED)
+    for option in (
+        "model.optimizer.lr=1e-4", "model.optimizer.weight_decay=0.1", "model.scheduler.warmup=0.3",
+        "model.scheduler=null", "model.loss.margin=0.5", "model.head_lr_factor=3", "model.augment.mirror=true",
+        "data.size=18", "data.workers=1", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1",
+        "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1", "evaluation.ks=[1]", "test=false",
+        "best_checkpoint.monitor=validation/recall@1", "last_checkpoint.every_n_steps=1", "trainer.max_steps=-1",
+        "model.scheduler=StepLR --model.scheduler.step_size=1",
+    ):  # fmt: skip
+        more = ("--trainer.max_epochs=2",) if option.endswith("=-1") else ()
+        yield Input((*line, *f"--{option}".split(), *more), RUNS)
+
+
 @rule("an index: damaged, without an array, of other arrays")
 def _() -> Iterator[Input]:
     with np.load("index.npz") as file:
