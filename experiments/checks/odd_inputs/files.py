@@ -80,7 +80,8 @@ def _() -> Iterator[Input]:
         "seed_everything=1", "data.batch_size=12", "data.batches_per_epoch=3", "data.sampler.neighbours=0",
         "data.channels=3", "data.sampler=ReleasedPairs", "data.validation_share=0", "data.split_seed=1",
         "data.dataset.test_share=0.4", "model.network.embedding_size=8", "model.network.width=4",
-        "model.network.dropout=0.1", "model.optimizer=SGD", "model.loss=TripletLoss", "trainer.max_steps=2", "trainer.max_steps=1", "model.optimizer.lr=.nan",
+        "model.network.dropout=0.1", "model.optimizer=SGD", "model.loss=TripletLoss", "trainer.max_steps=2",
+        "trainer.max_steps=1", "model.optimizer.lr=.nan",
     ):  # fmt: skip
         yield Input((*line, f"--{option}"), REFUSED)
     for option in (
