@@ -24,7 +24,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from lifted_lightning.callbacks.pictures import BackgroundPicture
-from lifted_lightning.runs.folder import CHECKPOINTS, PLOTS, RESULT
+from lifted_lightning.runs.folder import CHECKPOINTS, METRICS, PLOTS, RESULT
 from tests.helpers import faults
 from tests.helpers.lifted import lifted
 from tests.training.test_resume import BASE, COMPARED, assert_same, load, rows
@@ -171,22 +171,28 @@ def run(place: Path, arguments: list[str], moments: Sequence[Moment], ranks: int
 
 
 def difference(folder: Path, unbroken: Path) -> str:
-    """The first that differs between two runs; empty where nothing does."""
-    try:
-        for name in ("last", "best"):
-            if (unbroken / CHECKPOINTS / f"{name}.ckpt").exists():
-                ours, theirs = load(folder, name), load(unbroken, name)
-                for key in (*COMPARED, "lifted_loss", "lifted_rates", "callbacks"):
-                    assert_same(*(without_places(part.get(key)) for part in (ours, theirs)), f"{name}: {key}")
-        assert_same(rows(folder), rows(unbroken), METRICS)
-        assert_same(*(result(part) for part in (folder, unbroken)), RESULT)
-        assert_same(*(sorted(p.name for p in (part / PLOTS).glob("*.png")) for part in (folder, unbroken)), PLOTS)
-    except (AssertionError, FileNotFoundError) as error:
-        return str(error).split("\n")[0][:120]
-    return ""
+    """What differs between two runs; empty where nothing does."""
+    parts: list[tuple[str, Callable[[Path], Any]]] = [(METRICS, rows), (RESULT, result), (PLOTS, pictures)]
+    for name in ("last", "best"):
+        if (unbroken / CHECKPOINTS / f"{name}.ckpt").exists():
+            keys = (*COMPARED, "lifted_loss", "lifted_rates", "callbacks")
+            parts += [(f"{name}: {key}", partial(state, name=name, key=key)) for key in keys]
+    found = []
+    for name, part in parts:
+        try:
+            assert_same(part(folder), part(unbroken), name)
+        except (AssertionError, FileNotFoundError) as error:
+            where = str(error).split("\n")[0]
+            found.append(where if len(where) < 60 else f"{name} ... {where[-40:]}")
+    return "; ".join(found[:3]) + (" and more" if len(found) > 3 else "")
 
 
-METRICS = "metrics.csv"
+def pictures(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / PLOTS).glob("*.png"))
+
+
+def state(folder: Path, name: str, key: str) -> Any:
+    return without_places(load(folder, name).get(key))
 
 
 def result(folder: Path) -> dict[str, Any]:

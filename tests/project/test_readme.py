@@ -1,6 +1,6 @@
 """Every command that the documentation shows is one that the program takes, and every file it names is there."""
 
-import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -103,8 +103,11 @@ def check_wandb(words: list[str]) -> None:
 
 
 def check_file(words: list[str]) -> None:
-    """Of programs that are given a file of the project first."""
-    assert (ROOT / words[0]).is_file()
+    """Of programs that are given a file of the project first, or a module of it after ``-m``."""
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1])
+    else:
+        assert (ROOT / words[0]).is_file()
 
 
 PROGRAMS: dict[str, Callable[[list[str]], object]] = {

@@ -89,10 +89,13 @@ SCHEDULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_run_that_was_ended_twice_is_the_unbroken_one(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+ACCUMULATION = ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 1, 1: 2}"]
+
+
+@pytest.mark.parametrize("given", [*SCHEDULES.values(), ACCUMULATION], ids=[*SCHEDULES, "accumulation"])
+def test_a_run_that_was_ended_twice_is_the_unbroken_one(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss's plain attributes and the schedule among what goes on."""
-    given = [*SCHEDULES[schedule], "--model.loss=tests.training.test_going_on.Fails", f"--trainer.max_steps={STEPS}"]
+    given = [*given, "--model.loss=tests.training.test_going_on.Fails", f"--trainer.max_steps={STEPS}"]
     unbroken = fit("unbroken", *given)
     monkeypatch.setenv("FAILS_AT", "5")
     ended = fit("ended", *given, code=1)
