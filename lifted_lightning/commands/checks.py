@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.data.images import height_and_width
+from lifted_lightning.data.images import sides
 from lifted_lightning.data.table import positives
 from lifted_lightning.errors import UserError, did_you_mean, listed, one_line
 from lifted_lightning.losses import ContrastiveLoss
@@ -136,7 +136,7 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
     Raises:
         UserError: if the data's images do not pass augmentation and network.
     """
-    shape = (1, data.channels, *height_and_width(data.size))
+    shape = (1, data.channels, *sides(data.size))
     training = module.training
     module.eval()
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lifted_lightning.data.images import Size, height_and_width
+from lifted_lightning.data.images import Size, sides
 from lifted_lightning.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -66,7 +66,7 @@ class Augmentation(nn.Module):
             raise UserError(f"augmentation colour_jitter={colour_jitter}: give a strength from 0 to 1")
         if (mean is None) != (std is None):
             raise UserError("augmentation: give both mean and std, or neither")
-        self.size = None if size is None else height_and_width(size, "augmentation size")
+        self.size = None if size is None else sides(size, "augmentation size")
         self.mirror = mirror
         self.colour_jitter = colour_jitter
         self.given_statistics = mean is not None and std is not None

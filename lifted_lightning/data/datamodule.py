@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, Size, height_and_width, image_or_error, in_colour
+from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, Size, image_or_error, in_colour, sides
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
@@ -83,7 +83,7 @@ class RetrievalDataModule(LightningDataModule):
         ):
             if value is not None and not value >= least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
-        height_and_width(size, "data.size")
+        sides(size, "data.size")
         if channels not in (1, 3):
             raise UserError(f"data.channels {channels}: give 1 for grey images, 3 for colour")
         if resize not in RESIZE_MODES:

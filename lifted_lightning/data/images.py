@@ -30,16 +30,16 @@ Size = int | tuple[int, int]  # of images, in pixels: the side of a square, or h
 LARGEST = 4096  # pixels of a side: beyond, a single image would pass a network in gigabytes
 
 
-def height_and_width(size: Size, name: str = "size") -> tuple[int, int]:
-    """Both sides of a size.
+def sides(size: Size, name: str = "size") -> tuple[int, int]:
+    """Height and width of a size.
 
     Raises:
         UserError: for sides below 1 or above ``LARGEST``; it begins with the name.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(1 <= side <= LARGEST for side in sides):
+    both = (size, size) if isinstance(size, int) else tuple(size)
+    if len(both) != 2 or not all(1 <= side <= LARGEST for side in both):
         raise UserError(f"{name} {size}: give at least 1 and at most {LARGEST} pixels, of a square or [height, width]")
-    return sides
+    return both
 
 
 def image_or_error(read: Callable[[], Image.Image], name: str, channels: int) -> Image.Image | UserError:
@@ -141,7 +141,7 @@ def to_pixels(image: Image.Image, size: Size, mode: ResizeMode) -> UInt8Array:
             ``crop`` scales the image until it covers the size and takes the centre; ``pad`` cuts a white margin off,
             scales the rest until it fits in and pads with white (the paper's, for Stanford Online Products).
     """
-    height, width = height_and_width(size)
+    height, width = sides(size)
     if mode == "pad":
         return channels_last(padded(image.crop(content_box(image)), height, width))
     if mode not in RESIZE_MODES:

@@ -15,15 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
 from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.images import (
-    ResizeMode,
-    Size,
-    UInt8Array,
-    channels_last,
-    height_and_width,
-    image_or_error,
-    to_pixels,
-)
+from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, channels_last, image_or_error, sides, to_pixels
 from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
@@ -131,7 +123,7 @@ class FileRows(Dataset):
         return to_pixels(image, self.size, self.mode) if draws is None else self.random_crop(image, draws)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
-        h, w = height_and_width(self.size)
+        h, w = sides(self.size)
         row, aspect = torch.tensor([draws]), image.width / image.height / (w / h)
         width, height, x, y = (float(value) for value in crop_box(row, aspect, self.scale, RATIO))
         left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width

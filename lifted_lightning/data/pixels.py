@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, height_and_width, image_or_error, to_pixels
+from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, image_or_error, sides, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock
@@ -58,7 +58,7 @@ class Decoding:
     def identity(self) -> dict[str, Any]:
         """What the files say of themselves: they are used only if they agree in all."""
         items = digest("\0".join(self.table.items))
-        shape = [len(self.table), *height_and_width(self.size), self.channels]
+        shape = [len(self.table), *sides(self.size), self.channels]
         return {"key": digest(self.table.key), "items": items, "mode": self.mode, "shape": shape, "block": BLOCK}
 
     def decode(self, rows: Iterable[int], into: UInt8Array | None = None) -> Broken:
@@ -169,8 +169,8 @@ def open_pixels(
         UserError: for images that cannot be decoded (named), or a disk that is full or cannot be written.
     """
     decoding = Decoding(table, size, mode, channels)
-    sides = "x".join(map(str, dict.fromkeys(height_and_width(size))))  # 256, or 256x128
-    path = cache_file(table, f"{sides}-{mode}-{channels}", cache_dir)
+    shape = "x".join(map(str, dict.fromkeys(sides(size))))  # 256, or 256x128
+    path = cache_file(table, f"{shape}-{mode}-{channels}", cache_dir)
     pixels = find(path, decoding)
     if pixels is None:
         pixels = find_or_build(path, decoding, workers)
@@ -184,8 +184,8 @@ def verified_caches(table: ImageTable, cache_dir: Path | None = None) -> Iterato
     """Each cache of a table's images, checked as a whole, and built again if it is damaged."""
     pattern = cache_file(table, "*", cache_dir)
     for path in sorted(pattern.parent.glob(pattern.name)):
-        _, sides, mode, channels, _ = path.stem.rsplit("-", 4)
-        size = int(sides.split("x")[0]), int(sides.split("x")[-1])
+        _, shape, mode, channels, _ = path.stem.rsplit("-", 4)
+        size = int(shape.split("x")[0]), int(shape.split("x")[-1])
         decoding = Decoding(table, size, mode, int(channels))  # type: ignore[arg-type]
         pixels = find(path, decoding)  # without a lock, for a cache that is shared may not be ours to write
         yield pixels if pixels is not None and pixels.intact() else find_or_build(path, decoding, check=True)

@@ -16,15 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
-from lifted_lightning.data.images import (
-    ResizeMode,
-    Size,
-    UInt8Array,
-    height_and_width,
-    image_or_error,
-    read_image,
-    to_pixels,
-)
+from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, image_or_error, read_image, sides, to_pixels
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
@@ -104,7 +96,7 @@ class TrainedModel:
         self.resize: ResizeMode = config["data"]["resize"]
         self.channels: int = config["data"]["channels"]
         self.distance: str = config["evaluation"]["distance"]
-        black = np.zeros((1, *height_and_width(self.size, f"{path}: size"), self.channels), dtype=np.uint8)
+        black = np.zeros((1, *sides(self.size, f"{path}: size"), self.channels), dtype=np.uint8)
         self.embedding_size: int = self._embed_pixels(black).shape[1]
 
     def embed(self, images: AnyImage | Sequence[AnyImage]) -> FloatArray:

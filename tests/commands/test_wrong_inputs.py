@@ -78,7 +78,11 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --data.size=100000", "data.size 100000", "at most 4096"),
     (f"{FIT} --data.size=[9]", "--data.size", "2 elements"),
     (f"{FIT} --data.size=wide", "--data.size", "wide"),
-    (f"{FIT} --model.loss=ContrastiveLoss --model.loss.pairs=consecutive", "pairs=consecutive", "ReleasedPairs"),
+    (
+        f"{FIT} --model.loss=ContrastiveLoss --model.loss.pairs=consecutive --model.loss.average=all",
+        "consecutive",
+        "ReleasedPairs",
+    ),
     (f"{FIT} --data.crop_scale=[2,3]", "data.crop_scale [2.0, 3.0]", "least <= greatest"),
     (f"{FIT} --data.sampler.samples_per_class=1", "samples_per_class 1", "at least 2"),
     (f"{FIT} --data.sampler.neighbours=2", "neighbours 2.0", "between 0 and 1"),

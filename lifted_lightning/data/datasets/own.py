@@ -4,14 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifted_lightning.data.datasets.base import (
-    GALLERIES,
-    QUERIES,
-    SPLITS,
-    RetrievalDataset,
-    read_columns,
-    text_columns,
-)
+from lifted_lightning.data.datasets.base import GALLERIES, QUERIES, SPLITS, RetrievalDataset, read_columns, text_columns
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError, one_line
@@ -171,7 +164,7 @@ def read_csv(file: Path) -> "pandas.DataFrame":
         UserError: if it is no text, no table, or lacks a column.
     """
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        header = stream.readline()
+        header = stream.readline(1 << 16)
     delimiter = max(",;\t", key=header.count)
     lines = read_columns(file, COLUMNS, OPTIONAL, sep=delimiter, skipinitialspace=True, skip_blank_lines=False)
     lines.index += 2  # the header is line 1
