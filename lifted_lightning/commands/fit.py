@@ -98,7 +98,7 @@ def run(command: str, arguments: list[str]) -> int:
 
 
 def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
-    """See :func:`run`."""
+    """What :func:`run` does once the command line is parsed; it returns the exit code."""
     if config.ckpt_path:
         config.ckpt_path = str(find_checkpoint(config.as_dict()))
 

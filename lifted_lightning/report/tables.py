@@ -108,7 +108,7 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
         values = {f"{comparison.stage}/{name}": value for name, value in (run["result"].get("baseline") or {}).items()}
         numbers = {place: float(v) for place in places if isinstance(v := values.get(place), int | float)}
         name = printable(str(run["result"].get("baseline_name") or "baseline"))
-        name += ", unit length" if run["result"].get("baseline_unit_length") else ""
+        name += " (unit length)" if run["result"].get("baseline_unit_length") else ""
         texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][run["row"]])}
         if numbers:
             found.setdefault(f"{texts} {[round(v, 3) for v in numbers.values()]}", (texts, numbers))

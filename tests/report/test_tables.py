@@ -45,6 +45,13 @@ def test_main_table(tmp_path: Path) -> None:
     assert "†" not in markdown(table)
 
 
+def test_a_baseline_of_unit_length_is_told_from_an_older_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", baseline_name="untrained trunk")
+    make_run(tmp_path / "a", loss="TripletLoss", baseline_name="frozen trunk", baseline_unit_length=True)
+    named = [row[0] for row in cells_of(tables.results(compared(tmp_path)))]
+    assert {"untrained trunk", "frozen trunk (unit length)"} <= set(named)
+
+
 def test_few_seeds_are_marked(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     table = tables.results(compared(tmp_path))
