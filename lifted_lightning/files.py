@@ -10,6 +10,8 @@ from typing import IO, Any, Literal
 
 from lifted_lightning.errors import UserError, one_line
 
+LONGEST = 10_000_000  # characters of a YAML file
+
 
 @contextmanager
 def atomic(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
@@ -80,7 +82,11 @@ def read_yaml(path: Path, name: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise UserError(f"{name}: is longer than {LONGEST:,} characters, and no configuration; give a YAML file")
+        return yaml.load(text, Loader)
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; the path is relative to here") from None
     except OSError as error:

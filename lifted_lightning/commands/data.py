@@ -59,7 +59,7 @@ def list_datasets(root: str | None = None) -> None:
         train = f"{counts.train_images:,} ({counts.train_classes:,})" if counts else ""
         test = f"{counts.test_images:,} ({counts.test_classes:,})" if counts else ""
         table.add_row(name, dataset.title, train, test, "yes" if dataset.present(folder) else "no")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print("your own images: --data.dataset=ImageFolder or TableFile, with --data.dataset.path=...")
 

@@ -45,6 +45,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --config=twice.yaml", "--config twice.yaml", "data is there twice", "line 2"),
     (f"{FIT} --config=nameless.yaml", "--model.loss: {'class_paht': 'TripletLoss', ", "as class_path"),
     (f"{FIT} --config=binary.yaml", "--config binary.yaml", "is no YAML"),
+    (f"{FIT} --config=/dev/zero", "--config /dev/zero", "longer than 10,000,000 characters"),
     (f"{FIT} --data.neighbours=0.5", "--data.neighbours", "is --data.sampler.neighbours now"),
     (f"{FIT} --config=old.yaml", "old.yaml: data.sampling", "--data.sampler now", "ReleasedPairs"),
     (f"{FIT} --data.sampler=PositivPairs", "--data.sampler=PositivPairs", "did you mean PositivePairs?"),

@@ -39,7 +39,7 @@ def test_the_dev_extra_has_all_that_tests_import() -> None:
     distribution = {"sklearn": "scikit-learn", "yaml": "jsonargparse", "PIL": "pillow", "faiss": "faiss-cpu"}
     distribution |= {"importlinter": "import-linter"}
     implied = {"lightning_fabric": "pytorch-lightning", "scipy": "scikit-learn", "fontTools": "matplotlib"}
-    ours = {"lifted_lightning", "tests"} | sys.stdlib_module_names
+    ours = {"lifted_lightning", "tests", "experiments"} | sys.stdlib_module_names
     for path in (ROOT / "tests").rglob("*.py"):
         for module in imported(path):
             top = module.split(".")[0]
