@@ -36,8 +36,8 @@ class ContrastiveLoss(nn.Module):
     ``average`` says what N counts: all negative pairs, or those whose hinge is above 0 (``"active"``), so that
     the few hard ones are not averaged away. With ``squared=False`` both terms are linear,
     :math:`D_{ij}` and :math:`\max(0, \alpha - D_{ij})`; with ``average="active"`` that is half the form of
-    Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials: the default, with a margin for embeddings
-    of unit length. The paper's form is ``margin=1, pairs="consecutive", average="all", squared=True``.
+    Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials: the default. The paper's form is
+    ``margin=1, pairs="consecutive", average="all", squared=True``.
 
     At the edges: a mean over no pairs is 0, so that a batch of singletons still pushes and one of a single
     class still pulls; an empty batch or a single row give 0 with a zero gradient. The derivative of a
@@ -56,7 +56,7 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(
         self,
-        margin: float = 0.9,
+        margin: float = 1.0,
         pairs: Literal["all", "consecutive"] = "all",
         average: Average = "active",
         squared: bool = False,
@@ -99,7 +99,7 @@ class ContrastiveLoss(nn.Module):
 def contrastive_loss(
     embeddings: Tensor,
     labels: Tensor,
-    margin: float = 0.9,
+    margin: float = 1.0,
     average: Average = "active",
     squared: bool = False,
 ) -> Tensor:

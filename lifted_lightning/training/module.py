@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
@@ -165,6 +166,23 @@ class EmbeddingModule(LightningModule):
                 f"{len(plain)} layers of batch normalisation see a part of the batch on each of {world_size()} "
                 "processes, which is another network: set trainer.sync_batchnorm, or freeze them"
             )
+
+    def on_train_start(self) -> None:
+        wanted: int = getattr(self.network, "features_wanted", 0)
+        if wanted and self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
+            self.network.begin_head(self.trainer.strategy.broadcast(self._features(wanted)))
+
+    @torch.no_grad()
+    def _features(self, count: int) -> Tensor:
+        """What the trunk makes of so many training images, in evaluation mode: (count, F), fewer if there are fewer."""
+        data = data_of(self.trainer)
+        rows = np.random.default_rng(self.seed).permutation(data.sampler.rows)[:count]
+        self.network.eval()
+        parts = (torch.from_numpy(data.thumbnails(part)) for part in np.array_split(rows, math.ceil(len(rows) / 64)))
+        seen = (self.augment(part.permute(0, 3, 1, 2).to(self.device), None) for part in parts)
+        features = torch.cat([self.network.trunk(images) for images in seen])
+        self.network.train()
+        return features
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         key = self._step_key = (self.seed, self.current_epoch, batch_idx)

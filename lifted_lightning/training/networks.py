@@ -34,12 +34,14 @@ class Embedder(nn.Module):
         embedding_size: number of dimensions of an embedding.
         normalize: whether all embeddings have one length.
         length: that length.
+        features_wanted: of how many training images the head is given features before training; see `begin_head`.
         mean: the per channel mean of pixels in [0, 1] that the trunk expects to be subtracted; None: any.
         std: the standard deviation that it expects to be divided by, likewise.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    features_wanted = 0
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Embedder(nn.Module):
         head = read_weights(file)[1]
         if head and head["weight"].shape == self.head.weight.shape:
             self.head.load_state_dict(head)
+            self.features_wanted = 0
         elif head:
             sizes = f"{len(head['weight'])} dimensions, not {self.embedding_size}"
             warnings.warn(f"weights_file={file}: its head gives {sizes}: the head begins anew", stacklevel=2)
@@ -161,8 +164,9 @@ class EmbeddingNetwork(Embedder):
             stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
             fine-tune from: of that the head is taken too, if it gives as many dimensions.
         length: of normalised embeddings, as in `ConvNet`.
-        head: how the head begins: ``orthonormal``, so that embeddings begin with the geometry of the trunk's features,
-            all of it where they have as many dimensions or more; or ``random``, as torch begins a linear layer.
+        head: how the head begins: ``orthonormal``, so that embeddings begin with the geometry of the trunk's features
+            (all of it where they have as many dimensions or more, else what the principal axes of the first images
+            keep of it); or ``random``, as torch begins a linear layer.
 
     Raises:
         UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
@@ -191,6 +195,7 @@ class EmbeddingNetwork(Embedder):
         self.source = (trunk, pretrained, weights_file)
         if head == "orthonormal":
             begin_orthonormal(self.head)
+            self.features_wanted = max(512, 2 * embedding_size) if embedding_size < features else 0
         if weights_file is not None:
             self.load_head(Path(os.path.expandvars(weights_file)))
         self.freeze_batchnorm = freeze_batchnorm
@@ -206,6 +211,13 @@ class EmbeddingNetwork(Embedder):
             for layer in batchnorms(self.trunk):
                 layer.eval()
         return self
+
+    @torch.no_grad()
+    def begin_head(self, features: Tensor) -> None:
+        """Turn an orthonormal head to the principal axes of features (n, F) of the trunk, about 0: distances stay."""
+        rows = (functional.normalize(features) if self.normalize else features).double()
+        axes = torch.linalg.eigh(rows.T @ rows)[1].flip(1).T  # the longest first
+        self.head.weight.copy_(axes[: self.embedding_size])
 
     def initial_trunk(self) -> nn.Module | None:
         """See base class."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision import models
 
+import lifted_lightning
 from lifted_lightning.cli import main
 from lifted_lightning.errors import UserError
 from lifted_lightning.training.networks import EmbeddingNetwork
@@ -42,6 +43,28 @@ def test_from_a_folder_to_an_index(work: Path) -> None:
     with np.load(work / "index.npz") as index:
         np.testing.assert_allclose(np.linalg.norm(index["embeddings"], axis=1), np.ones(40), rtol=1e-5)
     assert main(["search", "my_images/class 3/0.png", "--index=index.npz", "--k=4"]) == 0
+
+
+def test_a_small_embedding_begins_with_the_axes_of_the_first_images(work: Path) -> None:
+    brief = ["--data.dataset.path=my_images", "--trainer.max_steps=1", "--data.batches_per_epoch=1", "--test=false"]
+    small = ["--model.network.embedding_size=6", "--model.optimizer.lr=0", "--tsne.every_n=0", "--gallery.every_n=0"]
+    with pytest.warns(UserWarning, match="nothing is learnt"):
+        assert main(["fit", f"--config={RECIPE}", *brief, *small, "--name=first"]) == 0
+    run = work / "runs" / "photographs" / "first"
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    rows = weights["network.head.weight"]
+    torch.testing.assert_close(rows @ rows.T, torch.eye(6))
+    model = lifted_lightning.load(run / "checkpoints" / "last.ckpt", "cpu")
+    kept = np.linalg.norm(features := trunk_features(model), axis=1), np.linalg.norm(features @ rows.numpy().T, axis=1)
+    assert (kept[1] / kept[0]).min() > 0.95, "random axes would keep 0.1"
+
+
+def trunk_features(model: lifted_lightning.TrainedModel) -> np.ndarray:
+    """(40, 512) of the photographs."""
+    model.module.network.head = torch.nn.Identity()
+    model.module.network.normalize = False
+    model.embedding_size = 512
+    return model.embed(sorted(Path("my_images").rglob("*.*")))
 
 
 def test_without_weights_or_a_network_both_ways_on_are_said(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

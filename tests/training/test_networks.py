@@ -220,6 +220,15 @@ def test_an_orthonormal_head_begins_with_the_geometry_of_the_features(size):
         assert torch.equal(weight, torch.eye(512))
 
 
+def test_a_small_head_turns_to_the_principal_axes():
+    features = random_images(1, 40)[0].flatten(1) @ torch.randn(1600, 512, generator=torch.Generator().manual_seed(1))
+    network = EmbeddingNetwork("squeezenet1_1", pretrained=False, embedding_size=3)  # as many as the features fill
+    assert network.features_wanted
+    network.begin_head(features)
+    wanted, found = (torch.nn.functional.normalize(x) for x in (features, network.head(features)))
+    torch.testing.assert_close(torch.cdist(found, found), torch.cdist(wanted, wanted), rtol=1e-4, atol=1e-4)
+
+
 def test_a_random_head_is_torch_s():
     torch.manual_seed(0)
     network = EmbeddingNetwork("squeezenet1_1", pretrained=False, embedding_size=6, head="random")
