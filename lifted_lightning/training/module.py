@@ -18,7 +18,7 @@ from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.training import loss_state
 from lifted_lightning.training.batchnorm import SyncBatchNorm
 from lifted_lightning.training.microbatch import embed_in_pieces
-from lifted_lightning.training.networks import batchnorms
+from lifted_lightning.training.networks import EmbeddingNetwork, batchnorms
 from lifted_lightning.training.schedules import describe, describe_schedule, fit_to_run, go_on, keep_factors
 
 Batch = dict[str, Tensor]
@@ -168,20 +168,19 @@ class EmbeddingModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        wanted: int = getattr(self.network, "features_wanted", 0)
-        if wanted and self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
-            self.network.begin_head(self.trainer.strategy.broadcast(self._features(wanted)))
+        if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and not self.trainer.ckpt_path:
+            self.network.begin_head(self.trainer.strategy.broadcast(self._features(self.network)))
 
     @torch.no_grad()
-    def _features(self, count: int) -> Tensor:
-        """What the trunk makes of so many training images, in evaluation mode: (count, F), fewer if there are fewer."""
+    def _features(self, network: EmbeddingNetwork) -> Tensor:
+        """What the trunk makes of as many training images as are wanted, in evaluation mode: (n, F)."""
         data = data_of(self.trainer)
-        rows = np.random.default_rng(self.seed).permutation(data.sampler.rows)[:count]
-        self.network.eval()
+        rows = np.random.default_rng(self.seed).permutation(data.sampler.rows)[: network.features_wanted]
+        network.eval()
         parts = (torch.from_numpy(data.thumbnails(part)) for part in np.array_split(rows, math.ceil(len(rows) / 64)))
         seen = (self.augment(part.permute(0, 3, 1, 2).to(self.device), None) for part in parts)
-        features = torch.cat([self.network.trunk(images) for images in seen])
-        self.network.train()
+        features = torch.cat([network.trunk(images) for images in seen])
+        network.train()
         return features
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

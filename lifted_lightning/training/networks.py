@@ -34,14 +34,12 @@ class Embedder(nn.Module):
         embedding_size: number of dimensions of an embedding.
         normalize: whether all embeddings have one length.
         length: that length.
-        features_wanted: of how many training images the head is given features before training; see `begin_head`.
         mean: the per channel mean of pixels in [0, 1] that the trunk expects to be subtracted; None: any.
         std: the standard deviation that it expects to be divided by, likewise.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    features_wanted = 0
 
     def __init__(
         self,
@@ -75,15 +73,16 @@ class Embedder(nn.Module):
         """The trunk as it was before training, in evaluation mode, if it came with weights; else None."""
         return None
 
-    def load_head(self, file: Path) -> None:
-        """Take the head of a run's checkpoint, if that gives as many dimensions; bare weights have none."""
+    def load_head(self, file: Path) -> bool:
+        """Take the head of a run's checkpoint, if that gives as many dimensions, and say so; bare weights have none."""
         head = read_weights(file)[1]
         if head and head["weight"].shape == self.head.weight.shape:
             self.head.load_state_dict(head)
-            self.features_wanted = 0
-        elif head:
+            return True
+        if head:
             sizes = f"{len(head['weight'])} dimensions, not {self.embedding_size}"
             warnings.warn(f"weights_file={file}: its head gives {sizes}: the head begins anew", stacklevel=2)
+        return False
 
 
 class CellMeans(nn.AdaptiveAvgPool2d):
@@ -195,9 +194,9 @@ class EmbeddingNetwork(Embedder):
         self.source = (trunk, pretrained, weights_file)
         if head == "orthonormal":
             begin_orthonormal(self.head)
-            self.features_wanted = max(512, 2 * embedding_size) if embedding_size < features else 0
-        if weights_file is not None:
-            self.load_head(Path(os.path.expandvars(weights_file)))
+        loaded = weights_file is not None and self.load_head(Path(os.path.expandvars(weights_file)))
+        turns = head == "orthonormal" and embedding_size < features and not loaded
+        self.features_wanted = max(512, 2 * embedding_size) if turns else 0  # of so many images; see begin_head
         self.freeze_batchnorm = freeze_batchnorm
         if freeze_batchnorm:
             for layer in batchnorms(self.trunk):
