@@ -7,11 +7,13 @@ Each row is a run of 30 steps in miniature, three epochs and a part of a fourth.
 an epoch; or twice, during a validation and just after a checkpoint; or of two processes one is killed. What is compared
 with the unbroken run, to the last bit: weights, optimiser, rates and schedule, the sampler's and the loss's state in
 `last.ckpt` and `best.ckpt`; the rows that `read_metrics` gives of `metrics.csv`; `result.json`, but for times; and
-which pictures there are.
+which pictures of the test there are.
 """
 
 import argparse
 import json
+import os
+import re
 import signal
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from lifted_lightning.callbacks.pictures import BackgroundPicture
+from lifted_lightning.errors import one_line
 from lifted_lightning.runs.folder import CHECKPOINTS, METRICS, PLOTS, RESULT
 from tests.helpers import faults
 from tests.helpers.lifted import lifted
@@ -154,11 +157,13 @@ def run(place: Path, arguments: list[str], moments: Sequence[Moment], ranks: int
     Raises:
         RuntimeError: if it ends otherwise than it should.
     """
-    place.mkdir()
+    place.mkdir(parents=True, exist_ok=True)
     folder = place / "e" / "run"
-    common = [f"--runs_dir={place}", f"--data.cache_dir={place.parent / 'cache'}", f"--trainer.devices={ranks}"]
+    common = [f"--runs_dir={place}", f"--trainer.devices={ranks}"]
     line = [*(word for word in BASE if "scheduler" not in word), *common, *arguments]
     draws = any("tsne" in word for word in arguments)
+    if "--data.validation_share=0" in arguments:
+        moments = [("writing" if event == "validation" else event, count) for event, count in moments]
     for moment in [*moments, None]:
         prepare = [prepared(None, draws)] * (ranks - 1) + [prepared(moment, draws)]
         started = lifted(line, place, ranks, prepare)
@@ -168,6 +173,18 @@ def run(place: Path, arguments: list[str], moments: Sequence[Moment], ranks: int
         if (folder / CHECKPOINTS / "last.ckpt").exists():
             line = ["fit", f"--config={folder / 'config.yaml'}", "--ckpt_path=last"]
     return folder
+
+
+def compared(place: Path, arguments: list[str], moments: Sequence[Moment], ranks: int) -> str:
+    """What differs between a run that is killed and the unbroken one; ``equal`` where nothing does."""
+    try:
+        unbroken = place / f"unbroken{ranks}" / "e" / "run"
+        if not (unbroken / RESULT).exists():
+            run(place / f"unbroken{ranks}", arguments, (), ranks)
+        killed = run(place / "-".join(event for event, _ in moments) / str(ranks), arguments, moments, ranks)
+        return difference(killed, unbroken) or "equal"
+    except RuntimeError as error:
+        return one_line(error)
 
 
 def difference(folder: Path, unbroken: Path) -> str:
@@ -188,7 +205,7 @@ def difference(folder: Path, unbroken: Path) -> str:
 
 
 def pictures(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / PLOTS).glob("*.png"))
+    return sorted(path.name for path in (folder / PLOTS).glob("*test*.png"))  # one being drawn ends with its run
 
 
 def state(folder: Path, name: str, key: str) -> Any:
@@ -206,9 +223,9 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def without_places(state: Any) -> Any:
-    """A state without paths, and without the time that a callback has measured."""
+    """A state without paths, the time that a callback has measured, and a score that none reads again."""
     if isinstance(state, dict):
-        kept = {k: v for k, v in state.items() if k not in ("dirpath", "time_elapsed")}
+        kept = {k: v for k, v in state.items() if k not in ("dirpath", "time_elapsed", "current_score")}
         return {without_places(k): without_places(v) for k, v in kept.items()}
     return Path(state).name if isinstance(state, str) and state.startswith("/") else state
 
@@ -216,28 +233,19 @@ def without_places(state: Any) -> Any:
 def main() -> int:
     """Print a row of the table for each case; the exit code says whether all were equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="only rows with this in their name")
+    parser.add_argument("--only", default="", help="only rows whose name has this regular expression")
     options = parser.parse_args()
     unequal = 0
     print(f"| run | {' | '.join(MOMENTS)} |\n|:--|{':--|' * len(MOMENTS)}")
-    for name, arguments in cases().items():
-        if options.only not in name:
-            continue
-        with tempfile.TemporaryDirectory(prefix="resuming-") as place:
-            cells, unbroken = [], dict[int, Path]()
-            for number, (moments, ranks) in enumerate(MOMENTS.values()):
-                if ranks > 1 and name not in RANKS:
-                    cells.append("–")
-                    continue
-                try:
-                    if ranks not in unbroken:
-                        unbroken[ranks] = run(Path(place, f"unbroken{ranks}"), arguments, (), ranks)
-                    found = difference(run(Path(place, str(number)), arguments, moments, ranks), unbroken[ranks])
-                except RuntimeError as error:
-                    found = " ".join(str(error).split())
-                cells.append(found or "equal")
-            unequal += sum(cell not in ("equal", "–") for cell in cells)
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    with tempfile.TemporaryDirectory(prefix="resuming-") as top:
+        os.environ["LIFTED_CACHE_DIR"] = f"{top}/cache"
+        for name, arguments in cases().items():
+            if not re.search(options.only, name):
+                continue
+            kinds = [kind for kind in MOMENTS.values() if kind[1] == 1 or name in RANKS]
+            cells = [compared(Path(top, name), arguments, *kind) for kind in kinds]
+            unequal += sum(cell != "equal" for cell in cells)
+            print(f"| {name} | {' | '.join(cells + ['–'] * (len(MOMENTS) - len(kinds)))} |", flush=True)
     return int(unequal > 0)
 
 

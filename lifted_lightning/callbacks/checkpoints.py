@@ -105,7 +105,6 @@ class BestCheckpoint(ModelCheckpoint):
         paths = {key: str(own) if state_dict[key] else "" for key in ("best_model_path", "kth_best_model_path")}
         models = {str(own): score for score in state_dict["best_k_models"].values()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
-        self.current_score = state_dict["current_score"]
 
 
 class LastCheckpoint(Checkpoint):
