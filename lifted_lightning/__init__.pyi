@@ -13,6 +13,7 @@ from .data.datasets.base import RetrievalDataset as RetrievalDataset
 from .data.table import ImageTable as ImageTable
 from .data.batches.base import GlobalBatchSampler as GlobalBatchSampler
 from .data.augment import Augmentation as Augmentation
+from .data.augment import CropMirror as CropMirror
 from .training.networks import Embedder as Embedder
 
 # Batch samplers: the paper's text, and its released code.
@@ -27,7 +28,9 @@ from .losses import LiftedStructureLoss as LiftedStructureLoss
 from .losses import TripletLoss as TripletLoss
 from .training.schedules import WarmupCosine as WarmupCosine
 
-# Evaluation: retrieval metrics (also as a metric of torchmetrics), metrics of a clustering, exact nearest neighbours.
+# Evaluation: as a callback of a Trainer; retrieval metrics (also as a metric of torchmetrics), metrics of a clustering,
+# exact nearest neighbours.
+from .callbacks.evaluation import RetrievalEvaluation as RetrievalEvaluation
 from .metrics import clustering_metrics as clustering_metrics
 from .metrics import nearest as nearest
 from .metrics.collection import RetrievalMetrics as RetrievalMetrics

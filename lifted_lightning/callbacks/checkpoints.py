@@ -22,6 +22,7 @@ from lifted_lightning import processes
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.files import atomic
+from lifted_lightning.runs.folder import CHECKPOINTS
 
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
@@ -129,8 +130,11 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def path(self) -> Path:
-        assert self.folder is not None, "the run folder callback sets the folder"
+        assert self.folder is not None
         return self.folder / "last.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = self.folder or Path(trainer.default_root_dir) / CHECKPOINTS
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._handle_signals(self._on_signal)

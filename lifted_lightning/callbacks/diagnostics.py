@@ -51,7 +51,7 @@ class BatchDiagnostics(Callback):
         figures = batch_figures(embeddings, labels)
         sampler = getattr(trainer.datamodule, "sampler", None)  # type: ignore[attr-defined]
         if sampler is not None:
-            told = sampler.diagnostics(trainer.current_epoch * len(sampler) + batch_idx)
+            told = sampler.diagnostics(sampler.number(trainer.current_epoch, batch_idx))
             figures |= {name: torch.tensor(figure) for name, figure in told.items()}
         of_loss = getattr(pl_module.loss, "diagnostics", None)
         if of_loss is not None:

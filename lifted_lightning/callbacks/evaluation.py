@@ -1,5 +1,6 @@
 """Retrieval metrics on validation at its own interval, and on test once, with clustering; and a baseline for both."""
 
+from itertools import islice
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -56,6 +57,7 @@ class RetrievalEvaluation(Callback):
             images without training.
         baseline_name: what the baseline sees the images with.
         baseline_unit_length: whether its features have unit length.
+        parts: of each stage whose evaluation had some of its images only: how many, and of how many.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class RetrievalEvaluation(Callback):
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
         self.baseline_unit_length = False
+        self.parts: dict[str, list[int]] = {}
         self._baselines: dict[str, dict[str, float]] = {}  # by stage
         self._told_below = False
         self._loaded_step = 0
@@ -133,6 +136,11 @@ class RetrievalEvaluation(Callback):
         """Rank all that the batches had, on every rank; the batches are let go."""
         values = self._metrics.compute()
         metrics, self._metrics = self._metrics, RetrievalMetrics()
+        seen, there = len(metrics.items), len(data_of(trainer).rows_of(stage))
+        self.parts.pop(stage, None)
+        if seen < there:
+            self.parts[stage] = [seen, there]
+            rank_zero_warn(f"{stage}: its figures are of {seen} of {there} images only")
         return Evaluation(
             **vars(metrics.items),
             ranking=metrics.ranking,
@@ -162,8 +170,10 @@ class RetrievalEvaluation(Callback):
         self.baseline_unit_length = have_one_length(module.network, evaluation.embeddings)
         self.baseline_name, features = untrained_features(module, self.baseline_unit_length)
         data, metrics = data_of(trainer), self._new_metrics(trainer, module, evaluation.stage)
-        batches = data.test_dataloader() if evaluation.stage == "test" else data.val_dataloader()
-        for batch in embed_baseline(features, batches, module.device):
+        test = evaluation.stage == "test"
+        batches = data.test_dataloader() if test else data.val_dataloader()
+        seen = (trainer.num_test_batches if test else trainer.num_val_batches)[0]
+        for batch in embed_baseline(features, islice(batches, int(seen)), module.device):
             metrics.update(*batch)
         return metrics.compute()
 

@@ -50,7 +50,7 @@ class ResultFile(Callback):
         self.summary = summary
         # Kept in checkpoints: seconds of fit and of training steps, images trained on, the latest validation, and all.
         self._progress: dict[str, Any] = {"fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": []}
-        self._selected: dict[str, Any] = {"validation": {}, "step": 0}
+        self._selected: dict[str, Any] = {"validation": {}, "step": 0, "part": {}}
         self._fit_began: float | None = None
         self._git = git_state()  # as the run begins; files may change while it goes on
         self._step_began = 0.0
@@ -73,7 +73,10 @@ class ResultFile(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step_began = time.monotonic()
+        if trainer.sanity_checking:
+            return
         self._progress["validation"] = self.evaluation.results.get("validation", {})
+        self._progress["part"] = dict(self.evaluation.parts)
         if trainer.state.fn == "fit":
             self._note_history(trainer)
 
@@ -91,7 +94,9 @@ class ResultFile(Callback):
             return
         if trainer.state.fn == "fit":
             self._progress = dict(saved)
-        self._selected = {"validation": saved["validation"], "step": checkpoint["global_step"]}
+        self._selected = {
+            "validation": saved["validation"], "step": checkpoint["global_step"], "part": saved.get("part", {})
+        }  # fmt: skip
 
     def _note_history(self, trainer: Trainer) -> None:
         self._note_fit_time()
@@ -124,11 +129,13 @@ class ResultFile(Callback):
         training = self._progress["training"]
         if training and not self._progress["history"]:  # without validation
             self._note_history(trainer)
+        parts = self.evaluation.parts | (self._selected["part"] if stage == "test" else {})
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
             "config": relative_paths(self.config, data_of(trainer).root, folder),
             **self.summary,
             "stage": stage,
+            **({"part": parts} if parts else {}),
             **({"trained_classes": list(self.known)} if self.known else {}),
             "steps": trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
             "selected_step": self._selected["step"],
@@ -226,4 +233,5 @@ class PredictionFile(Callback):
             channels=data.channels,
             distance=self.distance,
         ).save(path)
-        print(f"{len(items)} embeddings: {path}")
+        of = f" of {there}" if len(items) < (there := len(data.rows_of("test"))) else ""
+        print(f"{len(items)}{of} embeddings: {path}")

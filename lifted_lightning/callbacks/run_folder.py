@@ -1,11 +1,13 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -16,7 +18,7 @@ from lifted_lightning.files import atomic
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.guarded import guarded
-from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, wandb_logger, wandb_mode
+from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, moved_into, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
 
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
@@ -33,6 +35,7 @@ class RunFolder(Callback):
         summary: what dashboards group by (loss, embedding size, data set, seed), put beside the configuration.
         existing: a folder to continue in, instead of a new one.
         header: comment lines at the top of ``config.yaml``.
+        loggers: others of Lightning's; each is given the configuration.
         patience: seconds that a logger may take, but for ``metrics.csv``; it is left alone if it takes longer.
     """
 
@@ -44,6 +47,7 @@ class RunFolder(Callback):
         summary: dict[str, Any],
         existing: Path | None = None,
         header: str = "",
+        loggers: Sequence[Logger] = (),
         patience: float = 30.0,
     ) -> None:
         self.parent = parent
@@ -52,6 +56,7 @@ class RunFolder(Callback):
         self.summary = summary
         self.existing = existing
         self.header = header
+        self.loggers = loggers
         self.patience = patience
         self.folder: Path | None = None
         self._classes: dict[str, Any] = {}
@@ -62,18 +67,27 @@ class RunFolder(Callback):
             mode = wandb_mode(self.patience) if trainer.is_global_zero else "disabled"
             chosen = str(self._choose()) if trainer.is_global_zero else ""
             self.folder = Path(trainer.strategy.broadcast(chosen)).resolve()  # as a resumed run finds it
+            profiler = trainer.profiler  # type: ignore[attr-defined]
+            if profiler.dirpath == trainer.default_root_dir:  # which Lightning has put there where none was given
+                profiler.dirpath = str(self.folder)
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
-            others = list(trainer.loggers)
+            others = [guarded(moved_into(self.folder, logger), self.patience) for logger in self.loggers]
+            for logger in others:
+                logger.log_hyperparams(flatten(self.config) | self.summary)
             try:
-                others = [*([] if mode == "disabled" else [self._wandb(mode, trainer)]), *others]
+                others += [guarded(self._wandb(mode, trainer), self.patience)] if mode != "disabled" else []
             except Exception as error:  # whatever it is, the run's own record is another
                 rank_zero_warn(f"W&B does not record this run: {type(error).__name__}: {one_line(error)}")
-            trainer.loggers = [MetricsFile(self.folder), *(guarded(logger, self.patience) for logger in others)]
+            trainer.loggers = [MetricsFile(self.folder), *others]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, BestCheckpoint):
-                callback.dirpath = str(self.folder / CHECKPOINTS)
+            if isinstance(callback, ModelCheckpoint):
+                callback.dirpath = callback.dirpath or str(self.folder / CHECKPOINTS)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last checkpoint before a callback puts an average in the place of the weights that train on."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint):
-                callback.folder = self.folder / CHECKPOINTS
+                callback.on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._classes = self._classes or data_of(trainer).classes_seen()

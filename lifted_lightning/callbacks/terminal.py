@@ -46,9 +46,9 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
     console.print(f"run folder: {folder}")
     if any((folder / PLOTS).glob("*.png")):
         console.print(f"pictures:   {folder / PLOTS}")
-    if any(folder.glob("wandb/offline-run-*")):
-        records = folder / "wandb" / "offline-run-*"
-        console.print(f"curves:     wandb leet {folder / 'wandb'}   (upload: wandb sync {records})")
+    wandb = Path(os.environ.get("WANDB_DIR") or folder) / "wandb"
+    if any(wandb.glob("offline-run-*")):
+        console.print(f"curves:     wandb leet {wandb}   (upload: wandb sync {wandb / 'offline-run-*'})")
     if stage == "test" and trained:
         seed = result["seed"] + 1
         console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything {seed}")
@@ -57,6 +57,8 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
 def metrics_table(result: dict[str, Any], stage: str) -> Table:
     """One row a metric: the embedding's value, and the same on the baseline."""
     classes = "unseen classes" if stage == "test" else "validation classes"
+    if stage in (parts := result.get("part", {})):
+        classes += ", a part: {:,} of {:,} images".format(*parts[stage])
     trained = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
     table = Table(title=Text(f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}"))
     table.add_column("metric")

@@ -4,7 +4,7 @@ Nothing heavy is imported here until it is needed: `lifted data`, `report`, `swe
 """
 
 import argparse
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -103,6 +103,35 @@ def import_class(path: str, base: type) -> Any:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"--model={path}: is no subclass of lifted_lightning.{base.__name__}")
     return found
+
+
+def name_classes(value: Any, key: str) -> Any:
+    """A loss's settings with class paths, which arrive as texts where a parameter has no type, as classes to be made.
+
+    So a loss of pytorch-metric-learning takes a distance, or a loss, by its path.
+
+    Args:
+        value: a setting, or several in a mapping or a list.
+        key: its name, for messages.
+
+    Raises:
+        UserError: for a path into a package that is there that leads to nothing.
+    """
+    if isinstance(value, list):
+        return [name_classes(item, key) for item in value]
+    if hasattr(value, "items"):
+        for name, item in list(vars(value).items() if hasattr(value, "__dict__") else value.items()):
+            if name != "class_path":
+                value[name] = name_classes(item, key if name == "init_args" else f"{key}.{name}")
+    if not (isinstance(value, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)):
+        return value
+    try:
+        found = resolve_name(value)
+    except (ImportError, AttributeError) as error:
+        if importlib.util.find_spec(value.split(".")[0]) is None:
+            return value
+        raise UserError(f"--{key}={value}: cannot be imported ({error}); give an importable MODULE.CLASS") from error
+    return {"class_path": value} if isinstance(found, type) else value
 
 
 # What is said of what jsonargparse refuses
@@ -220,8 +249,10 @@ def set_up_parsing() -> None:
 
     It has no public settings for the last two; tests guard both.
     """
-    from jsonargparse import _typehints
+    from jsonargparse import _typehints, set_parsing_settings
     from torch import nn
+
+    set_parsing_settings(validate_subclass_spec_in_any=True, instantiate_subclass_spec_in_any=True)
 
     for key in _CLASSES:
         classes_for(key)  # imports them: a class has a short name from then on

@@ -4,10 +4,8 @@ parse → data module and module (network, loss) → checks → run folder → t
 test classes → table: :func:`run` is to be read from top to bottom. The command line is that of LightningCLI.
 """
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -19,6 +17,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import NonNegativeFloat, restricted_number_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -40,6 +39,15 @@ from lifted_lightning.commands.checks import (
     check_same_classes,
     check_validation,
     trained_classes,
+)
+from lifted_lightning.commands.lightning import (
+    check_callbacks,
+    check_settings,
+    check_strategy,
+    own_loggers,
+    quiet,
+    say_why_it_ended,
+    trained_with,
 )
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import UserError, one_line
@@ -107,9 +115,14 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     built = parser.instantiate(config)
     data, module = built.data, built.model
 
+    own = built.trainer.callbacks or []
+    own = own if isinstance(own, list) else [own]
     settings = settings_of(parser, config)
 
     # What fits together only now, before anything is written.
+    check_settings(config.trainer)
+    check_callbacks([*own, built.best_checkpoint], [f"validation/{name}" for name in built.evaluation.metric_names])
+    loggers = own_loggers(built.trainer.logger)
     check_run(config, data, module, built.evaluation.metric_names)
     if command == "validate" or (command == "fit" and not config.test):
         check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
@@ -136,20 +149,20 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     parent = Path(config.runs_dir) / (config.experiment or slug(summary["dataset"]))
     name = config.name or default_name(command, summary)
     header = f"# lifted {command} --config <this file> repeats the run\n"
-    folder = RunFolder(parent, name, settings, summary, continued, header, config.logger_timeout)
+    folder = RunFolder(parent, name, settings, summary, continued, header, loggers, config.logger_timeout)
 
     # The trainer.
     callbacks = [folder, ResultFile(built.evaluation, settings, summary, known)]
-    if config.trainer.enable_progress_bar is not False:
+    if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in own):
         callbacks.append(RunProgressBar())
     if command == "predict":
         callbacks.append(PredictionFile(built.evaluation.distance))
-    own = built.trainer.callbacks or []
-    callbacks += [*(own if isinstance(own, list) else [own]), *(built[key] for key in CALLBACKS)]
+    callbacks += [*trained_with(own, command), *(built[key] for key in CALLBACKS)]
     layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []
     plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
     with refused(TypeError, ValueError, ImportError):
-        trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins})
+        trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins, "logger": False})
+    check_strategy(trainer)
 
     # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.
     # weights_only: never unpickle what a checkpoint may hold besides tensors and plain values
@@ -159,6 +172,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
         return 0
     if command == "fit":
         trainer.fit(**task)
+        say_why_it_ended(trainer)
+        trainer.callbacks = trained_with(trainer.callbacks, "test")  # type: ignore[attr-defined]
         task["ckpt_path"] = selected_checkpoint(trainer)
     tested = command == "test" or (command == "fit" and config.test)
     evaluate = trainer.test if tested else trainer.validate
@@ -172,6 +187,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
 
 def selected_checkpoint(trainer: Trainer) -> Path:
     """The best checkpoint on the validation classes; without a validation, the last."""
+    if not trainer.fit_loop.epoch_loop.global_step:
+        raise UserError("nothing was trained, so there is nothing to test: raise trainer.max_time")
     best = Path(trainer.default_root_dir) / CHECKPOINTS / "best.ckpt"
     return best if trainer.strategy.broadcast(best.exists()) else best.with_name("last.ckpt")
 
@@ -251,6 +268,8 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespac
     if model_class:
         Parser.arguments.append(f"--model_class={model_class}")
     config = parser.parse_args(Parser.arguments)
+    if config.model.get("loss"):
+        config.model.loss = command_line.name_classes(config.model.loss, "model.loss")
     set_parsing_settings(unset_sentinel=True)  # else null is taken for "not given", and every class is given it
     try:
         parser.validate(config)
@@ -295,24 +314,3 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     parser.link_arguments("model.network.init_args.embedding_size", "model.loss.init_args.embedding_size")
     parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
     return parser
-
-
-def quiet() -> None:
-    """Leave out the libraries' tips and deprecation notes, which are not about what the user did."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # The observer, which says which rank has died.
-    logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    for pattern in (
-        r"Grad strides do not match bucket view strides.*",  # of 1x1 convolutions, where strides say nothing
-        r".*LeafSpec.*",
-        r".*does not have many workers.*",
-        r".*is not resumable.*",
-        r".*number of training batches.*is smaller than the logging interval.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-        r"It is recommended to use `self\.log.*",
-        r".*srun.*",
-        r"\s*Unable to serialize instance.*",  # settings_of leaves it out
-        r"Total length of `list` across ranks is zero.*",  # there are no validation classes
-    ):
-        warnings.filterwarnings("ignore", pattern)

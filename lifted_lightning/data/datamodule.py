@@ -117,6 +117,7 @@ class RetrievalDataModule(LightningDataModule):
         self.pixels: Pixels | None = None
         self._readable: npt.NDArray[np.bool_] | None = None
         self._bound = False
+        self._repeated = 0  # batches that make each epoch, always the same ones
         self._sampler_state: dict[str, Any] = {}
 
     # What is known without decoding an image
@@ -202,13 +203,24 @@ class RetrievalDataModule(LightningDataModule):
         if self._readable is None:
             self._readable = self._read_images()
             self._tell_of_colour()
-        if stage == "fit" and self.trainer and batches_are_limited(self.trainer):
-            raise UserError("trainer.limit_train_batches, overfit_batches: set data.batches_per_epoch instead")
+        if self.trainer:
+            self._take_trainer(self.trainer, stage)
         if stage == "fit" and not self._bound:
             self._bind_sampler()
             if self.table.validation is not None:
                 own = f"{self.table.name}: its own classes validate; data.validation_share is not used"
                 rank_zero_only(print)(own)
+
+    def _take_trainer(self, trainer: Trainer, stage: str) -> None:
+        """Keep a trainer from slicing again what is each rank's share; refuse epochs that end before the sampler's."""
+        trainer._accelerator_connector.use_distributed_sampler = False
+        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._repeated = trainer.overfit_batches  # type: ignore[attr-defined]
+        if not isinstance(self._repeated, int) and self._repeated:
+            raise UserError(f"trainer.overfit_batches {self._repeated}: give a whole number of batches")
+        if not self._repeated and (isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches != 1.0):
+            raise UserError("trainer.limit_train_batches: set data.batches_per_epoch instead")
 
     def _read_images(self) -> npt.NDArray[np.bool_]:
         """Decode the images into the cache, or see which can be decoded; gives which they are, (N,)."""
@@ -249,7 +261,8 @@ class RetrievalDataModule(LightningDataModule):
             np.where(usable, self.train_labels, -1),
             batch_size=self.batch_size,
             seed=self.seed,
-            batches_per_epoch=self.batches_per_epoch,
+            batches_per_epoch=int(self._repeated) or self.batches_per_epoch,
+            repeat=self._repeated > 0,
             class_names=[self.class_names[c] for c in np.unique(self.table.labels[self.train_rows])],
             rank=rank,
             world_size=ranks,
@@ -257,6 +270,10 @@ class RetrievalDataModule(LightningDataModule):
             drawn_ahead=drawn_ahead(self.workers),
         )
         self._bound = True
+
+    def rows_of(self, stage: str) -> IntArray:
+        """The rows that a whole evaluation has, ``validation`` or ``test``."""
+        return self._usable(self.table.test if stage == "test" else self.validation_rows)
 
     def _usable(self, rows: IntArray) -> IntArray:
         """The rows whose images could be decoded."""
@@ -277,18 +294,18 @@ class RetrievalDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """This rank's share of the validation classes; nothing if there are none."""
-        return self._evaluation_loader(self.validation_rows) if len(self.validation_rows) else []
+        return self._evaluation_loader("validation") if len(self.validation_rows) else []
 
     def test_dataloader(self) -> DataLoader:
         """This rank's share of the test classes."""
-        return self._evaluation_loader(self.table.test)
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader:
         """As ``test_dataloader``."""
         return self.test_dataloader()
 
-    def _evaluation_loader(self, rows: IntArray) -> DataLoader:
-        share = share_of_rank(self._usable(rows), *self._rank())
+    def _evaluation_loader(self, stage: str) -> DataLoader:
+        share = share_of_rank(self.rows_of(stage), *self._rank())
         images: Dataset = Subset(self._dataset(self.table.labels), share.tolist())
         return make_loader(images, self.workers, batch_size=self.eval_batch_size)
 
@@ -305,12 +322,11 @@ class RetrievalDataModule(LightningDataModule):
 
 
 def data_of(trainer: Trainer) -> RetrievalDataModule:
-    """The data module of a trainer."""
+    """The data module of a trainer.
+
+    Raises:
+        UserError: if it was given loaders instead.
+    """
+    if getattr(trainer, "datamodule", None) is None:
+        raise UserError("the trainer has no data module: call trainer.fit(module, datamodule=RetrievalDataModule(...))")
     return cast(RetrievalDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-
-
-def batches_are_limited(trainer: Trainer) -> bool:
-    """Whether a trainer would end epochs before the sampler does."""
-    limit: int | float = trainer.limit_train_batches
-    quick = getattr(trainer, "fast_dev_run", False)
-    return not quick and (isinstance(limit, int) or limit != 1.0 or getattr(trainer, "overfit_batches", 0) != 0)

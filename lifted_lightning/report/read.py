@@ -73,6 +73,12 @@ def read_runs(paths: Sequence[str]) -> Runs:
         others = listed(frame["run", "name"][~tested].tolist())
         notes.append(f"{others}: evaluated on the validation classes only, not counted; run `lifted test` on them")
         frame = frame[tested]
+    partial = np.array([stage in (result.get("part") or {}) for result in frame["run", "result"]])
+    if partial.any():
+        notes.append(f"{listed(frame['run', 'name'][partial].tolist())}: of a part of the {stage} images, not counted")
+        frame = frame[~partial]
+    if not len(frame):
+        raise UserError(f"{', '.join(paths)}: no whole run; " + "; ".join(notes))
     again = frame["run"].duplicated(["same", "seed"])
     if again.any():
         kept = frame["run"].groupby(["same", "seed"], sort=False)["name"].transform("first")
@@ -110,7 +116,8 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
     try:
         if not any(result[stage] for stage in STAGES):
             return f"{name}/{RESULT}: has no metrics, not counted; run again"
-        if wrong := [part for part in ("baseline", "git", "versions") if not isinstance(result.get(part) or {}, dict)]:
+        objects = ("baseline", "git", "part", "versions")
+        if wrong := [name for name in objects if not isinstance(result.get(name) or {}, dict)]:
             raise TypeError(f"{wrong[0]} is no object")
         if not isinstance(result.get("steps") or 0, int):
             raise TypeError("steps is no number")

@@ -6,13 +6,15 @@ import os
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.loggers import Logger, WandbLogger
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.files import atomic
@@ -103,6 +105,34 @@ ENVIRONMENT = {  # what wandb.init is given, by the variable that wins over it
 }
 
 
+def moved_into(folder: Path, logger: Logger) -> Logger:
+    """One of Lightning's loggers, which writes below the run's folder where it was given no absolute place.
+
+    TensorBoard's takes pictures and tables from now on.
+    """
+    place = getattr(logger, "_root_dir", None)
+    if isinstance(place, str) and not os.path.isabs(place):
+        vars(logger).update(_root_dir=str(folder / place), _save_dir=str(folder / place))
+    if type(logger) is TensorBoardLogger:
+        logger.__class__ = TensorBoardRecord
+    return logger
+
+
+class TensorBoardRecord(TensorBoardLogger):
+    """Lightning's logger, which takes pictures, and tables as text, in the way that W&B's does."""
+
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Give it pictures, from their files."""
+        for picture in images:
+            self.experiment.add_image(key, np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
+
+    def log_table(self, key: str, columns: Sequence[str], data: Sequence[Sequence[Any]], step: int) -> None:
+        """Give it a table, row by row."""
+        import pandas as pd
+
+        self.experiment.add_text(key, pd.DataFrame(data, columns=list(columns)).to_html(index=False), step)
+
+
 class WandbRecord(WandbLogger):
     """Lightning's logger, which also writes to the run's summary alone."""
 
@@ -140,8 +170,8 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
     a sweep agent of W&B starts is the run that the agent announced.
 
     Args:
-        folder: the run's folder; the record lies below its ``wandb/``, with the run's id, which a resumed run
-            continues. A ``wandb/`` beside the folder has links to the records of all runs there.
+        folder: the run's folder; the record lies below its ``wandb/`` (or ``WANDB_DIR``'s), the run's id, which a
+            resumed run continues, always there. A ``wandb/`` beside the folder has links to the records of all runs.
         mode: ``online`` or ``offline``.
         **settings: passed to ``wandb.init`` (project, group, name, tags, config).
     """
@@ -154,7 +184,7 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
     if os.environ.get("WANDB_SWEEP_ID"):  # the agent's run has its project and id
         taken += ["project", "id"]
     settings = {key: value for key, value in settings.items() if key not in taken}
-    settings |= {"dir": str(folder), "resume": "allow"}
+    settings |= {"dir": os.environ.get("WANDB_DIR") or str(folder), "resume": "allow"}
     if mode != "offline":
         try:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)

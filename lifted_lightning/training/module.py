@@ -256,10 +256,11 @@ class EmbeddingModule(LightningModule):
 
     def on_validation_start(self) -> None:
         self._check_finite()
+
+    def on_validation_epoch_start(self) -> None:  # a callback that averages weights has put the average in by now
         broadcast_buffers(self.network)
 
-    def on_test_start(self) -> None:
-        broadcast_buffers(self.network)
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         return self._evaluate(batch)

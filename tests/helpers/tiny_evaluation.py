@@ -73,6 +73,9 @@ class Data(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return DataLoader(torch.ones(1, 1))
 
+    def rows_of(self, stage: str) -> np.ndarray:
+        return np.arange(0)  # no evaluation is a part of these
+
     def query_gallery(self, stage: str) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
         return self.apart
 

@@ -150,7 +150,7 @@ def _train(case: Case, world_size: int, cache: Path) -> Outcome:
     trainer = Trainer(
         accelerator="cpu", devices=world_size, strategy="ddp" if world_size > 1 else "auto",
         max_steps=case.steps, precision=case.precision, gradient_clip_val=case.clip,
-        accumulate_grad_batches=case.accumulate, callbacks=[watch, evaluation], use_distributed_sampler=False,
+        accumulate_grad_batches=case.accumulate, callbacks=[watch, evaluation],
         plugins=[SyncBatchNormLayers()] if case.batchnorm else None,
         limit_val_batches=None if case.validate else 0,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

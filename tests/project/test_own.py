@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -81,6 +82,25 @@ def test_a_paper_with_two_views(work: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = lifted_lightning.load(work / "runs" / "quickstart" / "views" / "checkpoints" / "best.ckpt", "cpu")
     assert type(model.module).__name__ == "TwoViews"
     assert np.isfinite(model.embed(import_module("my_images").draw_star("3/1"))).all()
+
+
+def test_a_trainer_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where Lightning writes
+    monkeypatch.setenv("LIFTED_CACHE_DIR", str(tmp_path / "cache"))
+    found = import_module("plain").train(devices=1, steps=4)
+    assert 0 < found["recall@1"] <= 1
+    assert found["nmi"] > 0
+    assert len((OWN / "plain.py").read_text().splitlines()) <= 40
+
+
+@pytest.mark.slow
+def test_a_trainer_as_it_comes_on_two_processes(work: Path) -> None:
+    there = os.environ | {"LIFTED_CACHE_DIR": str(work / "cache")}
+    command = [sys.executable, "plain.py", "--devices=2", "--steps=4"]
+    done = subprocess.run(command, cwd=work, env=there, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'recall@1'") == 2, "each process has the result"
+    assert "images only" not in done.stderr, "each image is evaluated"
 
 
 def test_the_example_of_two_views_is_short() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 import lifted_lightning
@@ -45,6 +46,11 @@ class Fails(nn.Module):
         loss = (1 + 0.1 * (self.calls % 3) + self.latest) * embeddings.square().mean()
         self.latest = loss.detach() / 10
         return loss
+
+
+class OnDevice(Callback):
+    def __init__(self, every: int = 1, device: torch.device = torch.device("cpu")) -> None:  # noqa: B008
+        self.every, self.device = every, device
 
 
 class Zero(nn.Module):
@@ -312,8 +318,7 @@ def test_a_test_needs_no_loss_and_a_run_starts_from_another_s_weights() -> None:
 @pytest.mark.parametrize(
     ("callback", "written"),
     [(["Timer", "duration=00:01:00:00"], {"duration": "00:01:00:00", "interval": "step", "verbose": True}),
-     (["StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1"], {"swa_lrs": 0.01, "swa_epoch_start": 1,
-      "annealing_epochs": 10, "annealing_strategy": "cos", "avg_fn": None})],
+     (["tests.training.test_going_on.OnDevice", "every=2"], {"every": 2})],
     ids=["a default that is of an enumeration", "a device"],
 )  # fmt: skip
 def test_what_no_yaml_holds_is_left_out(callback: list[str], written: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class GlobalBatchSampler(ABC):
         world_size: how many processes train together.
         device: where the network is; embeddings are best kept there.
         drawn_ahead: how many batches a loader may draw before the first of them has been trained on.
+        repeat: whether every epoch has the batches of the first.
         epoch: whose batches the next ``iter`` gives.
         start: the (epoch, step) from which the run goes on; other epochs begin at step 0.
     """
@@ -95,6 +96,7 @@ class GlobalBatchSampler(ABC):
         world_size: int = 1,
         device: torch.device | str = "cpu",
         drawn_ahead: int = 0,
+        repeat: bool = False,
     ) -> Self:
         """Begin a run: say what to draw from, and for whom. The arguments become the attributes of their names.
 
@@ -112,7 +114,7 @@ class GlobalBatchSampler(ABC):
         self.class_names = class_names
         self.batch_size, self.seed, self.batches_per_epoch = batch_size, seed, batches_per_epoch
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
-        self.drawn_ahead = drawn_ahead
+        self.drawn_ahead, self.repeat = drawn_ahead, repeat
         self.epoch, self.start = 0, (0, 0)
         self.prepare()
         return self
@@ -129,8 +131,8 @@ class GlobalBatchSampler(ABC):
         Raises:
             UserError: if ``draw`` gave other than B rows that train.
         """
-        random = np.random.default_rng((self.seed, epoch, step))
-        rows = np.asarray(self.draw(random, epoch * len(self) + step))
+        random = np.random.default_rng((self.seed, 0 if self.repeat else epoch, step))
+        rows = np.asarray(self.draw(random, self.number(epoch, step)))
         if rows.shape != (self.batch_size,) or not np.issubdtype(rows.dtype, np.integer):
             raise UserError(
                 f"{type(self).__name__}.draw gave {rows.dtype} of shape {rows.shape}: "
@@ -139,6 +141,10 @@ class GlobalBatchSampler(ABC):
         if rows.min() < 0 or rows.max() >= len(self.labels) or self.labels[rows].min() < 0:
             raise UserError(f"{type(self).__name__}.draw gave a row that does not train: draw from self.rows")
         return rows
+
+    def number(self, epoch: int, step: int) -> int:
+        """Which batch of the run, from 0, batch ``step`` of ``epoch`` is; of a repeated one the first time."""
+        return step if self.repeat else epoch * len(self) + step
 
     @property
     def own_slice(self) -> slice:
