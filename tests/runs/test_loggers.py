@@ -2,14 +2,18 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs import loggers
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.runs.loggers import MetricsFile, end_wandb_service, wandb_logger, wandb_mode
 
@@ -145,3 +149,18 @@ def test_a_mode_that_wandb_does_not_have(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match="WANDB_MODE=ofline: no such mode; set it to online, offline"):
         wandb_mode()
+
+
+def test_a_record_that_does_not_end_is_left_with_what_to_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    run = SimpleNamespace(dir=str(tmp_path / "run-1" / "files"), finish=lambda code: threading.Event().wait())
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))  # type: ignore[arg-type]
+    monkeypatch.setattr(loggers, "end_wandb_service", lambda: ended.append(1))
+    monkeypatch.chdir(tmp_path)
+    loggers.end_record(0.1, exit_code=0)
+    assert ended == [1]
+    assert capsys.readouterr().out == (
+        "W&B has not taken all of the record (no end after 0.1 s); to upload it: wandb sync run-1\n"
+    )

@@ -1,20 +1,22 @@
 """A run's own record comes first: no logger, whatever it does and whenever, takes anything from it."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
 from pytorch_lightning.loggers import Logger
 
 from lifted_lightning.cli import main
-from lifted_lightning.runs import loggers
 from lifted_lightning.runs.folder import read_metrics
+from tests.helpers.wandb_server import StandIn
 
+ROOT = Path(__file__).parents[2]
 RUN = [
     "fit", "--config", "experiments/quickstart.yaml", "--trainer.max_steps=4", "--trainer.log_every_n_steps=1",
     "--data.dataset=tests.helpers.tiny.Blobs", "--data.batch_size=16", "--data.batches_per_epoch=2", "--data.size=16",
@@ -90,7 +92,7 @@ def test_a_logger_takes_nothing_from_the_run(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(Wicked, "folder", tmp_path)
     monkeypatch.setattr(Wicked, "asked", [])
-    bad = ["--trainer.logger=tests.commands.test_records.Wicked", f"--trainer.logger.deed={deed}"]
+    bad = ["--trainer.logger=tests.callbacks.test_run_folder.Wicked", f"--trainer.logger.deed={deed}"]
     start = time.monotonic()
     assert main([*RUN, "--runs_dir", str(tmp_path), *bad, f"--trainer.logger.moment={moment}"]) == 0
     assert time.monotonic() - start < 60
@@ -119,16 +121,33 @@ def test_a_record_that_wandb_cannot_begin_is_told(
     assert any("W&B does not record this run: OSError: [Errno 28]" in str(warning.message) for warning in recwarn)
 
 
-def test_a_record_that_does_not_end_is_left_with_what_to_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ended: list[int] = []
-    run = SimpleNamespace(dir=str(tmp_path / "run-1" / "files"), finish=lambda code: threading.Event().wait())
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))  # type: ignore[arg-type]
-    monkeypatch.setattr(loggers, "end_wandb_service", lambda: ended.append(1))
-    monkeypatch.chdir(tmp_path)
-    loggers.end_record(0.1, exit_code=0)
-    assert ended == [1]
-    assert capsys.readouterr().out == (
-        "W&B has not taken all of the record (no end after 0.1 s); to upload it: wandb sync run-1\n"
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", ["lives", "talks nonsense", "dies"])
+def test_the_run_ends_well_whatever_the_server_of_wandb_does(fate: str, tmp_path: Path) -> None:
+    server = StandIn()
+    server.nonsense = fate == "talks nonsense"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lifted_lightning.cli", *RUN, "--runs_dir", str(tmp_path), "--logger_timeout=10"],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {
+            "WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40, "HOME": str(tmp_path),
+        },
+    )  # fmt: skip
+    assert server.begun.wait(120)
+    if fate == "dies":
+        server.die()
+    start = time.monotonic()
+    text, _ = run.communicate(timeout=200)
+    print(text)
+    assert run.returncode == 0
+    assert "Traceback" not in text
+    assert json.loads((tmp_path / "e" / "run" / "result.json").read_text())["test"]
+    if fate == "dies":
+        assert time.monotonic() - start < 90
+        last = text.rstrip().splitlines()[-1]
+        assert last.startswith("W&B has not taken all of the record")
+        (record,) = (tmp_path / "e" / "run" / "wandb").glob("run-*/run-*.wandb")
+        assert str(record.parent.name) in last
+        assert b"train/loss" in record.read_bytes(), "the record is there to be uploaded"
+    elif fate == "lives":
+        assert {"train/loss", "validation/recall@1", "test/recall@1", "baseline/recall@1", "lr/head"} <= server.metrics
