@@ -108,8 +108,6 @@ OTHERS: dict[str, list[str]] = {
     "GradientAccumulationScheduler": ["--trainer.callbacks+=GradientAccumulationScheduler",
                                       "--trainer.callbacks.scheduling={0: 1, 2: 2}"],
     "EMAWeightAveraging": ["--trainer.callbacks+=EMAWeightAveraging"],
-    "BackboneFinetuning": ["--trainer.callbacks+=BackboneFinetuning",
-                           "--trainer.callbacks.unfreeze_backbone_at_epoch=2"],
     "Timer": ["--trainer.callbacks+=Timer"],
     "accumulate_grad_batches": ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=13"],
     "gradient_clip_val": ["--trainer.gradient_clip_val=0.1"],
@@ -163,7 +161,7 @@ def run(place: Path, arguments: list[str], moments: Sequence[Moment], ranks: int
     line = [*(word for word in BASE if "scheduler" not in word), *common, *arguments]
     draws = any("tsne" in word for word in arguments)
     if "--data.validation_share=0" in arguments:
-        moments = [("writing" if event == "validation" else event, count) for event, count in moments]
+        moments = [("step", 7) if event == "validation" else (event, count) for event, count in moments]
     for moment in [*moments, None]:
         prepare = [prepared(None, draws)] * (ranks - 1) + [prepared(moment, draws)]
         started = lifted(line, place, ranks, prepare)

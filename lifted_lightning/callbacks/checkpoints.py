@@ -138,6 +138,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._handle_signals(self._on_signal)
+        if trainer.ckpt_path and Path(trainer.ckpt_path).resolve() == self.path.resolve():
+            self._saved_step = trainer.global_step  # nothing may be left to train, and then it stays as it is
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):  # not told of an epoch that is gone on with
                 callback.on_train_epoch_start(trainer)
