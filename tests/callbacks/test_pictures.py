@@ -58,6 +58,15 @@ class TestBackground:
         assert model.steps == 6
         assert recorder.images == []
 
+    def test_a_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(pictures, "start_drawing", full)
+        with pytest.warns(UserWarning, match=r"tsne_6\.png was not drawn: .*No space left on device"):
+            model, _ = fit(tmp_path, TSNEPlot(every_n=3))
+        assert model.steps == 6
+
     def test_the_end_of_training_waits_no_longer_than_the_timeout(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
