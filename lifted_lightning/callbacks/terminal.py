@@ -10,7 +10,6 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lifted_lightning.runs.folder import PLOTS, RESULT
 from lifted_lightning.runs.settings import metrics_in_order
@@ -60,7 +59,7 @@ def metrics_table(result: dict[str, Any], stage: str) -> Table:
     if stage in (parts := result.get("part", {})):
         classes += ", a part: {:,} of {:,} images".format(*parts[stage])
     trained = result["loss"] if result["steps"] else "untrained (no --ckpt_path)"
-    table = Table(title=Text(f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}"))
+    table = Table(title=f"{result['dataset']}, {trained}, {result['embedding_size']}-d: {classes}")
     table.add_column("metric")
     table.add_column("embedding", justify="right")
     if result["baseline"]:

@@ -111,9 +111,11 @@ def with_pairs(table: ImageTable, leave_out: bool = False) -> tuple[ImageTable, 
     sought = [(parts[part], parts[part]) for part in ("train", "validation") if part in parts]
     sought.append((parts.get("query", table.test), parts.get("gallery", table.test)))
     single = np.concatenate([query[positives(table, query, found, False) == 0] for query, found in sought])
+    if not len(single):
+        return table, []
     names = [table.class_names[c] for c in np.unique(table.labels[single])]
     kept: dict[str, Any] = {part: np.setdiff1d(rows, single) for part, rows in parts.items()}
-    if names and not (leave_out and all(map(len, kept.values()))):
+    if not (leave_out and all(map(len, kept.values()))):
         remedy = "" if leave_out else ", or leave them out with --data.single_images=leave_out"
         raise UserError(
             f"{table.name}: {len(names)} classes have a single image, or a query and nothing in the gallery: "
