@@ -24,13 +24,12 @@ _BISECTIONS = 20
 def clustering_metrics(
     embeddings: Array,
     labels: Array,
-    clusters: int | None = None,
     method: Method = "k-means",
     start: Start = "k-means++",
     distance: Distance = "euclidean",
     seed: int = 0,
 ) -> dict[str, float]:
-    """Cluster the embeddings, and compare the clusters with the classes.
+    """Cluster the embeddings into as many clusters as there are classes, and compare the two.
 
     Oh Song et al., *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016, report NMI and
     F1; AMI is NMI corrected for chance, which many clusters need. Within a process group, where every rank
@@ -39,7 +38,6 @@ def clustering_metrics(
     Args:
         embeddings: (N, D) floating point.
         labels: (N,) int64.
-        clusters: how many; by default as many as classes.
         method: ``"k-means"``, or ``"affinity propagation"`` as the paper has it on CUB-200-2011 and Cars-196,
             bisecting the preference until the number of clusters is met, or nearly. That is meant for sets of
             their size, up to ten thousand items: it takes N x N similarities, and minutes. Ranks wait for rank zero
@@ -59,8 +57,6 @@ def clustering_metrics(
     classes = torch.as_tensor(labels).cpu().numpy()
     if classes.shape != points.shape[:1] or not len(classes):
         raise ValueError(f"labels have shape {classes.shape}, embeddings {tuple(points.shape)}")
-    if clusters is not None and clusters < 1:
-        raise UserError(f"clusters {clusters}: give 1 or more")
     if method not in ("k-means", "affinity propagation"):
         raise ValueError(f"method is {method!r}, not 'k-means' or 'affinity propagation'")
     if method == "affinity propagation" and len(classes) > AFFINITY_LIMIT:
@@ -69,7 +65,7 @@ def clustering_metrics(
         )
     scores = torch.zeros(3, dtype=torch.float64)
     if rank() == 0:
-        count = clusters or len(np.unique(classes))
+        count = len(np.unique(classes))
         matrix = points.float().cpu().numpy()
         if method == "k-means":
             assigned = _k_means(matrix, count, start, seed)
@@ -106,9 +102,8 @@ def _k_means(points: FloatArray, clusters: int, start: Start, seed: int) -> IntA
     with warnings.catch_warnings():
         # Fewer distinct points than clusters: embeddings collapsed, which the scores tell.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed).fit_predict(
-            points
-        )
+        model = KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed)
+        return model.fit_predict(points)
 
 
 def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntArray:
@@ -126,13 +121,9 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
     for _ in range(_BISECTIONS):
         middle = (many + few) / 2
         model = AffinityPropagation(
-            affinity="precomputed",
-            preference=-math.exp(middle),
-            damping=0.9,
-            max_iter=500,
-            convergence_iter=30,
+            affinity="precomputed", preference=-math.exp(middle), damping=0.9, max_iter=500, convergence_iter=30,
             random_state=seed,
-        )
+        )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             assigned = model.fit_predict(similarities)

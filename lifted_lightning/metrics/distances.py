@@ -56,18 +56,13 @@ def comparable(embeddings: Array, distance: Distance = "euclidean") -> Tensor:
         rows = rows.cpu()
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.float()
-    check_finite(rows)
-    return normalised(rows) if distance == "cosine" else rows
-
-
-def check_finite(rows: Tensor) -> None:
-    """Refuse embeddings (N, D) that have NaN, infinity or what float64 cannot square in them, with a count of those."""
-    # The extremes show what is not finite, tens of times faster than looking at each number.
+    # The extremes show NaN, infinity and what float64 cannot square, tens of times faster than looking at each number.
     if rows.numel() and not (torch.stack(rows.aminmax()).abs() < _LARGEST).all():
         count = int((~(rows.abs() < _LARGEST).all(1)).sum())
         raise UserError(
             f"{count} of {len(rows)} embeddings are not finite: training has diverged; lower the learning rate"
         )
+    return normalised(rows) if distance == "cosine" else rows
 
 
 def normalised(embeddings: Tensor) -> Tensor:
@@ -98,24 +93,8 @@ def fold_sum(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
-def squared_distances(queries: Tensor, rows: Tensor, distance: Distance = "euclidean") -> Tensor:
-    """(Q, N) squared distances in float64 of all rows (N, D) from few queries (Q, D).
-
-    ``"cosine"`` brings both to length one first; nothing is copied whole.
-    """
-    if distance == "cosine":
-        queries = normalised(queries)
-    result = torch.empty(len(queries), len(rows), dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        some = normalised(some) if distance == "cosine" else some.double()
-        for query, distances in zip(queries, result, strict=True):
-            distances[start : start + _ROWS] = fold_sum((some - query).square_())
-    return result
-
-
-def squared_distances_of_pairs(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """(n,) squared distances in float64 between ``rows[first]`` and ``rows[second]``, equal to those of above."""
+def squared_distances(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """(n,) squared distances in float64 between ``rows[first]`` and ``rows[second]``."""
     result = torch.empty(len(first), dtype=torch.float64, device=rows.device)
     size = max(1, _VALUES // max(1, rows.shape[1]))
     for start in range(0, len(first), size):

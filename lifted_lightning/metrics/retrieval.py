@@ -234,8 +234,9 @@ def _negatives_before(
     # A list that ends within the margin may have left out negatives that are as near.
     cut = unsure & (possible == near.shape[1]) & (before < total)
     if near.shape[1] < search.count:
+        every = torch.arange(search.count, device=near.device)
         for query in cut.any(1).nonzero()[:, 0]:
-            everything = search.exact_of_all(queries[query])
+            everything = search.exact(queries[query].expand(search.count), every)
             own = columns[query][columns[query] < search.padding]
             limits[query] = torch.cat([everything, everything.new_full((1,), torch.inf)])[columns[query]]
             everything[own] = torch.inf

@@ -1,4 +1,4 @@
-"""Exact search: a single-precision product decides what is clear, and distances in float64 decide the rest.
+"""Exact search: a product of matrices decides what is clear, and distances in float64 decide the rest.
 
 The nearest items y of a query x are those with the largest h(y) = x·y - |y|²/2, for |x - y|² = |x|² - 2h(y). All h of
 a query are one row of a matrix product, of embeddings that are centred and scaled first, which changes no ranking.
@@ -6,22 +6,16 @@ Where two of these scores are closer than the product's error, the float64 dista
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lifted_lightning.metrics.distances import (
-    Array,
-    Distance,
-    comparable,
-    full_precision,
-    squared_distances,
-    squared_distances_of_pairs,
-)
+from lifted_lightning.metrics.distances import Array, Distance, comparable, fold_sum, full_precision, squared_distances
 
 SPARE = 4  # candidates beyond those wanted, so that near ties at the end of a list are seldom cut off
 GROUP = 16  # columns whose largest score is looked at first: several times faster than looking at all
-FEW = 16  # queries for which looking at each item in float64 is faster than making a search ready
+FEW = 32  # queries for which the items as they are do: to make a search ready would take longer
 _ROWS = 1024  # rows converted to float64 at a time
 
 
@@ -106,12 +100,8 @@ class Search:
         others = self.items[columns]
         result = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
         apart = (self.same[queries] != self.same[others]).nonzero()[:, 0]  # a collapsed network has few
-        result[apart] = squared_distances_of_pairs(self.embeddings, queries[apart], others[apart])
+        result[apart] = squared_distances(self.embeddings, queries[apart], others[apart])
         return result
-
-    def exact_of_all(self, query: Tensor) -> Tensor:
-        """(G,) squared distances in float64 from one item, of shape (), to all columns but padding."""
-        return squared_distances(self.embeddings[query][None], self.embeddings[self.items[: self.count]])[0]
 
     def nearest(self, queries: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k <= G nearest of items ``queries`` (n,), by their scores (n, W); ties go to the lower item.
@@ -120,8 +110,8 @@ class Search:
             (n, k) squared distances in float64, ascending, and (n, k) items; infinity and -1 where there are fewer.
         """
         best, columns = largest(scores, k + SPARE)
-        reach = best[:, k - 1] - 2 * self.error_bound(queries)
-        candidate = (best >= reach.float()[:, None]) & (best > -torch.inf)  # all others lie farther than k of them
+        reach = (best[:, k - 1] - 2 * self.error_bound(queries)).float()
+        candidate = (best >= reach[:, None]) & (best > -torch.inf)  # all others lie farther than k of them
         at, place = candidate.nonzero(as_tuple=True)
         distances = torch.full(best.shape, torch.inf, dtype=torch.float64, device=best.device)
         distances[at, place] = self.exact(queries[at], columns[at, place])
@@ -131,10 +121,9 @@ class Search:
         if best.shape[1] < self.count:  # a list that ends within reach may have left out some that are as near
             by_item = self.items[: self.count].argsort()
             for query in candidate[:, -1].nonzero()[:, 0]:
-                everything = self.exact_of_all(queries[query])
-                everything[scores[query, : self.count] == -torch.inf] = torch.inf
-                distances[query], place = smallest(everything[by_item], k)
-                items[query] = self.items[by_item[place]]
+                columns = by_item[(scores[query] >= reach[query])[by_item]]
+                distances[query], place = smallest(self.exact(queries[query].expand(len(columns)), columns), k)
+                items[query] = self.items[columns[place]]
         return distances, items
 
 
@@ -191,11 +180,7 @@ def _numbered(rows: Tensor) -> Tensor:
 
 
 def nearest(
-    queries: Array,
-    gallery: Array,
-    k: int,
-    exclude: Tensor | None = None,
-    distance: Distance = "euclidean",
+    queries: Array, gallery: Array, k: int, exclude: Tensor | None = None, distance: Distance = "euclidean"
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k nearest items of the gallery, by distances in float64; ties go to the lower row.
 
@@ -214,29 +199,51 @@ def nearest(
         ValueError: if the sizes of embeddings differ, ``k`` is not positive, or the distance is unknown.
         UserError: if some embeddings are not finite.
     """
-    vectors, items = torch.as_tensor(queries).detach(), torch.as_tensor(gallery).detach()
-    if vectors.shape[1:] != items.shape[1:]:
+    vectors, items = comparable(queries, distance), comparable(gallery)
+    if vectors.shape[1] != items.shape[1]:
         raise ValueError(f"queries have shape {tuple(vectors.shape)}, gallery {tuple(items.shape)}")
     if k < 1:
         raise ValueError(f"k is {k}, not positive")
-    if distance not in ("euclidean", "cosine"):
-        raise ValueError(f"distance is {distance!r}, not 'euclidean' or 'cosine'")
     k = min(k, len(items) - (exclude is not None))
     if k < 1 or not len(vectors):
         empty = torch.empty(len(vectors), max(k, 0), dtype=torch.float64, device=items.device)
         return empty, empty.long()
-    left_out = torch.full((len(vectors),), -1) if exclude is None else torch.as_tensor(exclude)
+    left_out = torch.full((len(vectors),), -1) if exclude is None else torch.as_tensor(exclude).clamp(min=-1)
     with torch.no_grad(), full_precision():
         if len(vectors) <= FEW:
-            distances = squared_distances(comparable(vectors), comparable(items), distance)
-            for row, leave in zip(distances, left_out.tolist(), strict=True):
-                row[leave if leave >= 0 else slice(0)] = torch.inf
-            parts = [smallest(row, k) for row in distances]
-            return torch.stack([part[0] for part in parts]).sqrt(), torch.stack([part[1] for part in parts])
-        search = Search(comparable(torch.cat([items, vectors]), distance), torch.arange(len(items)).to(items.device))
-        left_out = left_out.to(items.device).where(left_out.to(items.device) >= 0, search.padding)
-        parts = []
-        for block in torch.arange(len(vectors), device=items.device).split(search.block_size()):
-            scores = search.scores(len(items) + block).scatter_(1, left_out[block, None], -torch.inf)
-            parts.append(search.nearest(len(items) + block, scores, k))
+            parts = list(_nearest_of_few(vectors, items, k, left_out.tolist(), distance))
+        else:
+            points = torch.cat([comparable(items, distance), vectors])
+            search = Search(points, torch.arange(len(items), device=items.device))
+            left_out = left_out.to(items.device).where(left_out.to(items.device) >= 0, search.padding)
+            parts = []
+            for block in torch.arange(len(vectors), device=items.device).split(search.block_size()):
+                scores = search.scores(len(items) + block).scatter_(1, left_out[block, None], -torch.inf)
+                parts.append(search.nearest(len(items) + block, scores, k))
     return torch.cat([part[0] for part in parts]).sqrt(), torch.cat([part[1] for part in parts])
+
+
+def _nearest_of_few(
+    queries: Tensor, items: Tensor, k: int, left_out: list[int], distance: Distance
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Squared distances (1, k) and rows (1, k) for each of so few queries that a search is not worth making ready.
+
+    Scores are of the items as they are: x·y - |y|²/2, or the cosine. An item's norm bounds its score's error (Higham,
+    as above) unless its square may overflow or underflow; float64 decides among those that may be the nearest.
+    """
+    norms = torch.linalg.vector_norm(items, dim=1)
+    halves, usable = norms.square() / 2, (norms > 1e-12) & (norms < 1e12)
+    share = (items.shape[1] + 16) * torch.finfo(items.dtype).eps
+    for query, product, leave in zip(queries, queries.to(items.dtype) @ items.T, left_out, strict=True):
+        length, cosine = float(query.norm()), distance == "cosine"
+        score = product / norms if cosine else product - halves
+        error = torch.full_like(norms, share) if cosine else share * (length * norms + halves)
+        sure = usable & (length < 1e12)
+        score, error = score.where(sure, 0.0), error.where(sure, torch.inf)
+        least = score - error
+        least[leave : leave + 1] = -torch.inf  # none where it is -1
+        rows = (score + error >= least.topk(k).values[-1]).nonzero()[:, 0]
+        rows = rows[rows != leave]
+        near = (comparable(items[some], distance).double() for some in rows.split(_ROWS))
+        distances, place = smallest(torch.cat([fold_sum((some - query).square_()) for some in near]), k)
+        yield distances[None], rows[place][None]

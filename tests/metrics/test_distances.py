@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifted_lightning.metrics.distances import fold_sum, full_precision, squared_distances, squared_distances_of_pairs
+from lifted_lightning.metrics.distances import fold_sum, full_precision
 from lifted_lightning.metrics.search import Search, largest
 
 
@@ -14,12 +14,6 @@ def test_fold_sum_is_a_sum_that_zeros_do_not_change(width: int, more: int) -> No
     torch.testing.assert_close(result, values.sum(1), rtol=1e-12, atol=1e-13)
     assert torch.equal(fold_sum(torch.cat([values, torch.zeros(3, more)], 1)), result)
     assert torch.equal(fold_sum(values[1:2].clone()), result[1:2])
-
-
-def test_both_ways_to_a_distance_give_the_same_bits() -> None:
-    x = torch.randn(90, 37)
-    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(90))
-    assert torch.equal(squared_distances(x[:3], x).flatten(), squared_distances_of_pairs(x, pairs[:, 0], pairs[:, 1]))
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
