@@ -1,6 +1,7 @@
 """`lifted sweep` with real trials on a real Ray: crashes, kills, and a cluster that loses a machine."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -75,6 +76,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def output(process: subprocess.Popen[str], code: int = 0) -> str:
+    """What it has printed when it has ended, with this exit code."""
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == code, out
+    return out
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -87,8 +95,8 @@ def results(folder: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("runs/s/*/result.json")}
 
 
-def logged_steps(path: Path) -> list[int]:
-    return [int(row["step"]) for row in read_metrics(path) if row.get("train/loss")]
+def logged_steps(trial: Path) -> list[int]:
+    return [int(row["step"]) for row in read_metrics(trial / "metrics.csv") if row.get("train/loss")]
 
 
 def listening(process: subprocess.Popen[str]) -> set[str]:
@@ -109,13 +117,11 @@ def test_a_crash_is_retried_and_told_and_nobody_outside_can_connect(folder: Path
     process = start(folder)
     wait_for(lambda: list(folder.glob("runs/s/*/config.yaml")))
     assert listening(process) == {"127.0.0.1"}
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 1, out
+    out = output(process, 1)
     (done,) = results(folder)
     assert "fail-false" in done
-    assert "it goes on from its last checkpoint" in out
-    assert "my own error" in out
-    assert "1 of 2 done, 1 failed" in out
+    for told in ("it goes on from its last checkpoint", "my own error", "1 of 2 done, 1 failed"):
+        assert told in out
 
 
 @pytest.mark.slow
@@ -132,20 +138,14 @@ def test_killed_and_started_again_each_step_is_done_once(folder: Path) -> None:
     assert alive == []
     finished = results(folder)
     assert 1 <= len(finished) < 4
-    again = start(folder)
-    out, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, out
+    out = output(start(folder))
     assert "4 of 4 done" in out
+    assert out.count("\nstarted ") + out.startswith("started ") == 4 - len(finished)
     after = results(folder)
     assert len(after) == 4
     assert finished.items() <= after.items()  # untouched
-    for name in after:
-        assert logged_steps(folder / "runs" / "s" / name / "metrics.csv") == list(range(10))
-    started = [line for line in out.splitlines() if line.startswith("started")]
-    assert len(started) == 4 - len(finished)
-    third = start(folder)
-    out, _ = third.communicate(timeout=60)
-    assert "all 4 trials are done" in out
+    assert [logged_steps(folder / "runs" / "s" / name) for name in after] == [list(range(10))] * 4
+    assert "all 4 trials are done" in output(start(folder))
     assert results(folder) == after
 
 
@@ -154,13 +154,12 @@ def test_told_to_end_its_trials_save_a_checkpoint_first(folder: Path) -> None:
     loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.5]}
     write_sweep(folder, {**loss, "last_checkpoint.every_n_steps": [100]})
     process = start(folder)
-    wait_for(lambda: [path for path in folder.glob("runs/s/*/metrics.csv") if len(logged_steps(path)) > 1])
+    wait_for(lambda: [path for path in folder.glob("runs/s/*") if len(logged_steps(path)) > 1])
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    out = output(process, 130)
     assert "lifted sweep: interrupted" in out
-    assert len(list(folder.glob("runs/s/*/checkpoints/last.ckpt"))) == 1
     assert "0 of 1 done" in out
+    assert len(list(folder.glob("runs/s/*/checkpoints/last.ckpt"))) == 1
 
 
 @pytest.mark.slow
@@ -170,11 +169,11 @@ def test_a_trial_stopped_early_saves_a_checkpoint_and_stays_stopped(folder: Path
     loss = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.3]}
     write_sweep(folder, {**loss, "seed_everything": [0, 1]}, early_terminate=halving)
     for _ in range(2):
-        out, _ = start(folder, "--cpus-per-trial", str(len(os.sched_getaffinity(0)))).communicate(timeout=240)
+        out = output(start(folder, "--cpus-per-trial", str(len(os.sched_getaffinity(0)))))
         (stopped,) = (p.parent for p in folder.glob("runs/s/*/trial.json") if "stopped" in p.read_text())
         assert len(results(folder)) == 1
         assert "seed1" in stopped.name
-        assert len(logged_steps(stopped / "metrics.csv")) < 10
+        assert len(logged_steps(stopped)) < 10
         assert (stopped / "checkpoints" / "last.ckpt").exists()
     assert "all 2 trials are done" in out
 
@@ -201,12 +200,8 @@ def test_a_lost_machine_loses_nothing(folder: Path, cluster: Any) -> None:
     process = start(folder, "--address", cluster.address)
     wait_for(lambda: len(list(folder.glob("runs/s/*/checkpoints/last.ckpt"))) == 2)
     cluster.remove_node(second, allow_graceful=False)
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
-    assert "3 of 3 done" in out
-    for name in results(folder):
-        assert logged_steps(folder / "runs" / "s" / name / "metrics.csv") == list(range(10))
-    assert len(results(folder)) == 3
+    assert "3 of 3 done" in output(process)
+    assert [logged_steps(folder / "runs" / "s" / name) for name in results(folder)] == [list(range(10))] * 3
 
 
 @pytest.mark.slow
@@ -218,18 +213,21 @@ def test_what_is_not_there_is_one_line(folder: Path) -> None:
             (["--gpus-per-trial", "64"], "a trial asks for 1 CPU cores and 64 GPUs"),
             (["--address", silent], f"--address {silent}: no Ray cluster answers there"),
         ]:
-            process = start(folder, *arguments)
-            out, _ = process.communicate(timeout=60)
-            assert process.returncode == 2
-            assert line in out
-            assert out.count("\n") == 1
+            out = output(start(folder, *arguments), 2)
+            assert (line in out, out.count("\n")) == (True, 1), out
     assert not (folder / "runs").exists()
 
 
-def test_what_no_trial_would_take_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+@pytest.fixture
+def sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process; gives exit code, output and errors."""
     from lifted_lightning.cli import main
 
     monkeypatch.chdir(folder)
+    return lambda *arguments: (main(["sweep", "s.yaml", *arguments]), *capfd.readouterr())
+
+
+def test_what_no_trial_would_take_is_one_line(folder: Path, sweep: Callable[..., tuple[int, str, str]]) -> None:
     for parameters, entries, named in [
         ({"model.loss.margni": [1]}, {}, "margni"),
         ({"seed_everything": []}, {}, "values: give a list"),
@@ -237,38 +235,34 @@ def test_what_no_trial_would_take_is_one_line(folder: Path, monkeypatch: pytest.
         ({"config": ["nowhere.yaml"]}, {}, "nowhere.yaml"),
     ]:
         write_sweep(folder, parameters, **entries)
-        assert main(["sweep", "s.yaml"]) == 2
-        error = capfd.readouterr().err.strip()
-        assert named in error
-        assert "\n" not in error
+        code, _, error = sweep()
+        assert (code, named in error, error.count("\n")) == (2, True, 1), error
         assert not (folder / "runs").exists()
 
 
-def test_a_dry_run_lists_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from lifted_lightning.cli import main
-
-    monkeypatch.chdir(folder)
-    write_sweep(folder, {"seed_everything": [0, 1]})
-    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert out.count("lifted fit --config=tiny.yaml --seed_everything=") == 2
-    assert "s: 2 missing" in out
+def test_a_dry_run_says_what_will_be_drawn(folder: Path, sweep: Callable[..., tuple[int, str, str]]) -> None:
     write_sweep(folder, {}, method="random", run_cap=3, parameters={"seed_everything": {"min": 0, "max": 9}})
-    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
-    assert "3 more will be drawn from seed_everything" in capsys.readouterr().out
+    code, out, _ = sweep("--dry-run")
+    assert (code, out) == (0, "s: 3 more will be drawn from seed_everything\n")
     assert not (folder / "runs").exists()
 
 
-def test_a_finished_grid_is_left_alone_whatever_its_cap(folder: Path, monkeypatch: Any, capsys: Any) -> None:
-    from lifted_lightning.cli import main
-
-    monkeypatch.chdir(folder)
-    write_sweep(folder, {"seed_everything": [0, 1]}, run_cap=5)
-    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
-    for line in capsys.readouterr().out.splitlines():
-        if line.startswith("missing"):
-            trial = folder / line.split()[1]
-            trial.mkdir(parents=True)
-            (trial / "result.json").write_text("{}")
-    assert main(["sweep", "s.yaml"]) == 0
-    assert "all 2 trials are done" in capsys.readouterr().out
+@pytest.mark.parametrize(("run_cap", "seeds"), [(None, [0, 1, 2, 3]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
+def test_a_grid_is_cut_at_its_cap_and_a_finished_one_left_alone(
+    folder: Path, sweep: Callable[..., tuple[int, str, str]], run_cap: int | None, seeds: list[int]
+) -> None:
+    (folder / "same.yaml").write_text("# another name\n" + TINY)  # is no other trial, and counts once
+    values = {"config": ["tiny.yaml", "same.yaml"], "seed_everything": [0, 1, 2, 3]}
+    write_sweep(folder, values, command=["lifted", "fit", "${args}"], **({"run_cap": run_cap} if run_cap else {}))
+    code, out, _ = sweep("--dry-run")
+    assert code == 0
+    listed = re.findall(r"lifted fit --config=(\w+)\.yaml --seed_everything=(\d)\n", out)
+    assert [int(seed) for _, seed in listed] == seeds
+    assert f"s: {len(seeds)} missing" in out
+    assert not (folder / "runs").exists()
+    for path in re.findall(r"missing  (\S+)", out):
+        (folder / path).mkdir(parents=True)
+        (folder / path / "result.json").write_text("{}")
+    code, out, _ = sweep()
+    assert (code, f"all {len(seeds)} trials are done" in out) == (0, True)
+    assert len(list(folder.glob("runs/s/*"))) == len(seeds)
