@@ -1,5 +1,6 @@
 """The command line's help. Wrong inputs are in test_wrong_inputs.py, real runs in test_fit.py."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,25 @@ import pytest
 
 from lifted_lightning.cli import main
 from tests.helpers.run_folders import make_run
+
+CALLED = "from lifted_lightning.cli import main; from contextlib import suppress\nwith suppress(SystemExit): main"
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        (f"{CALLED}(['--help'])", "torch pytorch_lightning numpy wandb"),
+        (f"{CALLED}(['data', '--help'])", "torch numpy PIL rich pandas"),
+        (f"{CALLED}(['report', '--help'])", "torch pandas"),
+        (f"{CALLED}(['sweep', '--help'])", "torch ray optuna pandas"),
+        ("import lifted_lightning.data.datasets", "torch scipy matplotlib pandas rich"),
+        ("from lifted_lightning.report import page", "torch"),
+    ],
+)
+def test_no_more_is_imported_than_is_needed(code: str, heavy: str) -> None:
+    code = f"import sys\n{code}\nprint([name for name in {heavy.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_help_lists_our_losses_and_no_layers_of_torch(

@@ -23,17 +23,11 @@ from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, f
 from lifted_lightning.training.networks import Embedder
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
-
-
 FloatArray = npt.NDArray[np.float32]
 
-
-BATCH = 64  # images that pass the network at a time
-
-
 NEEDED = {"model": ("network", "augment"), "data": ("size", "resize", "channels"), "evaluation": ("distance",)}
-
-
+WITHOUT = {"pretrained": False, "weights_file": None}  # settings of a network that gets its weights elsewhere
+BATCH = 64  # images that pass the network at a time
 AHEAD = 1  # batches that are decoded while another passes the network
 
 
@@ -195,9 +189,6 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {name}: cannot be used here ({one_line(error, 120)}); use auto or cpu") from error
     return device
-
-
-WITHOUT = {"pretrained": False, "weights_file": None}  # settings of a network that gets its weights elsewhere
 
 
 class Evaluation(nn.Module):

@@ -50,9 +50,8 @@ class Drawn:
     panels: int
 
 
-Panels = dict[
-    str, dict[str, list[int]]
-]  # for each panel, by its title, the numbers of the rows of each line, by its name
+# For each panel, by its title, the numbers of the rows of each line, by its name.
+Panels = dict[str, dict[str, list[int]]]
 Curve = tuple[pd.Series, pd.Series]  # means and half-widths of their intervals, as shares, by their places along x
 
 

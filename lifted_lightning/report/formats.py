@@ -95,7 +95,6 @@ def markdown_text(text: str) -> str:
 
 def markdown(table: Table) -> str:
     """A Markdown table with its notes."""
-
     cells = table.cells(markdown_text, lambda mean, half, bold: "**" * bold + with_interval(mean, half) + "**" * bold)
     return f"{_tabulated(table, cells, 'pipe')}\n\n{markdown_text(table.note)}."
 
@@ -133,16 +132,8 @@ def latex(table: Table) -> str:
     head, *rows = (" & ".join(row) + r" \\" for row in [list(cells), *cells.to_numpy().tolist()])
     rows = [line for i, row in enumerate(rows) for line in ([r"\midrule", row] if i in table.rules else [row])]
     columns = "l" * table.texts.shape[1] + "r" * len(table.kinds)
-    lines = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join([f"% {table.title}", f"% {table.note}", *lines, ""])
+    above = [f"% {table.title}", f"% {table.note}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*above, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def csv(table: Table) -> str:

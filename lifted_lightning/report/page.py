@@ -90,11 +90,9 @@ def _pictures(comparison: Comparison) -> Iterator[tuple[str, list[tuple[str, str
             f"{comparison.title(row)}: {run}, R@1 {100 * score:.1f} %"
             for row, run, score in zip(there["row"], there["name"], there["score"], strict=True)
         ]
-        if captions:
-            yield (
-                title,
-                list(zip((_shrunk(folder / PLOTS / name) for folder in there["folder"]), captions, strict=True)),
-            )
+        pictures = [_shrunk(folder / PLOTS / name) for folder in there["folder"]]
+        if pictures:
+            yield title, list(zip(pictures, captions, strict=True))
 
 
 def _shrunk(path: Path) -> str:

@@ -1,36 +1,16 @@
 """`lifted embed`: which files it takes, and what it leaves."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import lifted_lightning
-from lifted_lightning.cli import main
 from lifted_lightning.commands.embed import find_images
+from tests.commands.conftest import Lifted
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.images import draw_images
-
-Lifted = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lifted:
-    """Run a command in a folder with a checkpoint and photos; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    save_checkpoint(Path("best.ckpt"))
-    draw_images(Path("photos"))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(arguments))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_a_folder_with_class_folders(lifted: Lifted) -> None:
@@ -75,12 +55,8 @@ def test_lists_and_files_each_once(lifted: Lifted) -> None:
     with np.load("embeddings.npz", allow_pickle=False) as file:
         names = [str(path) for path in file["paths"]]
         classes = [str(file["class_names"][label]) if label >= 0 else "" for label in file["labels"]]
-    assert names[0] == "lists/../photos/class 0/0.png"
-    assert names[1] == lines[-1]
-    assert names[2:] == [
-        *(f"photos/class 2/{n}" for n in ("0.png", "1.jpg", "2.png", "3.bmp", "4.jpg")),
-        names[-1],
-    ]
+    of_class_2 = [f"photos/class 2/{n}" for n in ("0.png", "1.jpg", "2.png", "3.bmp", "4.jpg")]
+    assert names == ["lists/../photos/class 0/0.png", lines[-1], *of_class_2, "photos/class 3/3.bmp"]
     assert classes == ["class 0", "class 1", "", "", "", "", "", "class 3"], "a folder that is given is no class"
 
 
@@ -122,9 +98,8 @@ def test_a_network_of_ones_own_in_the_current_folder(lifted: Lifted, monkeypatch
     Path("my_net_here.py").write_text("from lifted_lightning import ConvNet\nclass Mine(ConvNet): ...\n")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(".")
-        save_checkpoint(
-            Path("mine.ckpt"), {"network": {"class_path": "my_net_here.Mine", "init_args": {"channels": 3}}}
-        )
+        mine = {"class_path": "my_net_here.Mine", "init_args": {"channels": 3}}
+        save_checkpoint(Path("mine.ckpt"), {"network": mine})
     sys.modules.pop("my_net_here", None)
     assert lifted("embed", "photos", "--ckpt", "mine.ckpt")[0] == 0
 
@@ -148,21 +123,8 @@ def test_an_index_that_is_there_is_kept_until_the_new_one_is_whole(
 def test_a_list_is_read_line_by_line_and_what_is_no_text_is_refused(lifted: Lifted) -> None:
     Path("list.txt").write_bytes(b"photos/class 0/0.png\n" * 300 + b"\xff\xfe\n")
     code, _, err = lifted("embed", "list.txt", "--ckpt", "best.ckpt")
-    assert (code, err) == (
-        2,
-        "lifted embed: list.txt: line 301 is no text; give a list with one path a line, or an image\n",
-    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "lifted embed: list.txt: line 301 is no text; give a list with one path a line, or an image" in err
     Path("endless.txt").write_text("a" * 10_000)
     assert "endless.txt: line 1 is no text" in lifted("embed", "endless.txt", "--ckpt", "best.ckpt")[2]
     assert "/dev/zero: is neither a file nor a folder" in lifted("embed", "/dev/zero", "--ckpt", "best.ckpt")[2]
-
-
-def test_embeddings_that_are_not_finite_are_not_written(lifted: Lifted) -> None:
-    content = torch.load("best.ckpt", weights_only=True)
-    for weight in content["state_dict"].values():
-        weight *= torch.nan if weight.is_floating_point() else 1
-    torch.save(content, "best.ckpt")
-    code, out, err = lifted("embed", "photos", "--ckpt", "best.ckpt")
-    assert (code, out) == (2, "")
-    assert "20 of 20 embeddings are not finite" in err
-    assert not Path("embeddings.npz").exists()

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,17 @@ import pytest
 from PIL import Image
 
 import lifted_lightning
-from lifted_lightning.cli import main
 from lifted_lightning.pictures.gallery import RIGHT, UNKNOWN, WRONG, draw_gallery
+from tests.commands.conftest import Lifted
 from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.images import draw_images
 
-Lifted = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lifted:
-    """Run a command in a folder with an index of 20 photos; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    make_index("index.npz")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(arguments))
-        return code, *capsys.readouterr()
-
-    return run
+INDEX = ["--index", "index.npz"]
 
 
-def make_index(path: str, distance: str = "euclidean") -> None:
-    save_checkpoint(Path(f"{distance}.ckpt"), distance=distance)
-    draw_images(Path("photos"))
-    assert main(["embed", "photos", "--ckpt", f"{distance}.ckpt", "--out", path, "--device", "cpu"]) == 0
+@pytest.fixture(autouse=True)
+def index(lifted: Lifted) -> None:
+    """An index of the photos, ``index.npz``."""
+    assert lifted("embed", "photos", "--ckpt", "best.ckpt", "--out", "index.npz", "--device", "cpu")[0] == 0
 
 
 def found(output: str) -> list[tuple[str, int, float, str]]:
@@ -46,25 +28,25 @@ def found(output: str) -> list[tuple[str, int, float, str]]:
     header, *lines = output.splitlines()
     assert header.split() == ["query", "rank", "distance", "path"]
     width = header.index("  rank")
-    rows = [
-        (line[:width].rstrip(), *line[width:].split(maxsplit=2)) for line in lines if not line.startswith("gallery")
-    ]
+    table = [line for line in lines if not line.startswith("gallery")]
+    rows = [(line[:width].rstrip(), *line[width:].split(maxsplit=2)) for line in table]
     return [(query, int(rank), float(distance), path) for query, rank, distance, path in rows]
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_equals_sorting_all_distances(lifted: Lifted, distance: str) -> None:
-    make_index("index.npz", distance)
+    save_checkpoint(Path("best.ckpt"), distance=distance)
+    assert lifted("embed", "photos", "--ckpt", "best.ckpt", "--out", "index.npz", "--device", "cpu")[0] == 0
     shutil.copy("photos/class 2/0.png", "new.png")
     queries = ["new.png", "photos/class 1/3.bmp", os.path.abspath("photos/class 0/2.png")]
-    code, out, err = lifted("search", *queries, "--index", "index.npz", "--k", "19", "--device", "cpu")
+    code, out, err = lifted("search", *queries, *INDEX, "--k", "19", "--device", "cpu")
     assert code == 0
     assert len(err.splitlines()) == 2, "two of them are in the index"
     assert "photos/class 1/3.bmp is in the index itself: left out" in err
 
     with np.load("index.npz", allow_pickle=False) as file:
         embeddings, paths = file["embeddings"].astype(float), file["paths"].tolist()
-    vectors = lifted_lightning.load(f"{distance}.ckpt", "cpu").embed(queries).astype(float)
+    vectors = lifted_lightning.load("best.ckpt", "cpu").embed(queries).astype(float)
     if distance == "cosine":
         embeddings, vectors = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (embeddings, vectors))
     rows = iter(found(out))
@@ -77,19 +59,17 @@ def test_equals_sorting_all_distances(lifted: Lifted, distance: str) -> None:
 
 
 def test_as_many_as_there_are_by_default_ten(lifted: Lifted) -> None:
-    assert len(found(lifted("search", "photos/class 0/0.png", "--index", "index.npz")[1])) == 10
-    assert lifted("embed", "photos/class 0", "--ckpt", "euclidean.ckpt", "--out", "few.npz")[0] == 0
+    assert len(found(lifted("search", "photos/class 0/0.png", *INDEX)[1])) == 10
+    assert lifted("embed", "photos/class 0", "--ckpt", "best.ckpt", "--out", "few.npz")[0] == 0
     assert len(found(lifted("search", "photos/class 0/0.png", "--index", "few.npz")[1])) == 4
 
 
 def test_from_another_folder(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    code, out, err = lifted(
-        "search", "../photos/class 0/0.png", "--index", "../index.npz", "--k", "2", "--gallery", "g.png"
-    )
-    assert code == 0
-    assert err == "../photos/class 0/0.png is in the index itself: left out of its own answer\n"
+    query = "../photos/class 0/0.png"
+    code, out, err = lifted("search", query, "--index", "../index.npz", "--k", "2", "--gallery", "g.png")
+    assert (code, err) == (0, f"{query} is in the index itself: left out of its own answer\n")
     assert all(path.startswith("photos/class 0/") for *_, path in found(out))
 
 
@@ -105,7 +85,7 @@ def test_the_gallery(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy("photos/class 2/0.png", "new.png")
     Path("photos/class 1/0.png").unlink()
     queries = ["new.png", "photos/class 1/3.bmp"]
-    code, out, err = lifted("search", *queries, "--index", "index.npz", "--k", "19", "--gallery", "g.png")
+    code, out, err = lifted("search", *queries, *INDEX, "--k", "19", "--gallery", "g.png")
     assert code == 0
     assert "warning: " in err, "one image is gone"
     rows = found(out)
@@ -126,9 +106,9 @@ def test_names_of_an_index_do_not_steer_the_terminal(lifted: Lifted) -> None:
     odd = os.fsdecode(b"photos/caf\xe9.png")
     Path("photos/class 1/0.png").rename(odd)
     Path("photos/\x1b[2Jbroken.png").touch()
-    code, _, err = lifted("embed", "photos", "--ckpt", "euclidean.ckpt", "--out", "index.npz")
+    code, _, err = lifted("embed", "photos", "--ckpt", "best.ckpt", "--out", "index.npz")
     assert code == 0
-    arguments = ["--index", "index.npz", "--k", "19", "--gallery", "found.png"]
+    arguments = [*INDEX, "--k", "19", "--gallery", "found.png"]
     code, out, errors = lifted("search", "photos/class 0/0.png", odd, *arguments)
     assert code == 0
     assert "photos/\ufffd[31mred\ufffd.png\n" in out
@@ -137,32 +117,27 @@ def test_names_of_an_index_do_not_steer_the_terminal(lifted: Lifted) -> None:
 
 
 def test_a_moved_checkpoint_is_given_and_another_refused(lifted: Lifted) -> None:
-    Path("euclidean.ckpt").rename("moved.ckpt")
-    search = ["search", "photos/class 0/0.png", "--index", "index.npz"]
+    Path("best.ckpt").rename("moved.ckpt")
+    search = ["search", "photos/class 0/0.png", *INDEX]
     code, _, err = lifted(*search)
-    assert code == 2
-    assert "euclidean.ckpt: no such checkpoint" in err
-    assert "--ckpt" in err
+    assert (code, "best.ckpt: no such checkpoint" in err, "--ckpt" in err) == (2, True, True)
     assert lifted(*search, "--ckpt", "moved.ckpt")[0] == 0
     save_checkpoint(Path("other.ckpt"), size=23)
     code, _, err = lifted(*search, "--ckpt", "other.ckpt")
-    assert code == 2
-    assert "other.ckpt: is not the checkpoint that index.npz was made with" in err
+    assert (code, "other.ckpt: is not the checkpoint that index.npz was made with" in err) == (2, True)
 
 
 PHOTO = "photos/class 0/0.png"
 ERRORS: list[tuple[list[str], list[str]]] = [  # others are in test_wrong_inputs.py
-    ([PHOTO, "--index", "index.npz", "--k", "20"], ["--k 20", "index.npz has 19"]),
-    (["index.npz", "--index", "index.npz"], ["index.npz: is empty, no image"]),
-    ([PHOTO, "--index", "index.npz", "--device", "cuda:99"], ["device cuda:99"]),
+    ([PHOTO, *INDEX, "--k", "20"], ["--k 20", "index.npz has 19"]),
+    (["index.npz", *INDEX], ["index.npz: is empty, no image"]),
+    ([PHOTO, *INDEX, "--device", "cuda:99"], ["device cuda:99"]),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), ERRORS, ids=lambda value: value[-1] if len(value) < 3 else "")
 def test_a_mistake_is_one_line(lifted: Lifted, arguments: list[str], words: list[str]) -> None:
     code, out, err = lifted("search", *arguments)
-    assert code == 2
-    assert out == ""
-    assert len(err.splitlines()) == 1
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert err.startswith("lifted search: ")
     assert all(word in err for word in words), err

@@ -30,15 +30,8 @@ def validation_embeddings(checkpoint: Path, folder: Path, cache: Path, **data: A
     module = EmbeddingModule(ConvNet(5, channels=3, width=2), ContrastiveLoss(), CropMirror(size=20))
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     module.load_state_dict({name: value for name, value in saved.items() if name != "loss.proxies"})
-    images = RetrievalDataModule(
-        ImageFolder(str(folder)),
-        PositivePairs(),
-        size=24,
-        eval_batch_size=3,
-        validation_share=0,
-        cache_dir=str(cache),
-        **data,
-    )
+    own = {"size": 24, "eval_batch_size": 3, "validation_share": 0, "cache_dir": str(cache)}
+    images = RetrievalDataModule(ImageFolder(str(folder)), PositivePairs(), **own, **data)
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     batches = trainer.predict(module, images)
     assert batches is not None
@@ -73,31 +66,20 @@ def test_paths_images_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert model.embed([]).shape == (0, 5)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    model = lifted_lightning.load(save_checkpoint(tmp_path / "best.ckpt"), "cpu")
+def test_what_it_says_of_itself_and_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "best.ckpt", distance="cosine", resize="pad")
+    model = lifted_lightning.load(checkpoint, "cpu")
     (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"broken\.jpg: is empty, no image"):
         model.embed([*draw_images(tmp_path / "images"), str(tmp_path / "broken.jpg")])
-
-
-def test_what_it_says_of_itself(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path / "best.ckpt", distance="cosine", resize="pad")
-    model = lifted_lightning.load(checkpoint, "cpu")
     assert (model.size, model.resize, model.channels, model.distance) == (24, "pad", 3, "cosine")
     assert (model.embedding_size, model.device.type, model.path) == (5, "cpu", checkpoint)
     assert not model.module.training
 
 
 def test_pretrained_weights_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = {
-        "class_path": "lifted_lightning.training.networks.EmbeddingNetwork",
-        "init_args": {
-            "trunk": "squeezenet1_1",
-            "pretrained": True,
-            "embedding_size": 4,
-            "weights_file": "/gone.pth",
-        },
-    }
+    settings = {"trunk": "squeezenet1_1", "pretrained": True, "embedding_size": 4, "weights_file": "/gone.pth"}
+    trained = {"class_path": "lifted_lightning.training.networks.EmbeddingNetwork", "init_args": settings}
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
     checkpoint = save_checkpoint(tmp_path / "best.ckpt", {"network": trained, "augment": CROP_ALL}, size=40)
     model = lifted_lightning.load(checkpoint, "cpu")
@@ -142,12 +124,6 @@ def test_a_module_of_ones_own_evaluates_as_it_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(lifted_lightning.load(own, "cpu").embed(path), 3 * usual + 1, rtol=1e-5)
 
 
-def changed(checkpoint: Path, **items: Any) -> None:
-    """Put other things into a checkpoint; None takes one out."""
-    content = torch.load(checkpoint, weights_only=True) | items
-    torch.save({name: value for name, value in content.items() if value is not None}, checkpoint)
-
-
 def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "best.ckpt")
     config = torch.load(checkpoint, weights_only=True)["lifted_config"]
@@ -155,19 +131,18 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         lifted_lightning.load(tmp_path / "gone.ckpt")
     with pytest.raises(UserError, match="is no checkpoint, or is damaged"):
         lifted_lightning.load(__file__)
-    changed(checkpoint, lifted_config=config.replace("ConvNet", "Nothing"))
-    with pytest.raises(UserError, match=r"best\.ckpt: its network cannot be made here .*Nothing.* go to the folder"):
-        lifted_lightning.load(checkpoint, "cpu")
+    wrong = {
+        config.replace("ConvNet", "Nothing"): "its network cannot be made here .*Nothing.* go to the folder",
+        config.replace("width: 2", "width: 3"): "its weights do not fit its network",
+        None: "is not a checkpoint of lifted fit",
+    }
     for foreign in ("os.system", "pathlib.Path", "torch.nn.Linear", "nope.Nope"):
-        changed(checkpoint, lifted_config=config + f"\nmodel_class: {foreign}\n")
-        with pytest.raises(UserError, match=rf"its network cannot be made here \(.*{foreign[:4]}"):
+        wrong[f"{config}\nmodel_class: {foreign}\n"] = rf"its network cannot be made here \(.*{foreign[:4]}"
+    for lifted_config, message in wrong.items():
+        content = torch.load(checkpoint, weights_only=True) | {"lifted_config": lifted_config}
+        torch.save({name: value for name, value in content.items() if value is not None}, checkpoint)
+        with pytest.raises(UserError, match=rf"best\.ckpt: {message}"):
             lifted_lightning.load(checkpoint, "cpu")
-    changed(checkpoint, lifted_config=config.replace("width: 2", "width: 3"))
-    with pytest.raises(UserError, match=r"best\.ckpt: its weights do not fit its network"):
-        lifted_lightning.load(checkpoint, "cpu")
-    changed(checkpoint, lifted_config=None)
-    with pytest.raises(UserError, match="is not a checkpoint of lifted fit"):
-        lifted_lightning.load(checkpoint, "cpu")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "0x"])

@@ -6,16 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lifted_lightning.pictures import gallery
 from lifted_lightning.pictures.gallery import (
     ABSENT,
     CELL,
     FRAME,
     FRAMES,
-    GAP,
-    HEADING,
-    LINE,
     RIGHT,
-    TITLE,
     UNKNOWN,
     WRONG,
     cell_left,
@@ -37,15 +34,15 @@ class TestPicture:
         names = [["one line"] * 4] * 3
         draw_gallery(tmp_path / "g.png", images, names, status, ["a", "a", "b"], "title")
         picture = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"))
-        tops = [TITLE + HEADING * (1 + (row == 2)) + row * (CELL + LINE + 0.07 + GAP) for row in range(3)]
+        of_row = CELL + gallery.LINE + 0.07 + gallery.GAP
+        tops = [gallery.TITLE + gallery.HEADING * (1 + (row == 2)) + row * of_row for row in range(3)]
         for row, top in enumerate(tops):
             for column in range(4):
                 left = cell_left(column)
                 centre = picture[self.at(top + CELL / 2), self.at(left + CELL / 2)]
-                edges = [
-                    picture[self.at(top + dy), self.at(left + dx)]
-                    for dy, dx in self.frame_points()
-                ]  # fmt: skip
+                middle, thin = CELL / 2, FRAME / 2  # of each side of a frame
+                points = [(thin, middle), (CELL - thin, middle), (middle, thin), (middle, CELL - thin)]
+                edges = [picture[self.at(top + dy), self.at(left + dx)] for dy, dx in points]
                 kind = status[row, column - 1]
                 absent = column > 0 and kind == ABSENT
                 colour = INK if column == 0 else "#ffffff" if absent else FRAMES[kind]
@@ -56,12 +53,6 @@ class TestPicture:
     @staticmethod
     def at(inches: float) -> int:
         return int(inches * DPI)
-
-    @staticmethod
-    def frame_points() -> list[tuple[float, float]]:
-        """The middle of each side of a frame, from a cell's upper left corner, in inches."""
-        middle, thin = CELL / 2, FRAME / 2
-        return [(thin, middle), (CELL - thin, middle), (middle, thin), (middle, CELL - thin)]
 
     def test_names_in_many_scripts(self, tmp_path: Path) -> None:
         """No character of these is missing from the fonts that matplotlib brings."""

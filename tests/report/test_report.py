@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,14 +43,7 @@ def test_files_are_the_same_on_every_run_and_wherever_the_runs_lie(sweep: Path, 
     assert set(first) == EXPECTED
     elsewhere = tmp_path / "deep" / "copy"
     shutil.copytree(sweep, elsewhere, ignore=shutil.ignore_patterns("report"))
-    command = [
-        "report",
-        os.path.relpath(elsewhere),
-        "--by",
-        "loss,embedding_size",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command = ["report", os.path.relpath(elsewhere), "--by", "loss,embedding_size", "--out", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     subprocess.run([sys.executable, "-m", "lifted_lightning.cli", *command], check=True, env=environment)
     second = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -120,11 +114,8 @@ def test_what_figures_leave_out_is_said(tmp_path: Path) -> None:
         make_run(tmp_path / "runs" / str(width), score=0.5 + width / 100, model__network__init_args__width=width)
     captions = {figure.stem: figure.caption for figure in draw_figures(compared(tmp_path / "runs"), tmp_path)}
     assert set(captions) == {"recall", "width", "curves", "time"}
-    assert [stem for stem, caption in captions.items() if "the best 9 of 12 rows" in caption] == [
-        "recall",
-        "curves",
-        "time",
-    ]
+    cut = [stem for stem, caption in captions.items() if "the best 9 of 12 rows" in caption]
+    assert cut == ["recall", "curves", "time"]
     assert "the best 9 of 12 rows" in (tmp_path / "recall.svg").read_text()
 
 
@@ -134,17 +125,11 @@ HOSTILE = "BODY\n\\input{x}\x1b[31m <script>alert(1)</script> {{ 7 * 7 }} | $x$"
 def test_names_from_data_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         for share in ("=1+1", "@x"):
-            make_run(
-                tmp_path / "r" / f"{seed}{share}",
-                seed,
-                dataset=HOSTILE,
-                data__sampler__init_args__neighbours=share,
-                baseline_name="=A1",
-            )
+            odd = {"data__sampler__init_args__neighbours": share, "baseline_name": "=A1"}
+            make_run(tmp_path / "r" / f"{seed}{share}", seed, dataset=HOSTILE, **odd)
     assert main(["report", str(tmp_path / "r"), "--out", str(tmp_path)]) == 0
-    texts = {
-        path.suffix: path.read_text() for path in tmp_path.iterdir() if path.suffix in (".html", ".md", ".csv", ".tex")
-    }
+    written = [tmp_path / name for name in ("index.html", "report.md", "table.csv", "table.tex", "differences.tex")]
+    texts = {path.suffix: path.read_text() for path in written}
     page = Page(texts[".html"])
     assert page.open == []
     assert "script" not in page.tags
@@ -170,13 +155,7 @@ def test_names_from_data_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["runs", "--out", "file/report"], "--out file/report: cannot be written to"),
     ],
 )  # fmt: skip
-def test_one_clear_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    line: str,
-) -> None:
+def test_one_clear_line(tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], line: str) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "a")
     (make_run(tmp_path / "broken" / "a") / "result.json").write_text("{")
@@ -189,11 +168,3 @@ def test_one_clear_line(
     assert error.startswith("lifted report: ")
     assert line in error
     assert error.count("\n") == 1
-
-
-def test_starts_without_torch() -> None:
-    """Neither does reading: only what follows the reading needs pandas, and nothing needs torch."""
-    code = "import sys, lifted_lightning.commands.report; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    code = "import sys; from lifted_lightning.report import page; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,15 +20,11 @@ from lifted_lightning.runs.loggers import MetricsFile, end_wandb_service, wandb_
 
 def test_rows_are_kept_when_columns_appear_later(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path)
-    file.log_metrics({"train/loss": torch.tensor(2.0)}, step=0)
-    file.save()
-    file.log_metrics({"train/loss": 1.0}, step=1)
-    file.log_metrics({"validation/map@r": 0.5}, step=1)
-    file.save()
-    file.log_metrics({"train/loss": 0.5}, step=2)
-    file.save()
-    file.log_metrics({"train/loss": 0.5}, step=2)
-    file.save()
+    loss, score = {"train/loss": 0.5}, {"validation/map@r": 0.5}
+    for step, *rows in ((0, {"train/loss": torch.tensor(2.0)}), (1, {"train/loss": 1.0}, score), (2, loss), (2, loss)):
+        for row in rows:
+            file.log_metrics(row, step=step)
+        file.save()
     assert (tmp_path / "metrics.csv").read_text().count("0.5,\n") == 2
     assert read_metrics(tmp_path / "metrics.csv") == [
         {"step": "0", "train/loss": "2.0", "validation/map@r": ""},
