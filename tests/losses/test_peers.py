@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from pytorch_metric_learning import distances, losses, reducers
 from torch import Tensor
 
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 
 LABELS = torch.tensor([3, 3, 3, 8, 8, 1, 1, 1, 1, 5, 6, 6, 6, 9, 9, 4])
+
+
+def distance(power: int = 1) -> torch.nn.Module:
+    return distances.LpDistance(normalize_embeddings=False, power=power)
 
 
 def both(ours, theirs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -20,11 +25,7 @@ def both(ours, theirs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def test_lifted() -> None:
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
-    theirs = losses.LiftedStructureLoss(
-        neg_margin=1, pos_margin=0, distance=distances.LpDistance(normalize_embeddings=False)
-    )
+    theirs = losses.LiftedStructureLoss(neg_margin=1, pos_margin=0, distance=distance())
     torch.testing.assert_close(*both(LiftedStructureLoss(1.0, smooth=True), theirs), rtol=1e-5, atol=1e-8)
 
 
@@ -32,14 +33,8 @@ def test_lifted() -> None:
 @pytest.mark.parametrize("average", ["active", "all"])
 def test_triplet(squared: bool, average: str) -> None:
     """Theirs has no factor ½."""
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
-    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
-    theirs = losses.TripletMarginLoss(
-        margin=0.7,
-        distance=distances.LpDistance(normalize_embeddings=False, power=1 + squared),
-        reducer=reducers.AvgNonZeroReducer() if average == "active" else reducers.MeanReducer(),
-    )
+    reducer = reducers.AvgNonZeroReducer() if average == "active" else reducers.MeanReducer()
+    theirs = losses.TripletMarginLoss(margin=0.7, distance=distance(1 + squared), reducer=reducer)
     ours = TripletLoss(0.7, squared=squared, average=average)
     torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)
 
@@ -47,9 +42,6 @@ def test_triplet(squared: bool, average: str) -> None:
 @pytest.mark.parametrize("average", ["active", "all"])
 def test_contrastive(average: str) -> None:
     """Theirs has plain hinges and no factor ½: positives on squared distances, negatives squared."""
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
-    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
 
     class SquaredMean(reducers.BaseReducer):
         def pos_pair_reduction(self, losses, *rest):
@@ -66,9 +58,6 @@ def test_contrastive(average: str) -> None:
         def neg_pair_reduction(self, losses, *rest):
             return losses.mean() * 0
 
-    def distance(power: int) -> torch.nn.Module:
-        return distances.LpDistance(normalize_embeddings=False, power=power)
-
     pull = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(2), reducer=PositiveMean())
     push = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(1), reducer=SquaredMean())
     ours = ContrastiveLoss(2.0, average=average, squared=True)
@@ -78,10 +67,6 @@ def test_contrastive(average: str) -> None:
 
 def test_linear_contrastive() -> None:
     """Theirs has no factor ½, and leaves positives at distance 0 out of the mean, of which there are none here."""
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
-    theirs = losses.ContrastiveLoss(
-        pos_margin=0, neg_margin=2, distance=distances.LpDistance(normalize_embeddings=False)
-    )
+    theirs = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance())
     ours = ContrastiveLoss(2.0, average="active", squared=False)
     torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)

@@ -82,25 +82,18 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_draws_the_epoch_it_is_told(workers):
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_loader_draws_the_epoch_it_is_told_and_a_resumed_run_begins_at_its_position(workers, resumed):
     sampler = build([7] * 30, batches_per_epoch=5)
     loader = DataLoader(range(210), batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
-    for epoch in (0, 1, 4):
+    if resumed:
+        sampler.start_at(2 * 5 + 3)
+        first = iter(loader)  # Lightning iterates a loader before it tells the epoch
+        sampler.set_epoch(2)
+        assert [b.tolist() for b in first] == [sampler.global_batch(2, s).tolist() for s in (3, 4)]
+    for epoch in (3, 4, 7) if resumed else (0, 1, 4):
         loader.batch_sampler.sampler.set_epoch(epoch)  # what Lightning calls
-        drawn = [batch.tolist() for batch in loader]
-        assert drawn == [sampler.global_batch(epoch, step).tolist() for step in range(5)]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_begins_at_its_position(workers):
-    sampler = build([7] * 30, batches_per_epoch=5)
-    sampler.start_at(2 * 5 + 3)
-    loader = DataLoader(range(210), batch_sampler=sampler, num_workers=workers)
-    first = iter(loader)  # Lightning iterates a loader before it tells the epoch
-    sampler.set_epoch(2)
-    assert [b.tolist() for b in first] == [sampler.global_batch(2, s).tolist() for s in (3, 4)]
-    sampler.set_epoch(3)
-    assert [b.tolist() for b in loader] == [sampler.global_batch(3, s).tolist() for s in range(5)]
+        assert [b.tolist() for b in loader] == [sampler.global_batch(epoch, step).tolist() for step in range(5)]
 
 
 def test_an_epoch_is_one_pass_of_images_unless_given():
@@ -151,20 +144,14 @@ def test_seed_pairs_of_a_class_are_drawn_uniformly():
 # What is left out, and what is refused
 
 
-def test_one_warning_counts_and_names_classes_with_one_image():
-    labels = [0, 0, 1, 2, 2, 3, 4, 4]
+def test_one_warning_of_the_first_rank_counts_and_names_classes_with_one_image(recwarn):
+    labels, names = [0, 0, 1, 2, 2, 3, 4, 4], ["auk", "dodo", "emu", "kakapo", "rhea"]
+    pairs(labels, 6, 2, rank=1, world_size=3)
+    assert not recwarn
     with pytest.warns(UserWarning, match="2 classes with a single image.*: dodo, kakapo") as caught:
-        sampler = pairs(labels, 6, 2, class_names=["auk", "dodo", "emu", "kakapo", "rhea"], batches_per_epoch=20)
+        sampler = pairs(labels, 6, 2, class_names=names, batches_per_epoch=20)
     assert len(caught) == 1
     assert {labels[p] for batch in sampler for p in batch} == {0, 2, 4}
-
-
-def test_only_the_first_rank_warns(recwarn):
-    pairs([0, 0, 1, 1, 2], 4, 2, rank=1, world_size=2, batches_per_epoch=1)
-    assert not recwarn
-
-
-def test_a_warning_names_ten_of_many():
     with pytest.warns(UserWarning, match=r"30 classes .*: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more"):
         pairs([*range(30), 30, 30, 31, 31], 4, 2)
 

@@ -72,14 +72,8 @@ def test_a_batch_divides_among_the_ranks(batch_size):
 def test_the_batches_of_a_seed_stay_as_they_are():
     """A run repeats one of an earlier version: these are the batches that version 0.1.0 drew."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(30), 6)) - 5  # five classes do not train
-    digests = [
-        hashlib.sha256(np.stack([sampler.global_batch(e, s) for e in (0, 3) for s in range(5)]).tobytes()).hexdigest()[
-            :8
-        ]
-        for sampler in (
-            PositivePairs(4, 0.0).bind(labels, batch_size=24, seed=7),
-            PositivePairs(3, 0.0, class_weights="size").bind(labels, batch_size=24, seed=7),
-            ReleasedPairs().bind(labels, batch_size=24, seed=7),
-        )
-    ]
-    assert digests == ["576c4c14", "fad6d076", "19c5ed62"]
+    samplers = (PositivePairs(4, 0.0), PositivePairs(3, 0.0, class_weights="size"), ReleasedPairs())
+    for sampler, digest in zip(samplers, ("576c4c14", "fad6d076", "19c5ed62"), strict=True):
+        sampler.bind(labels, batch_size=24, seed=7)
+        batches = np.stack([sampler.global_batch(e, s) for e in (0, 3) for s in range(5)])
+        assert hashlib.sha256(batches.tobytes()).hexdigest().startswith(digest)

@@ -66,12 +66,6 @@ def test_the_search_is_exact(device, seed, images, number_of_classes, unseen, bl
         torch.testing.assert_close(distance[rows], distance[expected], rtol=1e-5, atol=1e-5)
 
 
-def test_a_search_without_any_pair_or_image_seen_is_empty():
-    table = torch.full((6, 3), torch.nan).half()
-    classes = torch.tensor([0, 0, 1, 1, 2, 2])
-    assert nearest_of_other_classes(table, torch.tensor([[0, 1]]), classes, 3, 5) == [[]]
-
-
 # The table
 
 
@@ -101,32 +95,18 @@ def test_batches_of_an_interval_see_the_start_of_the_one_before():
         table.record(torch.tensor([0]), torch.tensor([[float(step)]]))
 
 
-def test_too_much_drawn_ahead_is_an_error():
-    table = EmbeddingTable(np.arange(1), refresh_interval=3)
-    table.record(torch.tensor([0]), torch.zeros(1, 2))
-    with pytest.raises(UserError, match="refresh_interval 3 must not be less than what is drawn ahead"):
-        table.snapshot(6)
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (EmbeddingTable(np.arange(5), 3), "has 4 images, the training set 5"),
-        (EmbeddingTable(np.arange(4), 2), "the checkpoint's, 3"),
-    ],
-)
-def test_a_table_of_another_run_is_refused(other, message):
-    with pytest.raises(UserError, match=message):
-        other.load_state_dict(EmbeddingTable(np.arange(4), 3).state_dict())
-
-
-def test_wrong_shapes_are_refused():
-    table = EmbeddingTable(np.arange(4), 3)
+def test_what_a_table_refuses():
+    table = EmbeddingTable(np.arange(4), refresh_interval=3)
     table.record(torch.tensor([0, 1]), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="size 6, and of size 5"):
         table.record(torch.tensor([0, 1]), torch.zeros(2, 6))
     with pytest.raises(ValueError, match="rows"):
         table.record(torch.tensor([0, 1]), torch.zeros(3, 5))
+    with pytest.raises(UserError, match="refresh_interval 3 must not be less than what is drawn ahead"):
+        table.snapshot(6)
+    for images, interval, message in ((5, 3, "has 4 images, the training set 5"), (4, 2, "the checkpoint's, 3")):
+        with pytest.raises(UserError, match=message):
+            EmbeddingTable(np.arange(images), interval).load_state_dict(table.state_dict())
 
 
 # Batches with neighbours
@@ -223,19 +203,14 @@ def test_ranks_draw_one_batch_with_neighbours():
 
 
 def through_a_file(state: dict) -> dict:
-    file = io.BytesIO()
-    torch.save(state, file)
+    torch.save(state, file := io.BytesIO())
     file.seek(0)
     return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize(
     ("workers", "kind", "kills"),
-    [
-        (0, DataLoader, range(1, 30)),
-        (0, PrefetchLoader, range(1, 30)),
-        (2, DataLoader, [8, 10, 13, 14, 19]),
-    ],
+    [(0, DataLoader, range(1, 30)), (0, PrefetchLoader, range(1, 30)), (2, DataLoader, [8, 10, 13, 14, 19])],
 )
 def test_a_killed_run_resumes_with_the_very_batches(workers, kind, kills):
     labels = labels_of([2, 3, 4, 6, 9] * 6)
