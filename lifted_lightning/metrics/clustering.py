@@ -116,8 +116,7 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
     # By magnitude: from about each item a cluster of its own, to about one cluster.
     scale = float(-similarities.min()) or 1.0
     many, few = math.log(1e-6 * scale), math.log(4 * scale)
-    best: IntArray | None = None
-    closest = -1
+    tried: list[IntArray] = []
     for _ in range(_BISECTIONS):
         middle = (many + few) / 2
         model = AffinityPropagation(
@@ -126,12 +125,9 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            assigned = model.fit_predict(similarities)
-        found = len(np.unique(assigned))
-        if best is None or abs(found - clusters) < abs(closest - clusters):
-            best, closest = assigned, found
+            tried.append(model.fit_predict(similarities))
+        found = len(np.unique(tried[-1]))
         if found == clusters:
             break
         many, few = (many, middle) if found < clusters else (middle, few)
-    assert best is not None
-    return best
+    return min(tried, key=lambda assigned: abs(len(np.unique(assigned)) - clusters))
