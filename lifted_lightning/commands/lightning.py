@@ -102,11 +102,11 @@ def say_why_it_ended(trainer: Trainer) -> None:
 # What Lightning says at the beginning of each run, of no use to who started it. What else it says is shown: why a
 # training has ended, a profiler's report, a summary.
 TIPS = re.compile(
-    r"\W*(Tip: |[GTH]PU available|LOCAL_RANK: |Using (16bit|bfloat16) Auto|Seed set to|`weights_only` was not|"
-    r"Restor(ing|ed) |Loaded model weights|Found current_model|Trainer already configured|`Trainer\(.* configured|"
-    r"`Trainer.fit` stopped: `max_|Running in `fast_dev_run`|Initializing distributed|-{9,}\s+distributed_backend|"
-    r"Your model can run with static|SLURM auto-requeueing enabled|Missing logger folder|"
-    r"You are using a CUDA device)"
+    r"(\[rank: \d+\] )?\W*(Tip: |[GTH]PU available|LOCAL_RANK: |You are using a CUDA device|Seed set to|"
+    r"Using (16bit|bfloat16) Auto|`weights_only` was not|Restor(ing|ed) |Loaded model weights|Found current_model|"
+    r"Trainer already configured|`Trainer\(.* configured|`Trainer.fit` stopped: `max_|Running in `fast_dev_run`|"
+    r"Initializing distributed|-{9,}\s+distributed_backend|Your model can run with static|Missing logger folder|"
+    r"SLURM auto-requeueing enabled)"
 )
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 
 from lifted_lightning.cli import main
 from lifted_lightning.commands.fit import make_parser, parse
+from lifted_lightning.commands.lightning import TIPS
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.training.module import EmbeddingModule
@@ -263,6 +264,21 @@ def test_each_setting_of_the_trainer_has_a_row() -> None:
     there = {name.removeprefix("trainer.") for name in options if name.startswith("trainer.")}
     rows = " ".join([*(options for options, _ in [*WORKS, *REFUSED]), *PARSES]).split()
     assert there == {row.split("=")[0].split(".")[0] for row in rows}
+
+
+def test_tips_alone_are_left_out() -> None:
+    tips = [
+        "[rank: 1] Seed set to 0",
+        "💡 Tip: install it",
+        "GPU available: False, used: False",
+        f"{'-' * 99}\ndistributed_backend=gloo",
+    ]
+    news = [
+        "Time limit reached. Elapsed time is 0:00:01.",
+        "FIT Profiler Report",
+        "`Trainer.fit` stopped: No training batches.",
+    ]
+    assert [bool(TIPS.match(message)) for message in [*tips, *news]] == [True] * 4 + [False] * 3
 
 
 # Weight averaging
