@@ -4,8 +4,8 @@
 
 A plain loop with the package's own network, losses, batches, crops and ranking; the images lie in the device's memory.
 Only classes that train are looked at: of the folders below --images a part validates, chosen as by `lifted fit`.
-A stage starts from what the one before it found best. trials.csv gets a line as each trial ends; none begins after
---seconds. On a CPU ask for less: --stages rates --only lifted --most 3.
+A stage starts from what the one before it found best; trials.csv gets a line as each trial ends. On a CPU ask for less:
+--stages rates --only lifted --most 3.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lifted_lightning.training.networks import EmbeddingNetwork
 from lifted_lightning.training.schedules import WarmupCosine
 
 BATCH, SAMPLES, SIDE, CROP = 64, 4, 128, 112
+SCALES = (1, 7, 10, 16, 24, 32)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,28 +41,21 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def multi_similarity(beta: float) -> Loss:
     from pytorch_metric_learning.losses import MultiSimilarityLoss
 
-    loss: Loss = MultiSimilarityLoss(alpha=2.0, beta=beta, base=0.5)
-    return loss
+    return MultiSimilarityLoss(alpha=2.0, beta=beta, base=0.5)
 
 
 # By family, the first word of a name. Lifted's are of 1/temperature, and of the margin in units of the temperature.
 LOSSES: dict[str, Callable[[], Loss]] = {
-    **{
-        f"lifted {length} {margin}": lambda s=length, m=margin: LiftedStructureLoss(m / s, smooth=1 / s)
-        for length in (1, 7, 10, 16, 24, 32)
-        for margin in ((1, 0, 3) if length in (10, 16, 24) else (1,))
-    },
-    **{f"contrastive {m}": lambda m=m: ContrastiveLoss(m, average="active", squared=False) for m in (0.5, 0.7, 0.9)},
-    **{f"squared {m}": lambda m=m: ContrastiveLoss(m, average="all", squared=True) for m in (1.0,)},
-    **{f"triplet {m}": lambda m=m: TripletLoss(m) for m in (0.1, 0.2, 0.3)},
+    **{f"lifted {s} {m}": lambda s=s, m=m: LiftedStructureLoss(m / s, 1 / s) for s, m in product(SCALES, (1, 0, 3))},
+    **{f"contrastive {m}": lambda m=m: ContrastiveLoss(m) for m in (0.5, 0.7, 0.9, 1.0, 1.1)},
+    "squared 1.0": lambda: ContrastiveLoss(1.0, average="all", squared=True),
+    **{f"triplet {m}": lambda m=m: TripletLoss(m) for m in (0.05, 0.1, 0.2, 0.3)},
     **{f"semihard {m}": lambda m=m: TripletLoss(m, mining="semihard") for m in (0.1, 0.2, 0.3)},
     **{f"hard {m}": lambda m=m: TripletLoss(m, mining="hard") for m in (0.1, 0.2, 0.3)},
     **{f"eq3 {m}": lambda m=m: LiftedStructureLoss(m, smooth=False) for m in (0.1, 0.3, 1.0)},
     **{f"multi-similarity {b}": lambda b=b: multi_similarity(b) for b in (20, 36, 50)},
 }
-MIDDLE = (
-    "lifted 16 1", "contrastive 0.7", "semihard 0.2", "triplet 0.2", "multi-similarity 36", "hard 0.2", "eq3 0.3",
-)  # fmt: skip
+MIDDLE = ["lifted 16 1", "contrastive 0.7", "semihard 0.2", "triplet 0.2", "multi-similarity 36", "hard 0.2", "eq3 0.3"]
 FAMILIES = [*dict.fromkeys(name.split()[0] for name in (*MIDDLE, *LOSSES))]
 
 
@@ -71,7 +66,7 @@ class Trial:
     loss: str
     lr: float = 1e-4
     head_factor: float = 10.0
-    head: str = "orthonormal"  # or principal, random
+    head: str = "orthonormal"  # rows at random angles where they are fewer than features; or principal, or random
     size: int = 512
     steps: int = 100
     seed: int = 0
@@ -90,24 +85,14 @@ class Bench:
         table = ImageFolder(str(options.images)).table(Path())
         self.table = replace(table, train=np.arange(len(table.labels)), test=np.arange(0))
         pixels = open_pixels(self.table, SIDE)
-        self.pixels = torch.from_numpy(np.asarray(pixels[np.arange(len(table.labels))])).to(self.device)
-
-    def images(self, rows: Tensor) -> Tensor:
-        return self.pixels[rows].permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.asarray(pixels[np.arange(len(table.labels))]))
+        self.pixels = images.to(self.device).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def embed(self, network: nn.Module, rows: np.ndarray, augment: Augmentation) -> Tensor:
         parts = torch.from_numpy(rows).to(self.device).split(512)
         with torch.autocast(self.device.type, torch.bfloat16):
-            return torch.cat([network(augment(self.images(part))).float() for part in parts])
-
-    @torch.no_grad()
-    def begin_principal(self, network: EmbeddingNetwork, rows: np.ndarray, augment: Augmentation) -> None:
-        """The head's rows as the principal axes of the features of 1,024 images, about 0 and not about their mean."""
-        some = np.random.default_rng(0).choice(rows, min(1024, len(rows)), replace=False)
-        features = nn.functional.normalize(self.embed(network.trunk, some, augment))
-        axes = torch.linalg.svd(features, full_matrices=False)[2]
-        network.head.weight.copy_(axes[: len(network.head.weight)])
+            return torch.cat([network(augment(self.pixels[part])).float() for part in parts])
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """Train, and rank the validation classes before and after."""
@@ -126,7 +111,8 @@ class Bench:
         augment = (area if trial.crop == "area" else CropMirror(CROP)).to(self.device)
         augment.match(network)
         if trial.head == "principal":
-            self.begin_principal(network, training, augment)
+            some = np.random.default_rng(0).choice(training, min(1024, len(training)), replace=False)
+            network.begin_head(self.embed(network.trunk, some, augment))
         before = retrieval_metrics(self.embed(network, validating, augment), truth, (1,))
         head = {"params": [*network.head.parameters()], "lr": trial.lr * trial.head_factor}
         trunk = {"params": [p for p in network.trunk.parameters() if p.requires_grad]}
@@ -141,7 +127,7 @@ class Bench:
         for step in range(steps):
             rows = torch.from_numpy(batches.global_batch(0, step)).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16):
-                embeddings = network(augment(self.images(rows), augment.draw((trial.seed, 0, step), len(rows))))
+                embeddings = network(augment(self.pixels[rows], augment.draw((trial.seed, 0, step), len(rows))))
             value = loss(embeddings.float(), classes[rows])
             optimizer.zero_grad()
             value.backward()
@@ -155,10 +141,9 @@ class Bench:
 
 
 FIGURES = ("before", "recall@1", "map@r", "value", "seconds")
+Results = list[dict[str, Any]]
 
 # The stages: each gets the results before it, and gives the next trials, most wanted first.
-
-Results = list[dict[str, Any]]
 
 
 def best(results: Results, **wanted: Any) -> list[Trial]:
@@ -204,19 +189,13 @@ def seeds(results: Results) -> Iterable[Trial]:
 
 def sizes(results: Results) -> Iterable[Trial]:
     """Heads of 64, 128 and 512 dimensions that begin at right angles, as principal axes, and at random."""
-    winners = [t for t in best(results, head="orthonormal", steps=100) if t.loss.startswith(("lifted", "contrast"))]
-    for steps in (100, 400):
-        for seed in range(3):
-            for head in ("orthonormal", "principal", "random"):
-                for size in (64, 128, 512):
-                    yield from (replace(t, steps=steps, seed=seed, head=head, size=size) for t in winners)
+    for steps, seed, head in product((100, 400), range(3), ("orthonormal", "principal", "random")):
+        for size, loss in product((64, 128, 512), ("lifted 10 1", "contrastive 1.0")):
+            yield Trial(loss, steps=steps, seed=seed, head=head, size=size)
 
 
 STAGES = {"rates": rates, "forms": forms, "seeds": seeds, "sizes": sizes}
-
-# The processes, each with a bench of its own.
-
-bench: Bench
+bench: Bench  # of this process
 
 
 def begin(options: argparse.Namespace) -> None:
@@ -252,16 +231,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     Bench(argparse.Namespace(**vars(options) | {"device": "cpu"}))  # builds the cache of images
     results: Results = []
-    with (
-        (options.out / "trials.csv").open("w", newline="") as file,
-        torch.multiprocessing.get_context("spawn").Pool(options.workers, begin, (options,)) as pool,
-    ):
+    pool = torch.multiprocessing.get_context("spawn").Pool(options.workers, begin, (options,))
+    with pool, (options.out / "trials.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [*(field.name for field in fields(Trial)), *FIGURES])
         table.writeheader()
         for stage in options.stages:
-            trials = [t for t in STAGES[stage](results) if t.loss.split()[0] in options.only]
             done = {Trial(**{field.name: result[field.name] for field in fields(Trial)}) for result in results}
-            trials = [t for t in dict.fromkeys(trials) if t not in done][: options.most]
+            trials = [trial for trial in dict.fromkeys(STAGES[stage](results)) if trial not in done]
+            trials = [trial for trial in trials if trial.loss.split()[0] in options.only][: options.most]
             for result in pool.imap_unordered(work, [(trial, began + options.seconds) for trial in trials]):
                 if result is not None:
                     results.append(result)

@@ -168,7 +168,7 @@ class EmbeddingModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and not self.trainer.ckpt_path:
+        if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and self.global_step == 0:
             self.network.begin_head(self.trainer.strategy.broadcast(self._features(self.network)))
 
     @torch.no_grad()

@@ -45,7 +45,12 @@ def test_from_a_folder_to_an_index(work: Path) -> None:
     assert main(["search", "my_images/class 3/0.png", "--index=index.npz", "--k=4"]) == 0
 
 
-def test_a_small_embedding_begins_with_the_axes_of_the_first_images(work: Path) -> None:
+def test_a_small_embedding_begins_with_the_axes_of_the_first_images(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    begin = EmbeddingNetwork.begin_head
+    monkeypatch.setattr(EmbeddingNetwork, "begin_head", lambda *given: begun.append(begin(*given)))
     brief = ["--data.dataset.path=my_images", "--trainer.max_steps=1", "--data.batches_per_epoch=1", "--test=false"]
     small = ["--model.network.embedding_size=6", "--model.optimizer.lr=0", "--tsne.every_n=0", "--gallery.every_n=0"]
     with pytest.warns(UserWarning, match="nothing is learnt"):
@@ -57,6 +62,10 @@ def test_a_small_embedding_begins_with_the_axes_of_the_first_images(work: Path) 
     model = lifted_lightning.load(run / "checkpoints" / "last.ckpt", "cpu")
     kept = np.linalg.norm(features := trunk_features(model), axis=1), np.linalg.norm(features @ rows.numpy().T, axis=1)
     assert (kept[1] / kept[0]).min() > 0.95, "random axes would keep 0.1"
+    going_on = [f"--config={run / 'config.yaml'}", "--ckpt_path=last", "--trainer.max_steps=2", "--name=more"]
+    with pytest.warns(UserWarning, match="nothing is learnt"):
+        assert main(["fit", *going_on]) == 0
+    assert len(begun) == 1, "not when a run goes on"
 
 
 def trunk_features(model: lifted_lightning.TrainedModel) -> np.ndarray:
