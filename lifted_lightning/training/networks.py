@@ -192,8 +192,9 @@ class EmbeddingNetwork(Embedder):
         self.mean = statistics.get("mean", IMAGENET_MEAN)
         self.std = statistics.get("std", IMAGENET_STD)
         self.source = (trunk, pretrained, weights_file)
-        if head == "orthonormal":
-            begin_orthonormal(self.head)
+        if head == "orthonormal":  # rows, or columns where they are fewer; the identity where the sizes agree
+            (nn.init.eye_ if embedding_size == features else nn.init.orthogonal_)(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         loaded = weights_file is not None and self.load_head(Path(os.path.expandvars(weights_file)))
         turns = head == "orthonormal" and embedding_size < features and not loaded
         self.features_wanted = max(512, 2 * embedding_size) if turns else 0  # of so many images; see begin_head
@@ -222,16 +223,6 @@ class EmbeddingNetwork(Embedder):
         """See base class."""
         _, pretrained, weights_file = self.source
         return build_trunk(*self.source)[0].eval() if pretrained or weights_file else None
-
-
-@torch.no_grad()
-def begin_orthonormal(head: nn.Linear) -> None:
-    """Rows (or columns, where fewer) of length 1 at right angles, the identity where the sizes agree; bias 0."""
-    if head.in_features == head.out_features:
-        nn.init.eye_(head.weight)
-    else:
-        nn.init.orthogonal_(head.weight)
-    nn.init.zeros_(head.bias)
 
 
 def kept_weights(trunk: str) -> Path | None:
