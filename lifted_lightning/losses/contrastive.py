@@ -140,10 +140,10 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
         terms = torch.where(block.positive, block.distances * factor, (margin - block.distances).relu_())
         totals.append(terms.square().sum() if squared else terms.sum())
         if with_gradient:  # minus the derivatives by a distance, divided by it
-            if squared:
-                weights = block.over_distances_(terms).masked_fill_(block.positive, -ratio)
+            if squared:  # not masked_fill_: on CUDA it would read the ratio, and wait
+                weights = torch.where(block.positive, -ratio, block.over_distances_(terms))
             else:
-                weights = block.over_distances_(terms.sign_().masked_fill_(block.positive, -ratio))
+                weights = block.over_distances_(torch.where(block.positive, -ratio, terms.sign_()))
             laplacian.add_(block, weights, mutual=True, scale=-4 if squared else -2)
     twice = 2 * counted
     value = reduce(torch.add, totals) / twice

@@ -69,8 +69,8 @@ def normalised(embeddings: Tensor) -> Tensor:
     """Rows (N, D) of length one in float64; a zero row stays zero."""
     result = embeddings.to(torch.float64, copy=True)
     for rows in result.split(_ROWS):
-        norms = fold_sum(rows.square()).sqrt_()
-        rows /= norms.masked_fill_(norms == 0, 1.0)[:, None]
+        norms = fold_sum(rows.square()).cpu().sqrt_()  # for CUDA's root differs in the last digit
+        rows /= norms.masked_fill_(norms == 0, 1.0)[:, None].to(rows.device)
     return result
 
 
