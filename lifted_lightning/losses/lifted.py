@@ -124,9 +124,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
         if smooth:
             # By dl_i/dD_ik = −e^{α − l_i − D_ik} the negative pair (i, k) has the derivative
             # −push_i e^{α − l_i − D_ik} − push_k e^{α − l_k − D_ik}, whose factors go into the exponents.
-            weights = (take(offset, block.rows)[:, None] + reach).exp_()
-            weights += (offset + reach).exp_()
-            weights -= hinge
+            weights = torch.logaddexp(take(offset, block.rows)[:, None], offset).add_(reach).exp_().sub_(hinge)
         else:
             nearest = reach.argmax(1, keepdim=True)
             weights = hinge.mul_(-0.5).scatter_add_(1, nearest, take(push, block.rows)[:, None])

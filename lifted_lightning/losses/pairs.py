@@ -65,21 +65,28 @@ class Terms(NamedTuple):
 
 
 class PairBlocks:
-    """A batch prepared for work on all its pairs, row block by row block; shapes depend on B and D alone.
+    """A batch prepared for work on all its pairs, row block by row block.
 
     Args:
         embeddings: (B, D), any float type.
         labels: (B,), any integer type.
+
+    Attributes:
+        rows: the embeddings, float32 at least.
+        widest: the widest type of the device.
+        readable: whether a number may be read from the device: not where a small batch would wait for it, nor under
+            `torch.compile`. Shapes then depend on B and D alone.
     """
 
     def __init__(self, embeddings: Tensor, labels: Tensor) -> None:
         self.widest = wide_dtype(embeddings.device)
         self.rows = embeddings.to(narrow_dtype(embeddings))
-        self.labels = labels
+        self._labels = labels
         on_cpu = embeddings.device.type == "cpu"
         eager = on_cpu and not torch.compiler.is_compiling()
         self.readable = eager or (not torch.compiler.is_compiling() and len(embeddings) > WHOLE_ROWS)
-        self._wide = not eager or self.rows.dtype == torch.float64
+        rounded = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # float32 products to 8 bits
+        self._wide = not eager or rounded or self.rows.dtype == torch.float64
         self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
         self._kept: list[Block] = []
         self._unit = 1.0
@@ -88,7 +95,7 @@ class PairBlocks:
         self._slices = [slice(start, min(start + height, size)) for start in range(0, size, height)]
 
     def blocks(self, keep: bool = False) -> Iterator[Block]:
-        """The blocks. Those that may be kept, up to `WHOLE_ROWS`, are there for the next sweep as they are left."""
+        """The blocks; with `keep`, and up to `WHOLE_ROWS`, the next sweep meets the same, and need not compute them."""
         if self._kept:
             yield from self._kept
             return
@@ -101,7 +108,7 @@ class PairBlocks:
     def centred(self, wide: bool) -> tuple[Tensor, Tensor]:
         """Rows less their mean (B, D), and their squared norms (B,)."""
         if wide not in self._centred:
-            x = self.rows.to(wide_dtype(self.rows.device)) if wide else self.rows
+            x = self.rows.to(self.widest) if wide else self.rows
             x = x - x.mean(0)
             self._centred[wide] = x, x.square().sum(1)
         return self._centred[wide]
@@ -125,7 +132,8 @@ class PairBlocks:
         return torch.add(value, self.rows.sum(), alpha=0)
 
     def _same(self, rows: slice) -> Tensor:
-        return take(self.labels, rows)[:, None] == self.labels
+        """Where a row and a column are of one class, the row itself included: (R, B)."""
+        return take(self._labels, rows)[:, None] == self._labels
 
     def _block(self, rows: slice) -> Block:
         positive = self._same(rows)
@@ -180,8 +188,8 @@ class Laplacian:
 
         Args:
             block: whose pairs.
-            weights: (R, B), used up: w_ij + w_ji if `mutual`, and then the block's rows alone take part; else w_ij.
-            mutual: see there.
+            weights: (R, B), used up: w_ij; if `mutual`, w_ij + w_ji.
+            mutual: whether a pair's whole weight is met from both its ends, so that a block moves its rows alone.
             scale: by which the weights are multiplied.
         """
         if not mutual and len(weights) == len(self._pairs.rows):

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.losses import CASES
 
@@ -49,6 +50,26 @@ def test_compiles_without_a_graph_break(name: str) -> None:
 @pytest.mark.parametrize("name", EVERYDAY)
 def test_compiles_with_inductor(name: str) -> None:
     check_compiled(name, "inductor")
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("size", [64, 600])
+def test_a_step_is_few_operations(name: str, size: int) -> None:
+    """On an accelerator they are what a small batch costs."""
+    x, labels = torch.randn(size, 16, generator=torch.Generator().manual_seed(4)).requires_grad_(), torch.arange(size)
+    with Operations() as operations:
+        CASES[name].loss(x, labels // 4).backward()
+    assert operations.count <= (90 if "triplet" in name else 70 if "eq3" in name or "given" in name else 60)
 
 
 @pytest.mark.slow

@@ -116,3 +116,13 @@ def test_scaled_loss_reaches_half_precision_unharmed() -> None:
 def test_copies_are_at_distance_zero(width: int, scale: float) -> None:
     x = torch.randn(20, width, generator=torch.Generator().manual_seed(0)) * scale + scale
     assert ContrastiveLoss(margin=0.0)(x.repeat(2, 1), torch.arange(20).repeat(2)) == 0
+
+
+def test_products_that_are_rounded_to_bfloat16_are_not_used() -> None:
+    x = batch("norm 1")
+    assert not next(pairs.PairBlocks(x, LABELS).blocks()).wide
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert next(pairs.PairBlocks(x, LABELS).blocks()).wide
+    finally:
+        torch.set_float32_matmul_precision("highest")
