@@ -85,8 +85,11 @@ class PairBlocks:
         on_cpu = embeddings.device.type == "cpu"
         eager = on_cpu and not torch.compiler.is_compiling()
         self.readable = eager or (not torch.compiler.is_compiling() and len(embeddings) > WHOLE_ROWS)
-        rounded = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # float32 products to 8 bits
-        self._wide = not eager or rounded or self.rows.dtype == torch.float64
+        self._wide = (
+            not eager
+            or self.rows.dtype == torch.float64
+            or torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # rounds the factors to few bits
+        )
         self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
         self._kept: list[Block] = []
         self._unit = 1.0
