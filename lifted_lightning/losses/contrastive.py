@@ -1,7 +1,7 @@
 """Contrastive loss: positives together, negatives at least a margin apart."""
 
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from lifted_lightning.losses.pairs import (
     PairBlocks,
     Terms,
     active_share,
+    added,
     check_batch,
     checked_margin,
     pair_loss,
@@ -135,10 +136,11 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
     counted = negatives if average == "all" else _active(pairs, margin).clamp_min(1)
     ratio = counted.to(pairs.rows.dtype) / positives
     factor = ratio.sqrt() if squared else ratio
-    totals, laplacian = [], Laplacian(pairs)
+    total: Any = None
+    laplacian = Laplacian(pairs)
     for block in pairs.blocks(keep=average == "active"):
         terms = torch.where(block.positive, block.distances * factor, (margin - block.distances).relu_())
-        totals.append(terms.square().sum() if squared else terms.sum())
+        total = added(total, terms.square().sum() if squared else terms.sum())
         if with_gradient:  # minus the derivatives by a distance, divided by it
             if squared:  # not masked_fill_: on CUDA it would read the ratio, and wait
                 weights = torch.where(block.positive, -ratio, block.over_distances_(terms))
@@ -146,7 +148,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
                 weights = block.over_distances_(torch.where(block.positive, -ratio, terms.sign_()))
             laplacian.add_(block, weights, mutual=True, scale=-4 if squared else -2)
     twice = 2 * counted
-    value = reduce(torch.add, totals) / twice
+    value = total / twice
     if with_gradient:
         return Terms(value, laplacian.gradient().div_(twice), None)
     return Terms(value, None, _active(pairs, margin) / negatives)
@@ -154,7 +156,5 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
 
 def _active(pairs: PairBlocks, margin: float) -> Tensor:
     """The number of negative pairs closer than the margin, each counted from both its ends."""
-    return reduce(
-        torch.add,
-        (torch.count_nonzero((block.distances < margin) > block.positive) for block in pairs.blocks(keep=True)),
-    )
+    close = (torch.count_nonzero((block.distances < margin) > block.positive) for block in pairs.blocks(keep=True))
+    return reduce(added, close)

@@ -1,10 +1,11 @@
 """Lifted structure loss: each positive pair against all negatives of both its ends."""
 
 import math
-from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
@@ -14,9 +15,10 @@ from lifted_lightning.losses.pairs import (
     PairBlocks,
     Terms,
     active_share,
+    added,
     checked_margin,
-    joined,
     pair_loss,
+    put,
     take,
 )
 
@@ -89,34 +91,37 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
     negatives, and J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 the lift is the maximum, and so is the join of the
     two ends. A pair is met from both its ends.
     """
-    unit = float(smooth or 1)
+    unit, size = float(smooth or 1), len(pairs.rows)
     pairs.measure_in(unit)
     if not smooth:
         pairs.widen()
     # What the third sweep needs of each block again, if it may be kept.
     reaches: list[Tensor] = []
     hinges: list[Tensor] = []
-    lifts, totals, counts, active, pushes = [], [], [], [], []
+    lift: Any = None
+    total: Any = None
+    count: Any = None
+    active: Any = None
+    push: Any = None
     for block in pairs.blocks(keep=True):
         reach = _reach(block, margin / unit)
-        lifts.append(reach.logsumexp(1) if smooth else reach.amax(1))
-        reaches += [reach] if len(pairs.rows) <= WHOLE_ROWS else []
-    lift = joined(lifts)
+        lift = put(lift, reach.logsumexp(1) if smooth else reach.amax(1), block.rows, size)
+        reaches += [reach] if size <= WHOLE_ROWS else []
     for block in pairs.blocks(keep=True):
         hinge, share = _hinge(block, lift, bool(smooth))
-        totals.append(hinge.square().sum())
-        counts.append(torch.count_nonzero(block.positive))
+        total = added(total, hinge.square().sum())
+        count = added(count, torch.count_nonzero(block.positive))
         if with_gradient:
-            pushes.append((hinge * share).sum(1))
-            hinges += [hinge] if len(lift) <= WHOLE_ROWS else []
+            push = put(push, (hinge * share).sum(1), block.rows, size)
+            hinges += [hinge] if size <= WHOLE_ROWS else []
         else:
-            active.append(torch.count_nonzero(hinge))
-    count = reduce(torch.add, counts).clamp_min(1)
-    value = reduce(torch.add, totals) * (unit**2 / 2) / count
+            active = added(active, torch.count_nonzero(hinge))
+    count = count.clamp_min(1)
+    value = total * (unit**2 / 2) / count
     if not with_gradient:
-        return Terms(value, None, reduce(torch.add, active) / count)
+        return Terms(value, None, active / count)
 
-    push, laplacian = joined(pushes), Laplacian(pairs)
+    laplacian = Laplacian(pairs)
     offset = push.log() - lift
     for number, block in enumerate(pairs.blocks(keep=True)):
         reach = reaches[number] if reaches else _reach(block, margin / unit)
@@ -124,7 +129,8 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
         if smooth:
             # By dl_i/dD_ik = −e^{α − l_i − D_ik} the negative pair (i, k) has the derivative
             # −push_i e^{α − l_i − D_ik} − push_k e^{α − l_k − D_ik}, whose factors go into the exponents.
-            weights = torch.logaddexp(take(offset, block.rows)[:, None], offset).add_(reach).exp_().sub_(hinge)
+            weights = (take(offset, block.rows)[:, None] + reach).exp_()
+            weights.add_((offset + reach).exp_()).sub_(hinge)
         else:
             nearest = reach.argmax(1, keepdim=True)
             weights = hinge.mul_(-0.5).scatter_add_(1, nearest, take(push, block.rows)[:, None])
@@ -139,9 +145,9 @@ def _reach(block: Block, margin: float) -> Tensor:
 
 def _hinge(block: Block, lift: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
     """max(0, J) of the positive pairs, 0 elsewhere, and the derivative of the join by the row's lift: each (R, B)."""
-    here = take(lift, block.rows)[:, None]
-    if smooth:
-        join, share = torch.logaddexp(here, lift), (here - lift).sigmoid_()
+    difference = take(lift, block.rows)[:, None] - lift
+    if smooth:  # log(e^a + e^b) = b + log(1 + e^(a − b))
+        join, share = softplus(difference, threshold=40).add_(lift), difference.sigmoid_()
     else:
-        join, share = torch.maximum(here, lift), (here - lift).sign_().add_(1).div_(2)
+        join, share = difference.relu().add_(lift), difference.sign_().add_(1).div_(2)
     return torch.where(block.positive, join.add_(block.distances), 0).relu_(), share

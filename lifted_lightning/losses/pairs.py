@@ -127,12 +127,8 @@ class PairBlocks:
     def counts(self) -> tuple[Tensor, Tensor]:
         """The numbers of positive and of negative pairs, each pair counted from both its ends."""
         size = len(self.rows)
-        positives = reduce(torch.add, (torch.count_nonzero(self._same(rows)) for rows in self._slices)) - size
+        positives = reduce(added, (torch.count_nonzero(self._same(rows)) for rows in self._slices)) - size
         return positives, size * (size - 1) - positives
-
-    def carry(self, value: Tensor) -> Tensor:
-        """The value, or NaN if an embedding is not finite, although no term may have seen it."""
-        return torch.add(value, self.rows.sum(), alpha=0)
 
     def _same(self, rows: slice) -> Tensor:
         """Where a row and a column are of one class, the row itself included: (R, B)."""
@@ -145,22 +141,22 @@ class PairBlocks:
         wide = squared is None
         if squared is None:
             squared, norms = self._squared(rows, True)
-            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps), 0)
-        distances = squared.sqrt_() if self._unit == 1 else squared.sqrt_().div_(self._unit)
-        return Block(rows, distances.to(self.rows.dtype), positive, close, wide)
+            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps / self._unit**2), 0)
+        return Block(rows, squared.sqrt_().to(self.rows.dtype), positive, close, wide)
 
     def _squared(self, rows: slice, wide: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (R, B) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
         x, norms = self.centred(wide)
         here = take(norms, rows)[:, None]
-        squared = (here + norms).addmm_(take(x, rows), x.T, alpha=-2)
+        scale = 1 / self._unit**2
+        squared = (here + norms).addmm_(take(x, rows), x.T, beta=scale, alpha=-2 * scale)
         take(squared, rows, 1).fill_diagonal_(torch.inf)
         return squared, here
 
     def _repaired(self, rows: slice) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """Squared distances by float32 products, with the close pairs mended; None if these are too many."""
         squared, norms = self._squared(rows, False)
-        apart = squared > norms * CLOSE  # not so where it is NaN: float32 overflows
+        apart = squared > norms * (CLOSE / self._unit**2)  # not so where it is NaN: float32 overflows
         count = apart.numel() - int(torch.count_nonzero(apart))
         if not count:
             return squared, None
@@ -168,12 +164,12 @@ class PairBlocks:
             return None, None
         here, there = apart.logical_not_().nonzero(as_tuple=True)
         close = here, there
-        squared[close] = self.differences(rows, close).square().sum(1)
+        squared[close] = self.differences(rows, close).div_(self._unit).square_().sum(1)
         return squared, close
 
     def differences(self, rows: slice, close: tuple[Tensor, Tensor]) -> Tensor:
         """One row less the other, (n, D), of n pairs of a row in the block and a column."""
-        return take(self.rows, rows)[close[0]] - self.rows[close[1]]
+        return take(self.rows, rows).index_select(0, close[0]).sub_(self.rows.index_select(0, close[1]))
 
 
 class Laplacian:
@@ -206,18 +202,18 @@ class Laplacian:
         part = torch.addmm(rows * weights.sum(1, keepdim=True), weights, x, beta=scale, alpha=-scale)
         if block.close and apart is not None:
             part.index_add_(0, block.close[0], apart, alpha=scale)
-        self._gather(block.rows, part)
+        self._sum = put(self._sum, part, block.rows, len(x))
         if not mutual:
             part = torch.addmm(x * weights.sum(0)[:, None], weights.T, rows, beta=scale, alpha=-scale)
             if block.close and apart is not None:
                 part.index_add_(0, block.close[1], apart, alpha=-scale)
-            self._gather(slice(0, len(x)), part)
+            self._sum = put(self._sum, part, slice(0, len(x)), len(x))
 
     def add_edges_(self, block: Block, weights: Tensor, columns: Tensor) -> None:
         """Add w_ij of the block's rows and k columns for each: both (R, k)."""
         rows = self._pairs.rows
         parts = weights[..., None] * (take(rows, block.rows)[:, None] - rows[columns])
-        self._gather(block.rows, parts.sum(1))
+        self._sum = put(self._sum, parts.sum(1), block.rows, len(rows))
         self.gradient().index_add_(0, columns.flatten(), parts.flatten(0, 1), alpha=-1)
 
     def gradient(self) -> Tensor:
@@ -226,13 +222,6 @@ class Laplacian:
             self._sum = torch.zeros_like(self._pairs.rows)
         return self._sum
 
-    def _gather(self, rows: slice, part: Tensor) -> None:
-        part = part.to(self._pairs.rows.dtype)
-        if self._sum is None and len(part) == len(self._pairs.rows):
-            self._sum = part
-        else:
-            take(self.gradient(), rows).add_(part)
-
 
 def take(values: Tensor, part: slice, dim: int = 0) -> Tensor:
     """Part of a tensor, without an operation where that is the whole."""
@@ -240,9 +229,22 @@ def take(values: Tensor, part: slice, dim: int = 0) -> Tensor:
     return values if size == values.shape[dim] else values.narrow(dim, part.start, size)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """One tensor of the blocks' parts (R,), without an operation where one block holds all."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def put(whole: Tensor | None, part: Tensor, rows: slice, size: int) -> Tensor:
+    """Add a block's part to its rows of a whole (B, …) that begins as None; a part of all rows is the whole then.
+
+    In place, as with `added`: small tensors that outlive a block would break up the memory that its large ones leave.
+    """
+    if whole is None:
+        if len(part) == size:
+            return part
+        whole = part.new_zeros(size, *part.shape[1:])
+    take(whole, rows).add_(part)
+    return whole
+
+
+def added(total: Tensor | None, part: Tensor) -> Tensor:
+    """A sum that begins as None, with one more part."""
+    return part if total is None else total.add_(part)
 
 
 def narrow_dtype(embeddings: Tensor) -> torch.dtype:
@@ -301,11 +303,12 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
         else:
             result = terms(pairs, wanted)
         narrow = narrow_dtype(embeddings)
-        value = pairs.carry(result.value).to(narrow)
+        # An embedding that is not finite makes the value so, although no term may have seen it.
+        value, witness = result.value.to(narrow), pairs.rows.sum().to(narrow)
         if result.gradient is None:
-            return value
+            return torch.add(value, witness, alpha=0)
         gradient = result.gradient.to(narrow)
-    return _Attach.apply(embeddings, value, gradient)
+    return _Attach.apply(embeddings, value, witness, gradient)
 
 
 def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
@@ -325,13 +328,13 @@ class _Attach(torch.autograd.Function):
     """A value with a gradient already known."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, embeddings: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, embeddings: Tensor, value: Tensor, witness: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
         ctx.dtype = embeddings.dtype  # type: ignore[attr-defined]
-        return value.clone()
+        return torch.add(value, witness, alpha=0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, outer: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, outer: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
-        return (outer * gradient).to(ctx.dtype), None, None
+        return (outer * gradient).to(ctx.dtype), None, None, None

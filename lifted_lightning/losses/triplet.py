@@ -1,7 +1,6 @@
 """Triplet loss: each positive nearer to its anchor than the negatives are, by a margin."""
 
-from functools import reduce
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from lifted_lightning.losses.pairs import (
     PairBlocks,
     Terms,
     active_share,
+    added,
     checked_margin,
     pair_loss,
 )
@@ -109,14 +109,16 @@ def _terms(
     """Value and gradient for any choice of triplets, in one sweep."""
     if squared or mining != "all":
         pairs.widen()
-    sums, laplacian = [], Laplacian(pairs) if with_gradient else None
+    total: Any = None
+    kept: Any = None
+    active: Any = None
+    laplacian = Laplacian(pairs) if with_gradient else None
     for block in pairs.blocks():
-        sums.append(
-            _sum_all(pairs, block, laplacian, margin, squared)
-            if mining == "all"
-            else _sum_mined(pairs, block, laplacian, margin, squared, mining)
-        )
-    total, kept, active = (reduce(torch.add, parts) for parts in zip(*sums, strict=True))
+        if mining == "all":
+            parts = _sum_all(pairs, block, laplacian, margin, squared)
+        else:
+            parts = _sum_mined(pairs, block, laplacian, margin, squared, mining)
+        total, kept, active = (added(a, part) for a, part in zip((total, kept, active), parts, strict=True))
     twice = 2 * (active if average == "active" else kept).clamp_min(1)
     if laplacian:
         return Terms(total / twice, laplacian.gradient().div_(twice), None)
