@@ -36,6 +36,7 @@ BLOCK_ENTRIES_GPU = 2**25  # 256 MB of float64: few kernel launches
 BLOCK_ROWS = 64  # at least: a matrix product wants as many
 WHOLE_ROWS = 4096  # up to this batch size a loss may keep the distances of all pairs for the length of its forward
 CLOSE = 0.01  # of a row's squared norm: float32 products give larger squared distances to about 1e-5
+FUSED = 2**23  # multiplications: a CPU's compiled code has float64 products, and is slower beyond
 ROUNDING = 64  # a squared distance below this many float64 roundings of the squared norm is 0
 
 Average = Literal["active", "all"]  # what a mean counts: terms whose hinge is above 0, or all of them
@@ -88,7 +89,7 @@ class PairBlocks:
         self._wide = (
             not eager
             or self.rows.dtype == torch.float64
-            or torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # rounds the factors to few bits
+            or torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]  # few bits
         )
         self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
         self._kept: list[Block] = []
@@ -295,6 +296,9 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
         non-finite value. Differentiable once: a second derivative raises.
     """
     check_batch(embeddings, labels)
+    size, width = embeddings.shape
+    if torch.compiler.is_compiling() and embeddings.device.type == "cpu" and size * size * width > FUSED:
+        return _uncompiled(embeddings, labels, terms)
     wanted = torch.is_grad_enabled() and embeddings.requires_grad
     with torch.no_grad(), _no_autocast(embeddings.device.type):
         pairs = PairBlocks(embeddings, labels)
@@ -309,6 +313,12 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
             return torch.add(value, witness, alpha=0)
         gradient = result.gradient.to(narrow)
     return _Attach.apply(embeddings, value, witness, gradient)
+
+
+@torch.compiler.disable
+def _uncompiled(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
+    """`pair_loss`, which breaks the graph: float64 products would cost more than compiled code saves."""
+    return pair_loss(embeddings, labels, terms)
 
 
 def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:

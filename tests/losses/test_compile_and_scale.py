@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lifted_lightning.losses import pairs
 from tests.helpers.losses import CASES
 
 LABELS = torch.tensor([5, 5, 5, 9, 9, 2, 2, 2, 2, 7, -1, -1])
@@ -50,6 +51,16 @@ def test_compiles_without_a_graph_break(name: str) -> None:
 @pytest.mark.parametrize("name", EVERYDAY)
 def test_compiles_with_inductor(name: str) -> None:
     check_compiled(name, "inductor")
+
+
+def test_a_large_batch_on_a_cpu_is_not_compiled() -> None:
+    """Compiled code has float64 products; as called code it gives the same bits."""
+    x, labels = torch.randn(300, 128, generator=torch.Generator().manual_seed(4)), torch.arange(300) // 4
+    assert len(x) ** 2 * x.shape[1] > pairs.FUSED
+    ours, truth = x.clone().requires_grad_(), x.clone().requires_grad_()
+    torch.compile(CASES["lifted"].loss, backend="eager")(ours, labels).backward()
+    CASES["lifted"].loss(truth, labels).backward()
+    assert torch.equal(ours.grad, truth.grad)
 
 
 class Operations(TorchDispatchMode):
