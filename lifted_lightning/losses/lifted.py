@@ -1,7 +1,7 @@
 """Lifted structure loss: each positive pair against all negatives of both its ends."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,17 +92,13 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
     two ends. A pair is met from both its ends.
     """
     unit, size = float(smooth or 1), len(pairs.rows)
-    pairs.measure_in(unit)
+    pairs.unit = unit
     if not smooth:
         pairs.widen()
     # What the third sweep needs of each block again, if it may be kept.
     reaches: list[Tensor] = []
     hinges: list[Tensor] = []
-    lift: Any = None
-    total: Any = None
-    count: Any = None
-    active: Any = None
-    push: Any = None
+    lift = total = count = active = push = cast(Any, None)
     for block in pairs.blocks(keep=True):
         reach = _reach(block, margin / unit)
         lift = put(lift, reach.logsumexp(1) if smooth else reach.amax(1), block.rows, size)

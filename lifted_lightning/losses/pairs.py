@@ -75,6 +75,7 @@ class PairBlocks:
     Attributes:
         rows: the embeddings, float32 at least.
         widest: the widest type of the device.
+        unit: in which distances are given; set before the first block. The gradient stays that by the embeddings.
         readable: whether a number may be read from the device: not where a small batch would wait for it, nor under
             `torch.compile`. Shapes then depend on B and D alone.
     """
@@ -93,7 +94,7 @@ class PairBlocks:
         )
         self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
         self._kept: list[Block] = []
-        self._unit = 1.0
+        self.unit = 1.0
         size = len(embeddings)
         height = max(BLOCK_ROWS, (BLOCK_ENTRIES_CPU if on_cpu else BLOCK_ENTRIES_GPU) // max(size, 1))
         self._slices = [slice(start, min(start + height, size)) for start in range(0, size, height)]
@@ -121,10 +122,6 @@ class PairBlocks:
         """From now on take distances and gradients in float64: for what tells apart distances that are nearly equal."""
         self.rows, self._wide = self.rows.to(self.widest), True
 
-    def measure_in(self, unit: float) -> None:
-        """Take distances in this unit; the gradient stays that of a sum over pairs, of weights by such distances."""
-        self._unit = unit
-
     def counts(self) -> tuple[Tensor, Tensor]:
         """The numbers of positive and of negative pairs, each pair counted from both its ends."""
         size = len(self.rows)
@@ -142,14 +139,14 @@ class PairBlocks:
         wide = squared is None
         if squared is None:
             squared, norms = self._squared(rows, True)
-            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps / self._unit**2), 0)
+            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps / self.unit**2), 0)
         return Block(rows, squared.sqrt_().to(self.rows.dtype), positive, close, wide)
 
     def _squared(self, rows: slice, wide: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (R, B) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
         x, norms = self.centred(wide)
         here = take(norms, rows)[:, None]
-        scale = 1 / self._unit**2
+        scale = 1 / self.unit**2
         squared = (here + norms).addmm_(take(x, rows), x.T, beta=scale, alpha=-2 * scale)
         take(squared, rows, 1).fill_diagonal_(torch.inf)
         return squared, here
@@ -157,7 +154,7 @@ class PairBlocks:
     def _repaired(self, rows: slice) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """Squared distances by float32 products, with the close pairs mended; None if these are too many."""
         squared, norms = self._squared(rows, False)
-        apart = squared > norms * (CLOSE / self._unit**2)  # not so where it is NaN: float32 overflows
+        apart = squared > norms * (CLOSE / self.unit**2)  # not so where it is NaN: float32 overflows
         count = apart.numel() - int(torch.count_nonzero(apart))
         if not count:
             return squared, None
@@ -165,7 +162,7 @@ class PairBlocks:
             return None, None
         here, there = apart.logical_not_().nonzero(as_tuple=True)
         close = here, there
-        squared[close] = self.differences(rows, close).div_(self._unit).square_().sum(1)
+        squared[close] = self.differences(rows, close).div_(self.unit).square_().sum(1)
         return squared, close
 
     def differences(self, rows: slice, close: tuple[Tensor, Tensor]) -> Tensor:

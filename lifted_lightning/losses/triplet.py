@@ -1,6 +1,6 @@
 """Triplet loss: each positive nearer to its anchor than the negatives are, by a margin."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,9 +109,7 @@ def _terms(
     """Value and gradient for any choice of triplets, in one sweep."""
     if squared or mining != "all":
         pairs.widen()
-    total: Any = None
-    kept: Any = None
-    active: Any = None
+    total = kept = active = cast(Any, None)
     laplacian = Laplacian(pairs) if with_gradient else None
     for block in pairs.blocks():
         if mining == "all":
