@@ -62,10 +62,9 @@ def test_float32_is_right(monkeypatch: pytest.MonkeyPatch, way: str, name: str, 
     assert relative(value, true_value) <= 1e-6
     value.backward()
     true_value.backward()
-    # e^−D has the relative error that D has absolutely: 6e-5 where distances are 1,000
-    assert relative(ours.grad, truth.grad) <= (
-        1e-4 if name in ("lifted", "lifted-cold") and kind == "norm 1e3" else 1e-6
-    )
+    # e^(−D/τ) has the relative error that D/τ has absolutely: 6e-5, 2e-4 where distances are 1,000, 3,300 temperatures.
+    large = {"lifted": 5e-5, "lifted-cold": 2e-4} if kind == "norm 1e3" else {}
+    assert relative(ours.grad, truth.grad) <= large.get(name, 1e-6)
 
 
 @pytest.mark.parametrize("name", CASES_WITH_TRUTH)
