@@ -103,7 +103,7 @@ def test_a_run_that_was_ended_twice_is_the_unbroken_one(given: list[str], monkey
     """The loss's plain attributes and the schedule among what goes on."""
     given = [*given, "--model.loss=tests.training.test_going_on.Fails", f"--trainer.max_steps={STEPS}"]
     unbroken = fit("unbroken", *given)
-    monkeypatch.setenv("FAILS_AT", "5")
+    monkeypatch.setenv("FAILS_AT", "7")  # in the middle of an epoch
     ended = fit("ended", *given, code=1)
     monkeypatch.setenv("FAILS_AT", "8")
     go_on(ended, code=1)
