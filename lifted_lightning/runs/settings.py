@@ -24,8 +24,12 @@ SET_ASIDE = frozenset((
 # What the loss and the optimiser are does not matter to a network that has taken no step.
 OF_TRAINING = frozenset(("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor"))
 
-# Settings that came later than some runs: the class that has it, its name, and the value that repeats those runs.
-ADDED = {("EmbeddingNetwork", "model.network.init_args.head"): "random"}
+# Settings that came later than some runs: the class that has it, if some have not, its name, and the value that
+# repeats those runs.
+ADDED = {
+    ("EmbeddingNetwork", "model.network.init_args.head"): "random",
+    (None, "data.single_images"): "refuse",
+}
 
 LONGEST_NAME = 128  # characters that W&B takes
 
@@ -44,6 +48,7 @@ def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
         The settings by dotted name, without :data:`SET_ASIDE`; and ``dataset`` and ``embedding_size``.
     """
     settings = flatten(config, SET_ASIDE | OF_TRAINING if summary.get("steps") == 0 else SET_ASIDE)
+    settings |= added_since(config)
     return {
         "dataset": summary["dataset"],
         "embedding_size": summary["embedding_size"],
@@ -89,7 +94,8 @@ def added_since(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for (owner, name), value in ADDED.items()
-        if name not in flat and str(flat.get(f"{name.split('.init_args')[0]}.class_path")).split(".")[-1] == owner
+        if name not in flat
+        and owner in (None, str(flat.get(f"{name.split('.init_args')[0]}.class_path")).split(".")[-1])
     }
 
 

@@ -28,6 +28,7 @@ def make_run(
     config: dict[str, Any] = {
         "seed_everything": seed,
         "name": folder.name,
+        "ckpt_path": None,
         "trainer": {"max_steps": 100, "devices": 1},
         "model": {
             "network": {"class_path": "lifted_lightning.training.networks.ConvNet", "init_args": {"width": 8}},
