@@ -119,7 +119,7 @@ class FileRows(Dataset):
         """One image (H, W, C)."""
         image = image_or_error(lambda: self.table.read(row), self.table.items[row], self.channels)
         if isinstance(image, UserError):
-            raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with skip_broken=true")
+            raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with --data.skip_broken=true")
         return to_pixels(image, self.size, self.mode) if draws is None else self.random_crop(image, draws)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:

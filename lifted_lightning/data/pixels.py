@@ -202,7 +202,7 @@ def broken_images(table: ImageTable, rows: IntArray) -> UserError:
     more = f"; and {len(rows) - 5} more" if len(rows) > 5 else ""
     return UserError(
         f"{table.name}: {len(rows)} of {len(table)} images cannot be decoded: {named}{more}. Replace them, "
-        "or leave them out with skip_broken=true"
+        "or leave them out with --data.skip_broken=true"
     )
 
 
