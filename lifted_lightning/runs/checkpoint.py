@@ -40,7 +40,8 @@ def find_checkpoint(settings: Mapping[str, Any]) -> Path:
             return candidate
     looked = ", ".join(f"{c}{checkpoints_beside(c)}" for c in candidates) or "nowhere"
     raise UserError(
-        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml, or a file"
+        f"--ckpt_path {given}: no such checkpoint (looked for {looked}); give --config RUN/config.yaml of a run that "
+        "has saved one, or a file; without --ckpt_path a fit begins anew"
     )
 
 

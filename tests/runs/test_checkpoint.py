@@ -34,3 +34,6 @@ def test_last_is_that_of_the_run_whose_config_is_given(tmp_path: Path) -> None:
     assert find_checkpoint(settings | elsewhere) == tmp_path / "sweep" / "named" / "checkpoints" / "last.ckpt"
     with pytest.raises(UserError, match=r"best: no such checkpoint \(looked for .*last.ckpt is there"):
         find_checkpoint(settings | {"ckpt_path": "best"})
+    (config.parent / "checkpoints" / "last.ckpt").unlink()  # a run that was killed before it saved one
+    with pytest.raises(UserError, match=r"last: no such checkpoint .*without --ckpt_path a fit begins anew"):
+        find_checkpoint({**settings, "name": None, "config": [config]})
