@@ -47,7 +47,7 @@ class ImageFolder(RetrievalDataset):
         if not base.is_dir():
             raise UserError(f"{self.path}: no such folder, here or below {root.absolute()}; {self.remedy}")
         if _holds_folders(base / "train"):
-            parts = [path.name for path in _visible(base) if _holds_folders(path)]
+            parts = [path.name for path in _visible(base) if _holds_folders(path) or path.name == "val"]
             if {*parts} not in ({"train", "test"}, {"train", "val", "test"}):
                 there = ", ".join(parts)
                 raise UserError(

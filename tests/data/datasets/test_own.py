@@ -83,6 +83,13 @@ def test_a_val_folder_has_the_validation_classes(tmp_path: Path) -> None:
     )
 
 
+def test_a_val_folder_without_class_folders_is_not_passed_over(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", ["a", "b"])
+    make_folder(tmp_path / "test", ["c", "d"])
+    make_folder(tmp_path, ["val"])
+    assert "lies beside the class folders" in failure(ImageFolder(str(tmp_path)), tmp_path)
+
+
 def test_train_needs_test(tmp_path: Path) -> None:
     make_folder(tmp_path / "train", ["a", "b"])
     make_folder(tmp_path / "val", ["c", "d"])
