@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lifted_lightning.data.datasets.base import GALLERIES, QUERIES, SPLITS, RetrievalDataset, read_columns, text_columns
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError, one_line
+from lifted_lightning.errors import UserError, listed, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -22,9 +22,9 @@ class ImageFolder(RetrievalDataset):
     test; and a ``val`` beside them, which validate, in place of ``data.validation_share``. Else classes are sorted
     by name and the last ``test_share`` of them test, as the field does with CUB and Cars.
 
-    Hidden files are passed over, and so are files beside the class folders that are no images. Within a class folder, a
-    file whose ending is not an image's is an error that names it. Whether a file can be decoded is seen when it is: by
-    the pixel cache, or by ``lifted data verify FOLDER``.
+    Hidden files are passed over, and so are files beside the class folders that are no images. Within the class
+    folders, files whose endings are not an image's are an error that names them. Whether a file can be decoded is seen
+    when it is: by the pixel cache, or by ``lifted data verify FOLDER``.
 
     Args:
         path: the folder, as it is or below the data root.
@@ -65,8 +65,13 @@ class ImageFolder(RetrievalDataset):
             (str(image.relative_to(base)), folder.name, split)
             for split in ("train", "val", "test")
             for folder in folders.get(split, ())
-            for image in _images(folder)
+            for image in _files(folder)
         ]
+        if strays := [image for image, _, _ in images if Path(image).suffix.lower() not in EXTENSIONS]:
+            raise UserError(
+                f"{base}: {len(strays)} files in class folders are no images (by their endings): {listed(strays)}; "
+                "move them out"
+            )
         return self.files(base, images, name=base.resolve().name)
 
 
@@ -102,21 +107,19 @@ def _classes(base: Path) -> list[Path]:
     return folders
 
 
-def _images(folder: Path) -> list[Path]:
-    """The images of one class.
+def _files(folder: Path) -> list[Path]:
+    """The files of one class.
 
     Raises:
-        UserError: if there are none, or there is anything but images.
+        UserError: if there are none, or there is a folder.
     """
-    images = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
-    for path in images:
+    files = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
+    for path in files:
         if path.is_dir():
             raise UserError(f"{path}: a folder in a class folder; images lie directly in their class's")
-        if path.suffix.lower() not in EXTENSIONS:
-            raise UserError(f"{path}: is no image (by its ending); move it out of the class folder")
-    if not images:
+    if not files:
         raise UserError(f"{folder}: holds no images; add some or remove the folder")
-    return images
+    return files
 
 
 COLUMNS = ("path", "label", "split")

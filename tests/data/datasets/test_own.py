@@ -158,10 +158,10 @@ def test_key_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Zeder/", b"", "Zeder: holds no images"),
-        ("Ahorn/notes.txt", b"x", "Ahorn/notes.txt: is no image"),
-        ("Ahorn/old/0.png", b"x", "Ahorn/old: a folder in a class folder"),
-        ("2.jpg", b"x", "2.jpg: lies beside the class folders"),
+        ("Zeder/", b"", "/Zeder: holds no images"),
+        ("Ahorn/notes.txt", b"x", ": 1 files in class folders are no images (by their endings): Ahorn/notes.txt;"),
+        ("Ahorn/old/0.png", b"x", "/Ahorn/old: a folder in a class folder"),
+        ("2.jpg", b"x", "/2.jpg: lies beside the class folders"),
     ],
 )
 def test_what_does_not_belong_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -171,7 +171,7 @@ def test_what_does_not_belong_is_named(tmp_path: Path, name: str, content: bytes
     else:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path}/{message}" in failure(ImageFolder(str(tmp_path)), tmp_path)
+    assert f"{tmp_path}{message}" in failure(ImageFolder(str(tmp_path)), tmp_path)
 
 
 def test_empty_missing_or_too_small_folders(tmp_path: Path) -> None:
