@@ -100,14 +100,14 @@ def verify(name: str, root: str | None = None) -> None:
     own = TableFile(name) if path.is_file() else ImageFolder(name) if path.is_dir() else None
     dataset = named(name, or_else=own)
     table = dataset.table(folder)
-    if dataset.expected is None:
-        with_pairs(table)
     for pixels in verified_caches(table):
         print(f"{pixels.path}: {len(pixels)} decoded images, as they were written")
     broken = [why for _, why in unreadable(table)]
     if broken:
         shown = broken[:NAMED] + [f"and {len(broken) - NAMED} more"] * (len(broken) > NAMED)
         raise UserError(f"{table.name}: {len(broken)} of {len(table)} images cannot be read: {'; '.join(shown)}")
+    if dataset.expected is None:
+        with_pairs(table)
     print(f"{table.name}: {Counts.of(table)}; all classes of the test are unseen, all images can be read")
 
 

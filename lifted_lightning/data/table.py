@@ -116,7 +116,7 @@ def with_pairs(table: ImageTable, leave_out: bool = False) -> tuple[ImageTable, 
     names = [table.class_names[c] for c in np.unique(table.labels[single])]
     kept: dict[str, Any] = {part: np.setdiff1d(rows, single) for part, rows in parts.items()}
     if not (leave_out and all(map(len, kept.values()))):
-        remedy = "" if leave_out else ", or leave them out with --data.single_images=leave_out"
+        remedy = "" if leave_out else ", or leave them out of a run with --data.single_images=leave_out"
         raise UserError(
             f"{table.name}: {len(names)} classes have a single image, or a query and nothing in the gallery: "
             f"{', '.join(names)}; add images{remedy}"
