@@ -169,7 +169,10 @@ class EmbeddingModule(LightningModule):
 
     def on_train_start(self) -> None:
         if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and self.global_step == 0:
-            self.network.begin_head(self.trainer.strategy.broadcast(self._features(self.network)))
+            self.network.begin_head(self._features(self.network).cpu())  # MPS has no float64
+            with torch.no_grad():  # unlike machines may turn an axis round
+                weight = self.network.head.weight
+                weight.copy_(self.trainer.strategy.broadcast(weight.cpu()))
 
     @torch.no_grad()
     def _features(self, network: EmbeddingNetwork) -> Tensor:
