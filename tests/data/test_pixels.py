@@ -225,11 +225,16 @@ def test_two_processes_decode_once(folder):
     assert make_table(folder).reader.count() == COUNT
 
 
+def open_interruptibly(folder: Path, table: ImageTable) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+    opened(folder, table, workers=2)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_builder_which_blocks_nobody(folder, processes, how):
     context = multiprocessing.get_context("fork")
     slow = make_table(folder, pause=0.02)
-    process = context.Process(target=opened, args=(folder, slow), kwargs={"workers": 2})
+    process = context.Process(target=open_interruptibly, args=(folder, slow))
     process.start()
     while slow.reader.count() < 10:
         time.sleep(0.01)
