@@ -13,8 +13,12 @@ from lifted_lightning.errors import one_line
 T = TypeVar("T")
 
 
+class NoAnswerError(TimeoutError):
+    """A call took longer than it may."""
+
+
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What a call gives, or raises, in a thread of its own; that is left behind with a TimeoutError if it is late."""
+    """What a call gives, or raises, in a thread of its own; that is left behind with a NoAnswerError if it is late."""
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -24,7 +28,12 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return answer.result(seconds)
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():  # it is the call's own
+            raise
+        raise NoAnswerError(f"no answer within {seconds:g} s") from None
 
 
 def guarded(logger: Logger, patience: float) -> Logger:
@@ -60,6 +69,5 @@ class _Guarded:
             return None if self._failed else within(self._patience, call)
         except (Exception, SystemExit) as error:  # a client whose service has died may want to leave
             self._failed = True
-            late = isinstance(error, TimeoutError)
-            why = f"no answer within {self._patience:g} s" if late else f"{type(error).__name__}: {one_line(error)}"
+            why = str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {one_line(error)}"
             rank_zero_warn(f"{type(self._logger).__name__}.{name}: {why}; it is left alone, and the run goes on")

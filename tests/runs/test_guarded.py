@@ -39,11 +39,20 @@ def leave() -> None:
     raise SystemExit(3)  # as wandb does when its service has died
 
 
+def give_up() -> None:
+    raise TimeoutError("the server's own")
+
+
 @pytest.mark.parametrize("asked", ["name", "version", "log_metrics", "log_hyperparams", "log_image", "finalize"])
 @pytest.mark.parametrize(
     ("deed", "why"),
-    [(fail, "ValueError: no server"), (leave, "SystemExit: 3"), (threading.Event().wait, "no answer within 0.1 s")],
-    ids=["raises", "leaves", "hangs"],
+    [
+        (fail, "ValueError: no server"),
+        (leave, "SystemExit: 3"),
+        (give_up, "TimeoutError: the server's own"),
+        (threading.Event().wait, "no answer within 0.1 s"),
+    ],
+    ids=["raises", "leaves", "gives up", "hangs"],
 )
 def test_it_is_told_once_and_asked_no_more(asked: str, deed: Any, why: str, recwarn: pytest.WarningsRecorder) -> None:
     calls: list[int] = []
