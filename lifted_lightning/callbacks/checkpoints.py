@@ -125,7 +125,6 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.folder: Path | None = None
         self._stop_signal = 0
-        self._handlers: dict[int, Handler] = {}
         self._saved_step = -1
 
     @property
@@ -174,12 +173,6 @@ class LastCheckpoint(Checkpoint):
 
     on_predict_start = on_test_start
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore_handlers()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
-
     def _end_when_told(self, trainer: Trainer) -> None:
         self._handle_signals(lambda number, frame: self._exit(trainer, number))
         if self._stop_signal:
@@ -212,7 +205,8 @@ class LastCheckpoint(Checkpoint):
         self._exit(trainer, self._stop_signal or signal.SIGTERM)
 
     def _exit(self, trainer: Trainer, number: int) -> None:
-        self._restore_handlers()
+        signal.signal(signal.SIGTERM, self._on_signal)  # the end is on its way; a Ctrl-C does not wait for it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if not trainer.is_global_zero:
             processes.wait_for_parent(10)
             os._exit(128 + number)
@@ -226,12 +220,7 @@ class LastCheckpoint(Checkpoint):
 
     def _handle_signals(self, handler: Handler) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, handler)
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+            signal.signal(number, handler)  # Lightning puts back what was there before, however the run ends
 
 
 def _link(source: Path, target: Path) -> None:

@@ -227,6 +227,7 @@ def test_two_processes_decode_once(folder):
 
 def open_interruptibly(folder: Path, table: ImageTable) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     opened(folder, table, workers=2)
 
 

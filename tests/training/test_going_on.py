@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,13 @@ def test_save_hyperparameters_by_habit(monkeypatch: pytest.MonkeyPatch, recwarn:
     go_on(folder, "--trainer.max_steps=4", "--name=longer")
     module = lifted_lightning.load(folder / "checkpoints" / "last.ckpt")
     assert module.embedding_size == 8
+
+
+def test_signals_are_the_program_s_again_after_a_run() -> None:
+    """One that Lightning's or our handler took would be lost: the program could not be ended by SIGTERM."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    fit("signals", "--trainer.max_steps=2")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
