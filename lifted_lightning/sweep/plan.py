@@ -63,12 +63,12 @@ class Sweep:
     path: Path
     name: str
     method: Literal["grid", "random", "bayes"]
-    metric: str | None
-    maximize: bool
     parameters: dict[str, Parameter]
-    fixed: tuple[str, ...]
-    run_cap: int | None
-    halving: Halving | None
+    metric: str | None
+    maximize: bool = True
+    fixed: tuple[str, ...] = ()
+    run_cap: int | None = None
+    halving: Halving | None = None
 
     def grid(self) -> Iterator[Values]:
         """All combinations, the last parameter changing fastest."""
@@ -131,7 +131,7 @@ def _sweep(path: Path, content: dict[str, Any]) -> Sweep:
     for name in given_names.intersection(OWN):
         raise UserError(f"{name}: is set by the sweep itself; leave it out")
     name = str(content.get("name") or path.stem)
-    return Sweep(path, name, method, metric, maximize, parameters, fixed, run_cap, halving)
+    return Sweep(path, name, method, parameters, metric, maximize, fixed, run_cap, halving)
 
 
 def _check_known(given: Mapping[str, Any], names: tuple[str, ...], what: str) -> None:

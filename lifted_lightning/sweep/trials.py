@@ -81,9 +81,8 @@ class Trials:
         self._there: dict[str, tuple[Path, Values]] = {}  # by digest
         for path in sorted(parent.glob(f"*/{TRIAL}"), key=lambda path: path.stat().st_mtime_ns):
             told = read_json(path)
-            named = path.parent.name.rpartition("-")[2]  # what there is of a trial that is told without its files
-            digest = digest_of(told["arguments"], told["files"]) if "files" in told else named
-            self._there[digest] = path.parent, told.get("values", {})
+            if "files" in told:  # which those of early versions lack
+                self._there[digest_of(told["arguments"], told["files"])] = path.parent, told["values"]
 
     def of(self, values: Values) -> Trial:
         """The trial of these values.

@@ -53,7 +53,7 @@ def succeed(trial: Trial, attempt: int) -> int:
 def drive(folder: Path, pool: MadeUpPool, retries: int = 1, halving: Halving | None = None) -> list[Trial]:
     """The trials that failed, of a sweep of three."""
     parameters = {"x": Parameter("values", (1, 2, 3))}
-    sweep = Sweep(folder / "s.yaml", "s", "grid", "validation/map@r", True, parameters, (), None, halving)
+    sweep = Sweep(folder / "s.yaml", "s", "grid", parameters, "validation/map@r", halving=halving)
     trials = Trials(sweep, folder)
     there = [trials.of(values) for values in sweep.grid()]
     progress = Progress(sweep, [trial for trial in there if trial.ended], total=3)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -16,10 +16,12 @@ FLOAT = {"x": Parameter("float", low=-4.0, high=4.0)}
 Score = Callable[[Values], float | None]
 
 
-def sweep_of(
-    method: Literal["grid", "random", "bayes"], parameters: dict[str, Parameter], run_cap: int | None = None
-) -> Sweep:
-    return Sweep(Path("s.yaml"), "s", method, METRIC, True, parameters, (), run_cap, None)
+def sweep_of(method: Any, parameters: dict[str, Parameter], run_cap: int | None = None) -> Sweep:
+    return Sweep(Path("s.yaml"), "s", method, parameters, METRIC, run_cap=run_cap)
+
+
+def near(values: Values) -> float:
+    return -((values["x"] - 1.5) ** 2)
 
 
 def drawn(sweep: Sweep, folder: Path, score: Score = lambda values: 0.0) -> list[Values]:
@@ -54,19 +56,16 @@ def test_random_draws_lie_in_their_ranges_and_never_twice(tmp_path: Path) -> Non
 
 
 def test_bayes_comes_nearer_to_the_best_than_chance_does(tmp_path: Path) -> None:
-    def best(method: Literal["random", "bayes"]) -> float:
-        found = drawn(sweep_of(method, FLOAT, run_cap=30), tmp_path / method, lambda v: -((v["x"] - 1.5) ** 2))
+    def best(method: str) -> float:
+        found = drawn(sweep_of(method, FLOAT, run_cap=30), tmp_path / method, near)
         return min(abs(v["x"] - 1.5) for v in found[-10:])
 
     assert best("bayes") < 0.2 < best("random")
 
 
 def test_what_was_drawn_before_counts_and_teaches(tmp_path: Path) -> None:
-    def score(values: Values) -> float:
-        return -((values["x"] - 1.5) ** 2)
-
-    first = drawn(sweep_of("bayes", FLOAT, run_cap=25), tmp_path, score)
-    more = drawn(sweep_of("bayes", FLOAT, run_cap=30), tmp_path, score)
+    first = drawn(sweep_of("bayes", FLOAT, run_cap=25), tmp_path, near)
+    more = drawn(sweep_of("bayes", FLOAT, run_cap=30), tmp_path, near)
     assert (len(first), len(more)) == (25, 5)
     assert not set(map(str, first)) & set(map(str, more))
     assert min(abs(v["x"] - 1.5) for v in more) < 0.2
@@ -89,7 +88,7 @@ def test_a_trial_without_a_score_teaches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", [4, 2], ids=["one sweep", "stopped and begun again"])
 def test_halving_stops_those_behind_at_each_rung(tmp_path: Path, maximize: bool, split: int) -> None:
     """Asynchronous successive halving by hand: at 1, 2, 4 validations only the best half so far goes on."""
-    sweep = Sweep(Path("s"), "s", "random", METRIC, maximize, FLOAT, (), 4, Halving(1, 2))
+    sweep = Sweep(Path("s"), "s", "random", FLOAT, METRIC, maximize, (), 4, Halving(1, 2))
     curves = [0.5, 0.4, 0.6, 0.1] if maximize else [0.5, 0.6, 0.4, 0.9]
     stopped = []
     for part in (curves[:split], curves[split:]):

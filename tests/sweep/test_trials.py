@@ -12,7 +12,7 @@ from lifted_lightning.sweep.trials import Trials, digest_of, ordered_arguments
 
 
 def sweep_of(parameters: dict[str, Parameter], fixed: tuple[str, ...] = ()) -> Sweep:
-    return Sweep(Path("s.yaml"), "s", "grid", "validation/map@r", True, parameters, fixed, None, None)
+    return Sweep(Path("s.yaml"), "s", "grid", parameters, "validation/map@r", fixed=fixed)
 
 
 CHOICE = sweep_of({"margin": Parameter("values", (0.5, 1.0)), "seed_everything": Parameter("values", (0, 1))})
@@ -70,13 +70,6 @@ def test_its_folder_is_found_by_what_it_was_given(tmp_path: Path, monkeypatch: p
     assert Trials(sweep, tmp_path).of(trial.values).folder.name == "renamed"
     config.write_text("steps: 20")
     assert Trials(sweep, tmp_path).of(trial.values).state == "missing"
-
-
-def test_a_folder_whose_trial_is_told_without_its_files_is_found_by_its_name(tmp_path: Path) -> None:
-    trial = Trials(CHOICE, tmp_path).of({"margin": 1.0, "seed_everything": 0})
-    (tmp_path / f"old-{trial.digest}").mkdir()
-    (tmp_path / f"old-{trial.digest}" / "trial.json").write_text(json.dumps({"values": trial.values}))
-    assert Trials(CHOICE, tmp_path).of(trial.values).folder.name == f"old-{trial.digest}"
 
 
 def test_states_and_scores(tmp_path: Path) -> None:
