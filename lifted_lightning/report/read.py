@@ -111,11 +111,8 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
     """A run's part of each level of the frame's columns, or a line that says what is wrong with its file."""
     try:
         result = json.loads((folder / RESULT).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        return f"{name}/{RESULT}: cannot be read ({printable(str(error))[:80]}), not counted; remove it and run again"
-    try:
         if not any(result[stage] for stage in STAGES):
-            return f"{name}/{RESULT}: has no metrics, not counted; run again"
+            raise ValueError("no metrics")
         objects = ("baseline", "git", "part", "versions")
         if wrong := [name for name in objects if not isinstance(result.get(name) or {}, dict)]:
             raise TypeError(f"{wrong[0]} is no object")
@@ -123,8 +120,9 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
             raise TypeError("steps is no number")
         settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
         values = _numbers(result)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        return f"{name}/{RESULT}: is not a run's result ({error!r}), not counted; remove it and run again"
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        why = printable(repr(error))[:80]
+        return f"{name}/{RESULT}: is not a run's result ({why}), not counted; remove it and run again"
     seed = result.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         seed = f"none ({name})"  # a run without one has a seed of its own

@@ -170,7 +170,7 @@ WRONG: list[tuple[str, ...]] = [
     ("report nowhere", "nowhere: no such folder", "give run folders"),
     ("report ''", "an argument is empty", "not set"),
     ("report photos", "photos: no run below it (no result.json)", "give run folders"),
-    ("report torn", "torn/run/result.json: cannot be read", "remove it and run again"),
+    ("report torn", "torn/run/result.json: is not a run's result", "remove it and run again"),
     ("report foreign", "foreign/run/result.json: is not a run's result", "remove it and run again"),
     # lifted dashboard
     ("dashboard", "required: --project", "see lifted dashboard --help"),

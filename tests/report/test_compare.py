@@ -100,8 +100,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "crashed" / "wandb" / "files" / "config.yaml").write_text("")  # is no run
     comparison = compared(tmp_path)
     assert rows(comparison) == [("LiftedStructure", [0, 1])]
-    told = [f"s/{name}/result.json: cannot be read" for name in ("cut", "deep")]
-    told += [f"s/{name}/result.json: is not a run's result" for name in ("list", "empty", "git", "endless")]
+    told = [f"s/{name}/result.json: is not a run's result" for name in (*unread, "git", "endless")]
     told += ["s/crashed: no result.json, failed or unfinished, not counted; go on with `lifted fit --config RUN/config"]
     told += ["counted once: s/good-again (as s/good)"]
     told += ["s/validated: evaluated on the validation classes only"]

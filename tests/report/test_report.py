@@ -149,7 +149,7 @@ def test_names_from_data_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no run below it"),
         (["empty", "runs"], "empty: no run below it"),
-        (["broken"], "broken/a/result.json: cannot be read"),
+        (["broken"], "broken/a/result.json: is not a run's result"),
         (["unfinished"], "unfinished/a: no result.json, failed or unfinished"),
         (["runs", "--by", "embeding_size"], "no run has such a setting; did you mean embedding_size?"),
         (["runs", "--out", "file/report"], "--out file/report: cannot be written to"),
