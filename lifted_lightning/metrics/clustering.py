@@ -10,7 +10,7 @@ import torch
 
 from lifted_lightning.distributed import rank, sum_over_ranks
 from lifted_lightning.errors import UserError
-from lifted_lightning.metrics.distances import Array, Distance, comparable
+from lifted_lightning.metrics.distances import Array, Distance, points_of
 
 Method = Literal["k-means", "affinity propagation"]
 Start = Literal["k-means++", "random"]
@@ -53,7 +53,7 @@ def clustering_metrics(
         ValueError: if shapes do not match, or there is nothing to cluster.
         UserError: if affinity propagation is asked for more items than it is meant for, or embeddings are not finite.
     """
-    points = comparable(embeddings, distance)
+    points = points_of(embeddings, distance)
     classes = torch.as_tensor(labels).cpu().numpy()
     if classes.shape != points.shape[:1] or not len(classes):
         raise ValueError(f"labels have shape {classes.shape}, embeddings {tuple(points.shape)}")
@@ -65,18 +65,21 @@ def clustering_metrics(
         )
     scores = torch.zeros(3, dtype=torch.float64)
     if rank() == 0:
-        count = len(np.unique(classes))
-        matrix = points.float().cpu().numpy()
-        if method == "k-means":
-            assigned = _k_means(matrix, count, start, seed)
-        else:
-            assigned = _affinity_propagation(matrix, count, seed)
-        scores += torch.tensor(compare(classes, assigned), dtype=torch.float64)
+        from sklearn.exceptions import ConvergenceWarning
+
+        count, matrix = len(np.unique(classes)), points.float().cpu().numpy()
+        # Embeddings collapsed, say, to fewer points than clusters: the scores tell.
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            if method == "k-means":
+                assigned = _k_means(matrix, count, start, seed)
+            else:
+                assigned = _affinity_propagation(matrix, count, seed)
+        scores += torch.tensor(agreement(classes, assigned), dtype=torch.float64)
     nmi, ami, f1 = sum_over_ranks(scores.to(points.device)).tolist()
     return {"nmi": nmi, "ami": ami, "f1": f1}
 
 
-def compare(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]:
+def agreement(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]:
     """NMI (arithmetic), AMI (arithmetic) and F1 over pairs of a clustering (N,) of items of classes (N,)."""
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix
@@ -84,32 +87,23 @@ def compare(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]
     nmi = normalized_mutual_info_score(classes, assigned)
     ami = adjusted_mutual_info_score(classes, assigned)
     table = contingency_matrix(classes, assigned, sparse=True, dtype=np.int64)
-    together = _pairs(table.data)
-    claimed, true = _pairs(np.asarray(table.sum(0))), _pairs(np.asarray(table.sum(1)))
+    sizes = table.data, np.asarray(table.sum(0)), np.asarray(table.sum(1))
+    together, claimed, true = (int((size * (size - 1) // 2).sum()) for size in sizes)
     # 2PR/(P + R) with P = together/claimed and R = together/true; perfect where there is no pair at all.
     f1 = 2 * together / (claimed + true) if claimed + true else 1.0
     return float(nmi), float(ami), f1
 
 
-def _pairs(sizes: IntArray) -> int:
-    return int((sizes * (sizes - 1) // 2).sum())
-
-
 def _k_means(points: FloatArray, clusters: int, start: Start, seed: int) -> IntArray:
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
-        # Fewer distinct points than clusters: embeddings collapsed, which the scores tell.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed)
-        return model.fit_predict(points)
+    model = KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed)
+    return model.fit_predict(points)
 
 
 def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntArray:
     """Frey & Dueck, *Clustering by Passing Messages Between Data Points*, Science 2007."""
     from sklearn.cluster import AffinityPropagation
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import euclidean_distances
 
     similarities = -euclidean_distances(points, squared=True)
@@ -123,9 +117,7 @@ def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntAr
             affinity="precomputed", preference=-math.exp(middle), damping=0.9, max_iter=500, convergence_iter=30,
             random_state=seed,
         )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            tried.append(model.fit_predict(similarities))
+        tried.append(model.fit_predict(similarities))
         found = len(np.unique(tried[-1]))
         if found == clusters:
             break

@@ -33,7 +33,7 @@ def full_precision() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def comparable(embeddings: Array, distance: Distance = "euclidean") -> Tensor:
+def points_of(embeddings: Array, distance: Distance = "euclidean") -> Tensor:
     """The embeddings (N, D), float32 or float64, whose float64 differences are the distances that are ranked.
 
     Args:

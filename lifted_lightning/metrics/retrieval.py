@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.distributed import own_share, sum_over_ranks
-from lifted_lightning.metrics.distances import Array, Distance, comparable, fold_sum, full_precision
+from lifted_lightning.metrics.distances import Array, Distance, fold_sum, full_precision, points_of
 from lifted_lightning.metrics.search import GROUP, SPARE, Search, largest
 
 _GROUPS = 2**16  # groups of columns that are looked through at a time
@@ -123,7 +123,7 @@ def rank_queries(
         ValueError: if shapes do not match, or a row is out of range or given twice.
         UserError: if an embedding is not finite.
     """
-    points = comparable(embeddings, distance)
+    points = points_of(embeddings, distance)
     classes = torch.as_tensor(labels)
     if classes.is_floating_point():
         raise TypeError(f"labels are {classes.dtype}, not whole numbers")
@@ -249,12 +249,7 @@ def _negatives_before_first(
 ) -> Tensor:
     """(n,) how many negatives are as near as the nearest positive, or nearer.
 
-    Args:
-        search: the items that are searched.
-        queries: (n,) items.
-        columns: (n, P) of the positives.
-        positives: (n, P) their scores, -inf where there is none.
-        scores: (n, W) of the negatives, -inf elsewhere. They are spoilt.
+    As for :func:`_negatives_before`, but for ``scores`` (n, W) of all negatives, -inf elsewhere. They are spoilt.
     """
     bound = search.error_bound(queries)
     reach = (positives.amax(1) - 2 * bound).float()[:, None]

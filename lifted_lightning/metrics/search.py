@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lifted_lightning.metrics.distances import Array, Distance, comparable, fold_sum, full_precision, squared_distances
+from lifted_lightning.metrics.distances import Array, Distance, fold_sum, full_precision, points_of, squared_distances
 
 SPARE = 4  # candidates beyond those wanted, so that near ties at the end of a list are seldom cut off
 GROUP = 16  # columns whose largest score is looked at first: several times faster than looking at all
@@ -25,7 +25,7 @@ class Search:
     An item is a row of the embeddings; a column is a place among the items that are searched.
 
     Args:
-        embeddings: (N, D) as ``distances.comparable`` gives them.
+        embeddings: (N, D) as ``distances.points_of`` gives them.
         items: (G,) the items that are searched, each once. They are the first G columns, in this order.
 
     Attributes:
@@ -43,7 +43,8 @@ class Search:
         self.items = torch.nn.functional.pad(items, (0, width - self.count), value=-1)
         self.column = torch.full((len(embeddings),), self.padding, device=items.device)
         self.column[items] = torch.arange(self.count, device=items.device)
-        self.same = _numbered(embeddings)
+        none = torch.zeros(len(embeddings), dtype=torch.int64, device=items.device)
+        self.same = torch.unique(embeddings, dim=0, return_inverse=True)[1] if embeddings.numel() else none
         self._coarse, self._squared_norms, self._scale = _centred(embeddings)
         self._gallery = self._coarse[items]
         self._memory: dict[str, Tensor] = {}
@@ -172,13 +173,6 @@ def _centred(embeddings: Tensor) -> tuple[Tensor, Tensor, float]:
     return coarse, squared_norms, scale
 
 
-def _numbered(rows: Tensor) -> Tensor:
-    """(N,) int64: a number for each row (N, D), the same for identical rows only."""
-    if not rows.numel():
-        return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    return torch.unique(rows, dim=0, return_inverse=True)[1]
-
-
 def nearest(
     queries: Array, gallery: Array, k: int, exclude: Tensor | None = None, distance: Distance = "euclidean"
 ) -> tuple[Tensor, Tensor]:
@@ -199,7 +193,7 @@ def nearest(
         ValueError: if the sizes of embeddings differ, ``k`` is not positive, or the distance is unknown.
         UserError: if some embeddings are not finite.
     """
-    vectors, items = comparable(queries, distance), comparable(gallery)
+    vectors, items = points_of(queries, distance), points_of(gallery)
     if vectors.shape[1] != items.shape[1]:
         raise ValueError(f"queries have shape {tuple(vectors.shape)}, gallery {tuple(items.shape)}")
     if k < 1:
@@ -213,7 +207,7 @@ def nearest(
         if len(vectors) <= FEW:
             parts = list(_nearest_of_few(vectors, items, k, left_out.tolist(), distance))
         else:
-            points = torch.cat([comparable(items, distance), vectors])
+            points = torch.cat([points_of(items, distance), vectors])
             search = Search(points, torch.arange(len(items), device=items.device))
             left_out = left_out.to(items.device).where(left_out.to(items.device) >= 0, search.padding)
             parts = []
@@ -244,6 +238,6 @@ def _nearest_of_few(
         least[leave : leave + 1] = -torch.inf  # none where it is -1
         rows = (score + error >= least.topk(k).values[-1]).nonzero()[:, 0]
         rows = rows[rows != leave]
-        near = (comparable(items[some], distance).double() for some in rows.split(_ROWS))
+        near = (points_of(items[some], distance).double() for some in rows.split(_ROWS))
         distances, place = smallest(torch.cat([fold_sum((some - query).square_()) for some in near]), k)
         yield distances[None], rows[place][None]

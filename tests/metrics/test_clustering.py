@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import clustering_metrics
-from lifted_lightning.metrics.clustering import AFFINITY_LIMIT, compare
+from lifted_lightning.metrics.clustering import AFFINITY_LIMIT, agreement
 
 GROUPS = torch.arange(120) % 6
 
@@ -21,7 +21,7 @@ def heaps(spread: float) -> torch.Tensor:
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40))
 def test_f1_and_nmi_by_their_definitions(items: list[tuple[int, int]]) -> None:
     classes, clusters = np.array(items).T
-    nmi, _, f1 = compare(classes, clusters)
+    nmi, _, f1 = agreement(classes, clusters)
     pairs = list(combinations(items, 2))
     claimed = [a[0] == b[0] for a, b in pairs if a[1] == b[1]]
     true = [a[1] == b[1] for a, b in pairs if a[0] == b[0]]
