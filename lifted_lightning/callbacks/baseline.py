@@ -1,12 +1,12 @@
 """What an embedding is compared with: the same images without training, and what to try where that is better."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lifted_lightning.training.module import Batch, EmbeddingModule
+from lifted_lightning.training.module import EmbeddingModule
 
 PIXEL_SIDE = 32  # raw pixels are compared at no more than this side, which keeps them thousands of numbers
 FROZEN, PIXELS = "frozen trunk", "raw pixels"
@@ -50,14 +50,3 @@ def have_one_length(network: nn.Module, embeddings: Tensor) -> bool:
         return told  # embeddings that have collapsed to a point seem to have one length, too
     lengths = torch.linalg.vector_norm(embeddings.float(), dim=1)
     return bool(len(lengths) and lengths.max() - lengths.min() <= 0.01 * lengths.max())
-
-
-@torch.inference_mode()
-def embed_baseline(
-    features: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Features (b, F) float32, labels and rows of this rank's batches, as ``RetrievalMetrics.update`` takes them."""
-    return [
-        (features(batch["images"].to(device)).float(), batch["labels"].to(device), batch["indices"].to(device))
-        for batch in batches
-    ]

@@ -3,16 +3,11 @@
 from itertools import islice
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lifted_lightning.callbacks.baseline import (
-    FROZEN,
-    WHAT_TO_TRY,
-    embed_baseline,
-    have_one_length,
-    untrained_features,
-)
+from lifted_lightning.callbacks.baseline import FROZEN, WHAT_TO_TRY, have_one_length, untrained_features
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import clustering_metrics
@@ -97,13 +92,12 @@ class RetrievalEvaluation(Callback):
         self._loaded_step = checkpoint["global_step"]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metrics = self._new_metrics(trainer, pl_module, "validation")
+        self._metrics = self._new_metrics(trainer, pl_module, "test" if trainer.testing else "validation")
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self._metrics.update(outputs["embeddings"], outputs["labels"], outputs["indices"])
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metrics = self._new_metrics(trainer, pl_module, "test")
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self.on_validation_batch_end(trainer, pl_module, outputs)
@@ -115,15 +109,8 @@ class RetrievalEvaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         evaluation = self._evaluate(trainer, "test")
         if self.clustering != "none":
-            evaluation.values.update(
-                clustering_metrics(
-                    evaluation.embeddings,
-                    evaluation.labels,
-                    method=self.clustering,
-                    start=self.clustering_start,
-                    distance=self.distance,
-                )
-            )
+            given = evaluation.embeddings, evaluation.labels, self.clustering, self.clustering_start, self.distance
+            evaluation.values.update(clustering_metrics(*given))
         self._publish(trainer, pl_module, evaluation)
 
     def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
@@ -166,6 +153,7 @@ class RetrievalEvaluation(Callback):
             if isinstance(callback, EvaluationConsumer):
                 callback.on_evaluation(trainer, module, evaluation)
 
+    @torch.inference_mode()
     def _rank_baseline(self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation) -> dict[str, float]:
         self.baseline_unit_length = have_one_length(module.network, evaluation.embeddings)
         self.baseline_name, features = untrained_features(module, self.baseline_unit_length)
@@ -173,8 +161,9 @@ class RetrievalEvaluation(Callback):
         test = evaluation.stage == "test"
         batches = data.test_dataloader() if test else data.val_dataloader()
         seen = (trainer.num_test_batches if test else trainer.num_val_batches)[0]
-        for batch in embed_baseline(features, islice(batches, int(seen)), module.device):
-            metrics.update(*batch)
+        for batch in islice(batches, int(seen)):
+            images, labels, rows = (batch[part].to(module.device) for part in ("images", "labels", "indices"))
+            metrics.update(features(images).float(), labels, rows)
         return metrics.compute()
 
     def _tell_below(self, evaluation: Evaluation) -> None:

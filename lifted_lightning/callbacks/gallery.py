@@ -1,5 +1,7 @@
 """The retrieval gallery: queries with their nearest neighbours, drawn beside training."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import Trainer
@@ -20,35 +22,20 @@ class RetrievalGallery(BackgroundPicture):
     the highest rank; one a class); and, for the pairs of classes that are most often each other's nearest,
     the query with the nearest such neighbour.
 
-    Writes ``plots/gallery_<step>.png`` at validation and ``plots/gallery_test.png``, and logs them as
-    ``plots/gallery_validation`` and ``plots/gallery_test``.
-
     Args:
         neighbours: how many neighbours a query is shown with.
         rows: queries in each group.
-        seed: of the random choices, so that the same queries are shown each time.
-        every_n: draw at every n-th validation too; the test alone by default, and nothing at all for 0.
-        timeout: seconds that the end of training waits for the picture before giving it up.
+        **of_all: ``seed``, ``every_n`` and ``timeout``, as every ``BackgroundPicture`` takes them.
     """
 
     name = "gallery"
 
-    def __init__(
-        self,
-        neighbours: int = 8,
-        rows: int = 3,
-        seed: int = 0,
-        every_n: int | None = None,
-        timeout: float = 300.0,
-    ) -> None:
-        super().__init__(every_n, timeout)
-        if min(neighbours, rows) < 1 or seed < 0:
-            raise UserError(
-                f"gallery.neighbours {neighbours}, rows {rows}, seed {seed}: give at least 1, at least 1, at least 0"
-            )
+    def __init__(self, neighbours: int = 8, rows: int = 3, **of_all: Any) -> None:
+        super().__init__(**of_all)
+        if min(neighbours, rows) < 1:
+            raise UserError(f"gallery.neighbours {neighbours}, rows {rows}: give at least 1 of each")
         self.neighbours = neighbours
         self.rows = rows
-        self.seed = seed
 
     def inputs(self, trainer: Trainer, evaluation: Evaluation) -> Inputs | None:
         """Choose what is shown here; draw there."""

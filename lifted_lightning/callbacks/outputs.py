@@ -24,6 +24,7 @@ from lifted_lightning.runs.embeddings import Embeddings
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.settings import relative_paths
 
+# that decide what a run computes
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "scikit-learn", "numpy")
 
 
@@ -151,7 +152,8 @@ class ResultFile(Callback):
             },
             "images_per_second": round(self._progress["images"] / training, 1) if training else None,
             "world_size": trainer.world_size,
-            "versions": versions(),
+            "versions": {"lifted-lightning": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in LIBRARIES},
             "git": self._git,
         }
         write_json(folder / RESULT, content)
@@ -178,13 +180,6 @@ def with_training_means(history: list[dict[str, Any]], metrics: list[dict[str, s
         rows.append(row | means)
         before = row["step"]
     return rows
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, Python, and the libraries that decide what a run computes."""
-    return {"lifted-lightning": __version__, "python": platform.python_version()} | {
-        name: version(name) for name in LIBRARIES
-    }
 
 
 def git_state() -> dict[str, Any] | None:

@@ -72,17 +72,20 @@ class BackgroundPicture(Callback):
     and to every logger that has ``log_image``, as ``plots/<name>_<stage>``.
 
     Args:
+        seed: of what is chosen at random, so that the same images are shown each time.
         every_n: draw at every n-th validation too; the test alone by default, and nothing at all for 0.
         timeout: seconds that the end of training waits for a picture before giving it up.
     """
 
     name: str
 
-    def __init__(self, every_n: int | None = None, timeout: float = 300.0) -> None:
-        if every_n is not None and every_n < 0:
-            raise UserError(f"{self.name}.every_n {every_n}: give 1 or more, 0 for no pictures, or null for the test's")
-        if not 0 <= timeout < float("inf"):
-            raise UserError(f"{self.name}.timeout {timeout}: give a number of seconds, 0 or more")
+    def __init__(self, seed: int = 0, every_n: int | None = None, timeout: float = 300.0) -> None:
+        if seed < 0 or (every_n or 0) < 0 or not 0 <= timeout < float("inf"):
+            raise UserError(
+                f"{self.name}.seed {seed}, every_n {every_n}, timeout {timeout:g}: give numbers of at least 0; "
+                "every_n 0 for no pictures, null for the test's"
+            )
+        self.seed = seed
         self.every_n = every_n
         self.timeout = timeout
         self._validations = 0

@@ -1,4 +1,4 @@
-"""Tables of the test: which classes retrieval fails on and what it takes them for, and Recall@K for many K."""
+"""Which classes of the test retrieval fails on and what it takes them for, and its Recall@K for many K."""
 
 import csv
 from collections.abc import Sequence
@@ -19,31 +19,42 @@ RECALL_CURVE = "plots/recall_curve_test"
 Row = list[Any]
 
 
-class PerClassTable(Callback):
-    """Writes Recall@1 of each test class, worst first, to ``per_class.csv`` in the run's folder.
+class TablesOfTest(Callback):
+    """Tables of the test: Recall@1 of each class, worst first, and Recall@K for K = 1, 2, 4, …
 
-    A class's row has the number of its queries (those with another image of the class in the gallery), the
-    share of them whose nearest neighbour is of the class, and the class that the nearest neighbours of the
-    others most often are, with how often. Loggers that have ``log_table`` get the table, when the test is over, as
-    ``plots/per_class_test``.
+    The first is written to ``per_class.csv`` in the run's folder, and given to loggers that have ``log_table``, when
+    the test is over, as ``plots/per_class_test``. A class's row has the number of its queries (those with another
+    image of the class in the gallery), the share of them whose nearest neighbour is of the class, and the class that
+    the nearest neighbours of the others most often are, with how often. W&B gets the second, as a line and a table,
+    as ``plots/recall_curve_test``.
     """
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
+        self._curve: list[Row] = []
 
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        """Write the table of a test."""
+        """Make the tables of a test, and write the first."""
         if not trainer.is_global_zero or evaluation.stage != "test":
             return
         self._rows = per_class_rows(evaluation, data_of(trainer).class_names)
+        ks = [1 << power for power in range(11) if 1 << power < len(evaluation)]
+        self._curve = [[k, evaluation.ranking.metrics([k])[f"recall@{k}"]] for k in ks]
         with atomic(Path(trainer.default_root_dir) / "per_class.csv", "w") as file:
             csv.writer(file).writerows([COLUMNS, *([*map(csv_text, row)] for row in self._rows)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        columns = list(COLUMNS)
         for logger in trainer.loggers if self._rows else ():
             if hasattr(logger, "log_table"):
-                logger.log_table("plots/per_class_test", columns=columns, data=self._rows, step=trainer.global_step)
+                logger.log_table(
+                    "plots/per_class_test", columns=list(COLUMNS), data=self._rows, step=trainer.global_step
+                )
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                table = wandb.Table(columns=["K", "recall"], data=self._curve)
+                chart: Any = wandb.plot.line(table, "K", "recall", title="Recall@K, test")
+                logger.log_metrics({RECALL_CURVE: chart}, trainer.global_step)
 
 
 def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
@@ -59,27 +70,3 @@ def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[R
         confused = class_names[others[times.argmax()]] if len(others) else ""
         rows.append([class_names[label], count, recall, confused, int(times.max(initial=0))])
     return sorted(rows, key=lambda row: (row[2], -row[1]))
-
-
-class RecallCurve(Callback):
-    """Gives W&B the test's Recall@K for K = 1, 2, 4, … as a line and a table, ``plots/recall_curve_test``."""
-
-    def __init__(self) -> None:
-        self._points: list[Row] = []
-
-    def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        """Count how many queries are answered by rank K."""
-        if trainer.is_global_zero and evaluation.stage == "test":
-            ks = [1 << power for power in range(11) if 1 << power < len(evaluation)]
-            self._points = [[k, evaluation.ranking.metrics([k])[f"recall@{k}"]] for k in ks]
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not self._points or not loggers:
-            return
-        import wandb
-
-        table = wandb.Table(columns=["K", "recall"], data=self._points)
-        chart: Any = wandb.plot.line(table, "K", "recall", title="Recall@K, test")
-        for logger in loggers:
-            logger.log_metrics({RECALL_CURVE: chart}, trainer.global_step)

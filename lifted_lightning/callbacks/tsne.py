@@ -1,5 +1,7 @@
 """The t-SNE plot of an evaluation's embeddings, drawn beside training."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from pytorch_lightning import Trainer
@@ -15,41 +17,29 @@ from lifted_lightning.pictures.tsne_map import stratified_sample
 class TSNEPlot(BackgroundPicture):
     """Draws a t-SNE map of the embeddings, coloured by class, with the images of some of its points.
 
-    Writes ``plots/tsne_<step>.png`` at validation and ``plots/tsne_test.png``, and logs them as
-    ``plots/tsne_validation`` and ``plots/tsne_test``. Up to ten classes have a colour each, and their names below
-    the map; with more than twenty, colours repeat, and the images tell which class is which.
+    Up to ten classes have a colour each, and their names below the map; with more than twenty, colours repeat, and
+    the images tell which class is which.
 
     Args:
         points: how many images to draw at most; a share of each class, or, with very many classes, some of
             the classes with five images each on average.
         thumbnails: how many of the points may show their image; those that would overlap do not.
         perplexity: of t-SNE.
-        seed: of the choice of points and of t-SNE, so that the same images are drawn each time.
-        every_n: draw at every n-th validation too; the test alone by default, and nothing at all for 0.
-        timeout: seconds that the end of training waits for the picture before giving it up.
+        **of_all: ``seed``, ``every_n`` and ``timeout``, as every ``BackgroundPicture`` takes them.
     """
 
     name = "tsne"
 
-    def __init__(
-        self,
-        points: int = 2000,
-        thumbnails: int = 500,
-        perplexity: float = 30.0,
-        seed: int = 0,
-        every_n: int | None = None,
-        timeout: float = 300.0,
-    ) -> None:
-        super().__init__(every_n, timeout)
-        if points < 1 or thumbnails < 0 or not 0 < perplexity < float("inf") or seed < 0:
+    def __init__(self, points: int = 2000, thumbnails: int = 500, perplexity: float = 30.0, **of_all: Any) -> None:
+        super().__init__(**of_all)
+        if points < 1 or thumbnails < 0 or not 0 < perplexity < float("inf"):
             raise UserError(
-                f"tsne.points {points}, thumbnails {thumbnails}, perplexity {perplexity:g}, seed {seed}: give at least "
-                "1, at least 0, a finite number above 0, and at least 0"
+                f"tsne.points {points}, thumbnails {thumbnails}, perplexity {perplexity:g}: give at least 1, "
+                "at least 0, and a finite number above 0"
             )
         self.points = points
         self.thumbnails = thumbnails
         self.perplexity = perplexity
-        self.seed = seed
 
     def inputs(self, trainer: Trainer, evaluation: Evaluation) -> Inputs:
         """Sample the points here, so that little is handed over; project and draw there."""

@@ -26,7 +26,7 @@ from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
 from lifted_lightning.callbacks.outputs import PredictionFile, ResultFile
 from lifted_lightning.callbacks.run_folder import RunFolder
-from lifted_lightning.callbacks.tables import PerClassTable, RecallCurve
+from lifted_lightning.callbacks.tables import TablesOfTest
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
@@ -62,8 +62,7 @@ from lifted_lightning.training.module import EmbeddingModule
 # command line (`--tsne.points`). Those of one's own, `--trainer.callbacks+=...`, come before them.
 CALLBACKS: dict[str, type[Callback]] = {
     "evaluation": RetrievalEvaluation,
-    "per_class_table": PerClassTable,
-    "recall_curve": RecallCurve,
+    "tables_of_test": TablesOfTest,
     "diagnostics": BatchDiagnostics,
     "tsne": TSNEPlot,
     "gallery": RetrievalGallery,
