@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifted_lightning.cli import main
+from lifted_lightning.cli import OWN, TRAINER, main
 from tests.helpers.run_folders import make_run
 
 CALLED = "from lifted_lightning.cli import main; from contextlib import suppress\nwith suppress(SystemExit): main"
@@ -29,6 +29,11 @@ def test_no_more_is_imported_than_is_needed(code: str, heavy: str) -> None:
     code = f"import sys\n{code}\nprint([name for name in {heavy.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert {*TRAINER, *OWN} <= set(capsys.readouterr().out.split())
 
 
 def test_help_lists_our_losses_and_no_layers_of_torch(

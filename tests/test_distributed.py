@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from lifted_lightning.distributed import (
-    gather_rows,
-    gather_with_gradient,
-    own_share,
-    rank,
-    sum_over_ranks,
-    world_size,
-)
+from lifted_lightning.distributed import gather_rows, gather_with_gradient, own_share, rank, sum_over_ranks, world_size
 from lifted_lightning.metrics.collection import EmbeddingSet
 from tests.helpers.ranks import run_ranks
 

@@ -5,9 +5,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
-from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -15,6 +14,7 @@ from lifted_lightning.callbacks import diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.losses import LiftedStructureLoss
+from tests.helpers.tiny_evaluation import Recorder
 
 
 @pytest.mark.parametrize("rows_at_once", [7, 1024])
@@ -51,21 +51,6 @@ def test_effective_rank(rows, columns):
     shares = torch.linalg.svdvals(random) / torch.linalg.svdvals(random).sum()
     expected = torch.exp(-(shares * shares.log()).sum())
     assert effective_rank(random).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-class Rows(Logger):
-    """Keeps what it is given."""
-
-    name, version = "rows", 0
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append((step, metrics))
-
-    def log_hyperparams(self, *args, **kwargs): ...
 
 
 LABELS = torch.arange(12).repeat_interleave(6)
@@ -105,19 +90,25 @@ class PlainLoss(nn.Module):
         return embeddings.square().mean()
 
 
+def logged(net: Net, prefix: str, *callbacks: Callback) -> list[tuple[int, dict[str, float]]]:
+    """The steps at which figures whose names begin so were logged, in ten steps, and these figures."""
+    loggers = [Recorder(), Recorder()]
+    trainer = Trainer(
+        max_epochs=2, logger=loggers, callbacks=[BatchDiagnostics(), *callbacks], log_every_n_steps=3,
+        accelerator="cpu", use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(net, datamodule=Data())
+    assert loggers[1].rows == loggers[0].rows
+    rows = [(step, {k: v for k, v in row.items() if k.startswith(prefix)}) for step, row in loggers[0].rows]
+    return [(step, row) for step, row in rows if row]
+
+
 @pytest.mark.parametrize("loss", [LiftedStructureLoss(), PlainLoss()])
 @pytest.mark.filterwarnings("ignore")
 def test_one_row_a_logging_step_goes_to_every_logger(loss):
-    loggers = [Rows(), Rows()]
-    trainer = Trainer(
-        max_epochs=2, logger=loggers, callbacks=[BatchDiagnostics()], log_every_n_steps=3, accelerator="cpu",
-        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(Net(loss), datamodule=Data())
-    rows = [(step, {k: v for k, v in row.items() if k.startswith("batch/")}) for step, row in loggers[0].rows]
-    assert [step for step, row in rows] == [2, 5, 8]
-    assert loggers[1].rows == loggers[0].rows
+    rows = logged(Net(loss), "batch/")
+    assert [step for step, _ in rows] == [2, 5, 8]
     names = {"classes", "positives_per_anchor", "neighbour_share", "norm_mean", "effective_rank"}
     names |= {"positive_distance", "negative_distance"} | ({"active_share"} if hasattr(loss, "diagnostics") else set())
     for _, row in rows:
@@ -137,15 +128,7 @@ class Scheduled(Net):
 @pytest.mark.parametrize("monitor", [[], [LearningRateMonitor("step")]], ids=["ours", "Lightning's"])
 @pytest.mark.filterwarnings("ignore")
 def test_the_rate_of_each_group_is_that_of_the_step_and_logged_once(monitor):
-    logger = Rows()
-    trainer = Trainer(
-        max_epochs=2, logger=logger, callbacks=[BatchDiagnostics(), *monitor], log_every_n_steps=3, accelerator="cpu",
-        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(Scheduled(PlainLoss()), datamodule=Data())
-    rates = [(step, {k: v for k, v in row.items() if k.startswith("lr")}) for step, row in logger.rows]
-    rates = [(step, row) for step, row in rates if row]
+    rates = logged(Scheduled(PlainLoss()), "lr", *monitor)
     if monitor:
         assert all(all(name.startswith("lr-SGD") for name in row) for _, row in rates)
     else:

@@ -21,6 +21,7 @@ from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.runs.loggers import MetricsFile
 from lifted_lightning.training.module import EmbeddingModule
+from tests.helpers.reference.retrieval import retrieval_metrics
 from tests.helpers.tiny import TinyNetwork
 from tests.helpers.tiny_training import Case, blobs
 
@@ -45,23 +46,13 @@ class Pretrained(TinyNetwork):
         return deepcopy(self._first).eval()
 
 
-def recall_at_1(points: np.ndarray, labels: np.ndarray) -> float:
-    """By a loop over the queries."""
-    right = 0
-    for query in range(len(points)):
-        distances = np.linalg.norm(points - points[query], axis=1)
-        distances[query] = np.inf
-        right += labels[distances.argmin()] == labels[query]
-    return right / len(points)
-
-
 def frozen_recall(data: RetrievalDataModule, module: EmbeddingModule, rows: np.ndarray, unit: bool) -> float:
     assert data.pixels is not None
     images = torch.from_numpy(np.asarray(data.pixels[rows])).permute(0, 3, 1, 2)
     with torch.no_grad():
         points = module.network.initial_trunk()(module.augment(images, None)).double().numpy()
     lengths = np.linalg.norm(points, axis=1, keepdims=True) if unit else 1.0
-    return recall_at_1(points / lengths, data.table.labels[rows])
+    return retrieval_metrics(points / lengths, data.table.labels[rows], (1,))["recall@1"]
 
 
 @pytest.mark.parametrize("unit", [True, False], ids=["unit length", "any length"])

@@ -8,11 +8,7 @@ import torch
 
 from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries, confused_pairs
 from lifted_lightning.metrics.collection import EmbeddingSet
-from lifted_lightning.pictures.gallery import (
-    ABSENT,
-    RIGHT,
-    WRONG,
-)
+from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
 from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, fit, overlapping
 
 

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from lifted_lightning.callbacks.outputs import with_training_means
 from lifted_lightning.cli import main
+from tests.helpers.tiny import FIT
 
 
 def test_a_history_row_has_the_means_of_what_training_logged_since_the_row_before():
@@ -21,12 +24,12 @@ def test_a_history_row_has_the_means_of_what_training_logged_since_the_row_befor
     assert with_training_means([{"step": 4, "seconds": 1.0}], []) == [{"step": 4, "seconds": 1.0}]
 
 
-def test_result_json_tells_how_the_run_went(tmp_path: Path):
-    arguments = "fit --config experiments/quickstart.yaml --trainer.max_steps 6 --trainer.log_every_n_steps 1"
-    arguments += " --data.batches_per_epoch 3 --trainer.check_val_every_n_epoch 1 --test false"
-    arguments += " --tsne.every_n 0 --gallery.every_n 0"
-    assert main([*arguments.split(), "--runs_dir", str(tmp_path), "--name", "run"]) == 0
-    result = json.loads(next(tmp_path.glob("*/run/result.json")).read_text())
+def test_result_json_tells_how_the_run_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    arguments = "--trainer.max_steps=6 --trainer.log_every_n_steps=1 --data.batches_per_epoch=3 --test=false"
+    arguments += f" --tsne.every_n=0 --gallery.every_n=0 --name=run --runs_dir={tmp_path}"
+    assert main([*FIT, *arguments.split()]) == 0
+    result = json.loads((tmp_path / "e" / "run" / "result.json").read_text())
     assert not list(tmp_path.glob("*/run/plots/*"))
     assert result["stage"] == "validation"
     assert not result["test"]

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pytest
 from pytorch_lightning import Trainer
 
@@ -83,10 +82,10 @@ class TestBackground:
             "from lifted_lightning.callbacks.pictures import start_drawing\n"
             "inputs = dict(embeddings=np.random.rand(9000, 30), seed=np.array(0), perplexity=np.array(30.0))\n"
             "process, _ = start_drawing('tsne', Path('map.png'), inputs)\n"
-            "time.sleep(2)\n"
+            "time.sleep(1)\n"
             "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
             "os.killpg(0, signal.SIGINT)\n"
-            "time.sleep(1)\n"
+            "time.sleep(0.5)\n"
             "assert process.poll() is None, 'the worker is gone too early'\n"
             "print(process.pid, flush=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -159,19 +158,10 @@ def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
 
-    drawn: list[Inputs] = []
-    original = np.savez
-
-    def savez(file: IO[bytes], **arrays: Any) -> None:
-        drawn.append(arrays)
-        original(file, **arrays)
-
-    monkeypatch.setattr(np, "savez", savez)
     training = trainer()
     training.fit(Model(clusters()), datamodule=Data())
     training.save_checkpoint(tmp_path / "five.ckpt")
-    trainer(RetrievalGallery(every_n=1)).validate(
-        Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt"
-    )
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_5.png"]
-    assert "· step 5 ·" in str(drawn[0]["title"])
+    begun = instead(monkeypatch, "false")
+    evaluating = trainer(RetrievalGallery(every_n=1))
+    evaluating.validate(Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt")
+    assert begun == ["gallery_5.png"]

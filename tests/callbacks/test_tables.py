@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifted_lightning.callbacks.tables import COLUMNS, PerClassTable
+from lifted_lightning.callbacks.tables import COLUMNS, TablesOfTest
 from lifted_lightning.metrics.collection import EmbeddingSet
 from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, overlapping
 
@@ -17,7 +17,7 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
     if separate:
         data.apart = apart(len(items))
     trainer, evaluation = evaluated(tmp_path, items, data, step=7)
-    table = PerClassTable()
+    table = TablesOfTest()
     table.on_evaluation(trainer, Model(items), evaluation)
     assert not trainer.loggers[0].tables, "loggers are asked when all is written"
     table.on_test_end(trainer, Model(items))
@@ -44,7 +44,7 @@ def test_per_class_table(tmp_path: Path, separate: bool) -> None:
 def test_a_name_is_no_formula(tmp_path: Path) -> None:
     items = clusters()
     trainer, evaluation = evaluated(tmp_path, items, Data(("=1+1", "-5", "@x")))
-    PerClassTable().on_evaluation(trainer, Model(items), evaluation)
+    TablesOfTest().on_evaluation(trainer, Model(items), evaluation)
     with open(tmp_path / "per_class.csv", newline="", encoding="utf-8") as file:
         assert {row[0] for row in csv.reader(file)} == {"class", "'=1+1", "-5", "'@x"}
 
@@ -53,7 +53,7 @@ def test_a_collapsed_network_finds_nothing(tmp_path: Path) -> None:
     labels = torch.arange(30) % 3
     items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)
     trainer, evaluation = evaluated(tmp_path, items)
-    table = PerClassTable()
+    table = TablesOfTest()
     table.on_evaluation(trainer, Model(items), evaluation)
     table.on_test_end(trainer, Model(items))
     assert [row[2] for row in trainer.loggers[0].tables["plots/per_class_test"][1]] == [0.0] * 3
@@ -61,8 +61,8 @@ def test_a_collapsed_network_finds_nothing(tmp_path: Path) -> None:
 
 def test_the_table_is_of_the_test_and_of_rank_zero(tmp_path: Path) -> None:
     trainer, evaluation = evaluated(tmp_path, clusters(), stage="validation")
-    PerClassTable().on_evaluation(trainer, Model(clusters()), evaluation)
+    TablesOfTest().on_evaluation(trainer, Model(clusters()), evaluation)
     trainer, evaluation = evaluated(tmp_path, clusters())
     trainer.is_global_zero = False
-    PerClassTable().on_evaluation(trainer, Model(clusters()), evaluation)
+    TablesOfTest().on_evaluation(trainer, Model(clusters()), evaluation)
     assert list(tmp_path.iterdir()) == []

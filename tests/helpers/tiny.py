@@ -11,6 +11,13 @@ from lifted_lightning.data.table import ImageTable
 from lifted_lightning.training.networks import Embedder
 
 CLASSES, IMAGES, SIDE = 40, 8, 16
+FIT = [
+    "fit", "--model.network=tests.helpers.tiny.TinyNetwork", "--model.loss=LiftedStructureLoss",
+    "--model.augment=CropMirror", "--model.augment.size=12", "--data.dataset=tests.helpers.tiny.Blobs",
+    "--data.size=16", "--data.channels=1", "--data.batch_size=16", "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false", "--evaluation.baseline=false", "--evaluation.clustering=none",
+    "--experiment=e",
+]  # fmt: skip
 
 
 class Blobs(RetrievalDataset):

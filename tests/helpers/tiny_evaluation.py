@@ -26,20 +26,22 @@ def clusters(n: int = N) -> EmbeddingSet:
 
 
 class Recorder(Logger):
-    """Keeps the pictures and tables it is given, as long as it is not finalised."""
+    """Keeps the metrics, pictures and tables it is given, pictures as long as it is not finalised."""
 
     name = "recorder"
     version = ""
 
     def __init__(self) -> None:
         super().__init__()
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
         self.images: list[tuple[str, str, int]] = []
         self.tables: dict[str, tuple[list[str], list[list[Any]], int]] = {}
         self.finalized = False
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, metrics))
 
     def log_image(self, key: str, images: list[str], step: int) -> None:
         assert not self.finalized

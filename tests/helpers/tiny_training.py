@@ -42,7 +42,7 @@ class Case:
     """What is trained. ``batches`` gives labels of the rows of each batch, instead of the usual sampler."""
 
     loss: str = "lifted"
-    steps: int = 20
+    steps: int = 12  # more than an epoch
     precision: str = "64-true"
     micro_batch: int | None = None
     gather: bool = True

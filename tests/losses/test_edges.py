@@ -70,18 +70,6 @@ def test_learned_batch_is_exactly_zero(name: str) -> None:
     assert gradient.abs().max() < 1e-12
 
 
-def test_contrastive_without_one_kind_of_pair_keeps_the_other() -> None:
-    pull = ContrastiveLoss(squared=True)(points(12), ONE_CLASS)
-    assert pull.item() == pytest.approx(torch.pdist(points(12)).square().mean().item() / 2, rel=1e-6)
-    push = ContrastiveLoss(5.0, average="all", squared=True)(points(12), SINGLETONS)
-    assert push.item() == pytest.approx((5 - torch.pdist(points(12))).relu().square().mean().item() / 2)
-
-
-def test_consecutive_pairs_leave_out_a_last_row_alone() -> None:
-    loss = ContrastiveLoss(pairs="consecutive", average="all")
-    assert loss(points(11), MIXED[:11]) == loss(points(11)[:10], MIXED[:10])
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_labels_are_names_only(name: str) -> None:
     value, gradient = value_and_gradient(name, points(12), MIXED)
@@ -113,33 +101,36 @@ def test_non_finite_embedding_gives_non_finite_loss(name: str, bad: float, label
 @pytest.mark.parametrize("name", CASES)
 def test_misuse_is_an_error(name: str) -> None:
     loss = CASES[name].loss
-    for x, labels, message in (
-        (points(12)[None], MIXED, r"shape \(B, D\)"),
-        (points(12), MIXED[:11], r"shape \(12,\), not \(11,\)"),
-        (points(12), MIXED[:, None], r"shape \(12,\), not \(12, 1\)"),
+    for x, labels, error, message in (
+        (points(12)[None], MIXED, ValueError, r"shape \(B, D\)"),
+        (points(12), MIXED[:11], ValueError, r"shape \(12,\), not \(11,\)"),
+        (points(12), MIXED[:, None], ValueError, r"shape \(12,\), not \(12, 1\)"),
+        (points(12), MIXED.float(), TypeError, "integers"),
+        (points(12), MIXED.bool(), TypeError, "integers"),
+        (points(12).long(), MIXED, TypeError, "floating point"),
     ):
-        with pytest.raises(ValueError, match=message):
-            loss(x, labels)
-    for x, labels, message in (
-        (points(12), MIXED.float(), "integers"),
-        (points(12), MIXED.bool(), "integers"),
-        (points(12).long(), MIXED, "floating point"),
-    ):
-        with pytest.raises(TypeError, match=message):
+        with pytest.raises(error, match=message):
             loss(x, labels)
 
 
-def test_options_out_of_range_are_errors() -> None:
-    with pytest.raises(ValueError, match="pairs"):
-        ContrastiveLoss(pairs="some")
-    with pytest.raises(ValueError, match="average must be 'all' or 'active'"):
-        ContrastiveLoss(average="some")
-    with pytest.raises(UserError, match=r"pairs=consecutive: .* average=all"):
-        ContrastiveLoss(pairs="consecutive", average="active")
-    with pytest.raises(ValueError, match="mining"):
-        TripletLoss(mining="easy")
-    with pytest.raises(ValueError, match="average"):
-        TripletLoss(average="none")
+@pytest.mark.parametrize(
+    ("loss", "options", "error", "message"),
+    [
+        (ContrastiveLoss, {"pairs": "some"}, ValueError, "pairs"),
+        (ContrastiveLoss, {"average": "some"}, ValueError, "average must be 'all' or 'active'"),
+        (
+            ContrastiveLoss,
+            {"pairs": "consecutive", "average": "active"},
+            UserError,
+            "pairs=consecutive: .* average=all",
+        ),
+        (TripletLoss, {"mining": "easy"}, ValueError, "mining"),
+        (TripletLoss, {"average": "none"}, ValueError, "average"),
+    ],
+)
+def test_options_out_of_range_are_errors(loss: type, options: dict[str, str], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        loss(**options)
 
 
 @pytest.mark.parametrize("name", CASES)

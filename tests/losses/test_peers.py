@@ -39,33 +39,7 @@ def test_triplet(squared: bool, average: str) -> None:
     torch.testing.assert_close(*both(lambda x, y: 2 * ours(x, y), theirs), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("average", ["active", "all"])
-def test_contrastive(average: str) -> None:
-    """Theirs has plain hinges and no factor ½: positives on squared distances, negatives squared."""
-
-    class SquaredMean(reducers.BaseReducer):
-        def pos_pair_reduction(self, losses, *rest):
-            return losses.mean() * 0
-
-        def neg_pair_reduction(self, losses, *rest):
-            counted = losses[losses > 0] if average == "active" else losses
-            return counted.square().mean()
-
-    class PositiveMean(reducers.BaseReducer):
-        def pos_pair_reduction(self, losses, *rest):
-            return losses.mean()
-
-        def neg_pair_reduction(self, losses, *rest):
-            return losses.mean() * 0
-
-    pull = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(2), reducer=PositiveMean())
-    push = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance(1), reducer=SquaredMean())
-    ours = ContrastiveLoss(2.0, average=average, squared=True)
-    results = both(lambda x, y: 2 * ours(x, y), lambda x, y: pull(x, y) + push(x, y))
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)
-
-
-def test_linear_contrastive() -> None:
+def test_contrastive() -> None:
     """Theirs has no factor ½, and leaves positives at distance 0 out of the mean, of which there are none here."""
     theirs = losses.ContrastiveLoss(pos_margin=0, neg_margin=2, distance=distance())
     ours = ContrastiveLoss(2.0, average="active", squared=False)

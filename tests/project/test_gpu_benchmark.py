@@ -20,8 +20,9 @@ def measure(out: Path, *options: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
 
 
-def test_losses_and_evaluation_are_measured(tmp_path: Path) -> None:
-    code, written, report = measure(tmp_path / "out", "--parts", "losses", "evaluation")
+@pytest.mark.slow
+def test_every_part_is_measured(tmp_path: Path) -> None:
+    code, written, report = measure(tmp_path / "out")
     assert code == 0, report
     assert all(ended.startswith("done") for ended in written["parts"].values())
     losses, evaluation = written["figures"]["losses"], written["figures"]["evaluation"]
@@ -30,6 +31,9 @@ def test_losses_and_evaluation_are_measured(tmp_path: Path) -> None:
     assert all((row["peer"] or 1) > 0 for row in losses)
     assert all(0 < row["Recall@1"] <= 1 and row["seconds"] > 0 for row in evaluation)
     assert report.count("| lifted |") == 4
+    assert "Recall@1" in written["figures"]["fits"][0]
+    assert written["figures"]["training"][0]["share"] > 0
+    assert "skipped" in report or "passed" in report
 
 
 def test_a_part_that_hangs_costs_itself_alone(tmp_path: Path) -> None:
@@ -37,12 +41,3 @@ def test_a_part_that_hangs_costs_itself_alone(tmp_path: Path) -> None:
     assert code == 1
     assert [ended.split(",")[0] for ended in written["parts"].values()] == ["killed by its limit"] * 2
     assert "## evaluation: killed" in report
-
-
-@pytest.mark.slow
-def test_training_and_fits_are_measured(tmp_path: Path) -> None:
-    code, written, report = measure(tmp_path / "out", "--parts", "tests", "fits", "training")
-    assert code == 0, report
-    assert "Recall@1" in written["figures"]["fits"][0]
-    assert written["figures"]["training"][0]["share"] > 0
-    assert "skipped" in report or "passed" in report

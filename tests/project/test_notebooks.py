@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.reference.dense import lifted
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -61,12 +63,7 @@ def test_the_arrows_point_where_the_paper_says(monkeypatch: pytest.MonkeyPatch, 
     assert triplet @ toward > 0
 
     x = points.clone().requires_grad_()
-    distances = (x[:, None] - x).square().sum(-1).add(torch.eye(len(x))).sqrt()
-    lift = (1 - distances).exp() @ torch.nn.functional.one_hot(labels).double()  # (N, classes)
-    lift = lift.sum(1) - lift.gather(1, labels[:, None])[:, 0]
-    rows = [(a, b) for a in range(len(x)) for b in range(a) if labels[a] == labels[b]]
-    terms = torch.stack([((lift[a] + lift[b]).log() + distances[a, b]).relu() ** 2 for a, b in rows])
-    (terms.sum() / (2 * len(rows))).backward()
+    lifted(x, labels, 1.0, 1.0).backward()
     torch.testing.assert_close(names["ARROWS"]["lifted"], -x.grad)
     assert -x.grad[1] @ toward < 0
     for name, sign in (("contrastive", 1), ("triplet", 1), ("lifted", -1)):

@@ -11,7 +11,6 @@ import yaml
 from importlinter.cli import lint_imports
 
 import lifted_lightning
-from lifted_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,12 +62,6 @@ def test_imports_point_one_way(capsys: pytest.CaptureFixture[str]) -> None:
     """The rules are in pyproject.toml; ``lint-imports`` checks them, too."""
     broken = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert not broken, capsys.readouterr().out
-
-
-def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--help"])
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("fit", "validate", "test", "predict", "data"))
 
 
 def test_the_public_names_are_there_and_documented() -> None:

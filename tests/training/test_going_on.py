@@ -18,17 +18,13 @@ import lifted_lightning
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO
 from lifted_lightning.cli import main
 from lifted_lightning.errors import RunError
-from tests.helpers.tiny import blob
+from tests.helpers.tiny import FIT, blob
 from tests.training.test_resume import COMPARED, assert_same, load
 
 STEPS = 12
 BASE = [
-    "fit", "--model.network=tests.helpers.tiny.TinyNetwork", "--model.loss=LiftedStructureLoss",
-    "--model.augment=CropMirror", "--model.augment.size=12", "--model.optimizer=SGD", "--model.optimizer.lr=0.01",
-    "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
-    "--data.batches_per_epoch=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
-    "--trainer.log_every_n_steps=1", "--last_checkpoint.every_n_steps=1", "--evaluation.baseline=false",
-    "--evaluation.clustering=none", "--tsne.every_n=1000", "--gallery.every_n=1000", "--experiment=e",
+    *FIT, "--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--data.batches_per_epoch=4",
+    "--trainer.log_every_n_steps=1", "--last_checkpoint.every_n_steps=1",
 ]  # fmt: skip
 
 
@@ -154,18 +150,17 @@ def test_a_changed_rate_is_applied_and_recorded(schedule: str, capfd: pytest.Cap
     assert optimizer["weight_decay"] == 0.5
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["--data.batch_size=24", "--data.batches_per_epoch=5", "--seed_everything=1", "--data.sampler.neighbours=0",
-     "--model.optimizer=Adam", "--model.network.dropout=0.5"],
-)  # fmt: skip
-def test_what_would_break_the_run_is_refused(change: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_would_break_the_run_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     folder = fit("run", "--trainer.max_steps=2", "--test=false")
     config = (folder / "config.yaml").read_text()
     (folder / "result.json").unlink()
-    go_on(folder, change, "--trainer.max_steps=3", code=2)
-    assert f"a run cannot go on with {change[2:].split('=')[0].rsplit('.', 1)[0]}" in capfd.readouterr().err
-    assert (folder / "config.yaml").read_text() == config
+    for change in (
+        "data.batch_size=24", "data.batches_per_epoch=5", "seed_everything=1", "data.sampler.neighbours=0",
+        "model.optimizer=Adam", "model.network.dropout=0.5",
+    ):  # fmt: skip
+        go_on(folder, f"--{change}", "--trainer.max_steps=3", code=2)
+        assert f"a run cannot go on with {change.split('=')[0].rsplit('.', 1)[0]}" in capfd.readouterr().err
+        assert (folder / "config.yaml").read_text() == config
 
 
 def test_a_callback_s_changed_setting_is_applied(capfd: pytest.CaptureFixture[str]) -> None:
@@ -256,12 +251,18 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 # What a checkpoint was trained on
 
 
-def image_folder(place: Path, train: int, test: int) -> None:
-    for split, first, count in (("train", 0, train), ("test", 50, test)):
-        for c in range(first, first + count):
-            (place / split / f"class{c:02}").mkdir(parents=True, exist_ok=True)
-            for i in range(4):
-                blob(f"{c}/{i}").save(place / split / f"class{c:02}" / f"{i}.png")
+def draw(place: str, classes: range, name: str = "class") -> None:
+    """Folders of four images each."""
+    for c in classes:
+        folder = Path(place, f"{name}{c:02}")
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            blob(f"{c}/{i}").save(folder / f"{i}.png")
+
+
+def draw_split(test_classes: int) -> None:
+    draw("photos/train", range(8))
+    draw("photos/test", range(50, 50 + test_classes))
 
 
 OWN = [
@@ -272,16 +273,10 @@ OWN = [
 
 def test_classes_that_were_trained_on_are_told_and_marked(recwarn: pytest.WarningsRecorder) -> None:
     """Classes by name, the half that comes first trains: eight more put classes that have trained into the test."""
-    for c in range(16):
-        (Path("photos") / f"class{c:02}").mkdir(parents=True)
-        for i in range(4):
-            blob(f"{c}/{i}").save(f"photos/class{c:02}/{i}.png")
+    draw("photos", range(16))
     folder = fit("run", *OWN)
     assert "trained_classes" not in json.loads((folder / "result.json").read_text())
-    for c in range(8):
-        (Path("photos") / f"a{c}").mkdir()
-        for i in range(4):
-            blob(f"{20 + c}/{i}").save(f"photos/a{c}/{i}.png")
+    draw("photos", range(20, 28), "a")
     test = ["test", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", "--name=tested"]
     assert main(test) == 0
     trained = json.loads(Path("runs/e/tested/result.json").read_text())["trained_classes"]
@@ -295,9 +290,9 @@ def test_classes_that_were_trained_on_are_told_and_marked(recwarn: pytest.Warnin
 
 
 def test_more_test_images_are_allowed_other_training_images_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    image_folder(Path("photos"), 8, 4)
+    draw_split(4)
     folder = fit("run", *OWN)
-    image_folder(Path("photos"), 8, 6)
+    draw_split(6)
     go_on(folder, "--trainer.max_steps=4", "--name=more")
     blob("0/9").save("photos/train/class00/9.png")
     blob("7/9").save("photos/train/class07/9.png")
@@ -311,7 +306,7 @@ def test_a_test_needs_no_loss_and_a_run_starts_from_another_s_weights() -> None:
     proxies = ["--model.loss=pytorch_metric_learning.losses.ProxyAnchorLoss", "--model.network=ConvNet",
                "--model.network.width=2", "--trainer.max_steps=2"]  # fmt: skip
     folder = fit("run", *proxies)
-    image_folder(Path("photos"), 8, 4)
+    draw_split(4)
     other = ["--data.dataset=ImageFolder", "--data.dataset.path=photos", "--name=tested"]
     assert main(["test", f"--config={folder / 'config.yaml'}", "--ckpt_path=last", *other]) == 0
     weights = f"--model.network.weights_file={folder / 'checkpoints' / 'last.ckpt'}"

@@ -61,16 +61,6 @@ def test_batch_normalisation_by_parts_of_a_batch_is_told(
     assert not recwarn.list
 
 
-def test_a_scheduler_steps_every_step_and_plateau_with_its_metric() -> None:
-    stepped = module(scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1)).configure_optimizers()
-    assert stepped["lr_scheduler"]["interval"] == "step"
-
-    from pytorch_lightning.cli import ReduceLROnPlateau
-
-    plateau = module(scheduler=lambda o: ReduceLROnPlateau(o, monitor="validation/map@r"))
-    assert plateau.configure_optimizers()["lr_scheduler"]["monitor"] == "validation/map@r"
-
-
 class Notes(Callback):
     """Keeps what the steps return."""
 

@@ -1,6 +1,7 @@
 """W processes are one: gradients, weights, batches and metrics under DDP against a single process."""
 
-from pathlib import Path
+import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,11 +10,7 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.tiny_training import LOSSES, Case, Outcome, relative_difference, train
 
 # Rank 0 of two has rows 0-5, all of different classes; the second batch has no positive pair at all.
-NO_POSITIVES_ON_A_RANK = (
-    (0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 8),
-    tuple(range(12)),
-    (0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7),
-)
+NO_POSITIVES_ON_A_RANK = ((0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 8), tuple(range(12)), (0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7))
 
 EVERYDAY = {
     **{name: Case(loss=name) for name in LOSSES},
@@ -33,29 +30,20 @@ EVERYDAY = {
     **{f"bf16, {name}": Case(loss=name, steps=3, precision="bf16-mixed", clip=1.0, micro_batch=5) for name in LOSSES},
 }
 EXACT = [*LOSSES, "micro batch", "proxy anchor, micro batch", "clipped", "two views", "validation"]
-Outcomes = dict[str, list[Outcome]]
-
-
-class Worlds:
-    """The outcomes of all cases for each number of ranks, trained when they are first asked for."""
-
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
-        self._outcomes: dict[int, Outcomes] = {}
-
-    def __getitem__(self, world_size: int) -> Outcomes:
-        if world_size not in self._outcomes:
-            ranks = run_ranks(train, world_size, list(EVERYDAY.values()), world_size, self.cache, joined=False)
-            by_case = zip(*ranks, strict=True)
-            self._outcomes[world_size] = {
-                name: list(outcomes) for name, outcomes in zip(EVERYDAY, by_case, strict=True)
-            }
-        return self._outcomes[world_size]
+Worlds = Callable[[int], dict[str, tuple[Outcome, ...]]]
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
-    return Worlds(tmp_path_factory.mktemp("cache"))
+    """The outcomes of all cases, one a rank, for a number of ranks; trained when they are first asked for."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    @functools.cache
+    def outcomes(world_size: int) -> dict[str, tuple[Outcome, ...]]:
+        ranks = run_ranks(train, world_size, list(EVERYDAY.values()), world_size, cache, joined=False)
+        return dict(zip(EVERYDAY, zip(*ranks, strict=True), strict=True))
+
+    return outcomes
 
 
 ranks = pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
@@ -64,9 +52,9 @@ ranks = pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytes
 @ranks
 @pytest.mark.parametrize("name", EXACT)
 def test_gradient_and_weights_are_those_of_one_process(worlds: Worlds, world_size: int, name: str) -> None:
-    (one,) = worlds[1][name]
-    assert len(one.gradients) == 20
-    for outcome in worlds[world_size][name]:
+    (one,) = worlds(1)[name]
+    assert len(one.gradients) == Case.steps
+    for outcome in worlds(world_size)[name]:
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-12
         assert relative_difference(outcome.weights, one.weights) <= 1e-9
         assert outcome.losses == pytest.approx(one.losses, rel=1e-9)
@@ -76,16 +64,16 @@ def test_gradient_and_weights_are_those_of_one_process(worlds: Worlds, world_siz
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_in_single_precision(worlds: Worlds, world_size: int, name: str) -> None:
     key = f"single precision, {name}"
-    (one,) = worlds[1][key]
+    (one,) = worlds(1)[key]
     assert one.gradients[0].dtype == torch.float32
-    for outcome in worlds[world_size][key]:
+    for outcome in worlds(world_size)[key]:
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-5
 
 
 @ranks
 def test_synchronised_batch_normalisation(worlds: Worlds, world_size: int) -> None:
-    (one,) = worlds[1]["batch normalisation"]
-    for outcome in worlds[world_size]["batch normalisation"]:
+    (one,) = worlds(1)["batch normalisation"]
+    for outcome in worlds(world_size)["batch normalisation"]:
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-10
         assert relative_difference(outcome.weights, one.weights) <= 1e-9
         for buffer, expected in one.buffers.items():
@@ -94,18 +82,18 @@ def test_synchronised_batch_normalisation(worlds: Worlds, world_size: int) -> No
 
 @ranks
 def test_each_rank_sees_the_positives_of_the_global_batch(worlds: Worlds, world_size: int) -> None:
-    for outcome in worlds[world_size]["lifted"]:
-        assert outcome.positives == [1.0] * 20
+    for outcome in worlds(world_size)["lifted"]:
+        assert outcome.positives == [1.0] * Case.steps
 
 
 @ranks
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_positives_on_a_rank_and_none_at_all(worlds: Worlds, world_size: int, name: str) -> None:
     key = f"no positives, {name}"
-    (one,) = worlds[1][key]
+    (one,) = worlds(1)[key]
     assert one.positives == [0.5, 0.0, 10 / 12]
     assert all(gradient.isfinite().all() for gradient in one.gradients)
-    for outcome in worlds[world_size][key]:
+    for outcome in worlds(world_size)[key]:
         for ours, theirs in zip(outcome.gradients, one.gradients, strict=True):
             assert float((ours - theirs).norm()) <= 1e-12 * max(1.0, float(theirs.norm()))
         assert relative_difference(outcome.weights, one.weights) <= 1e-9
@@ -114,17 +102,17 @@ def test_no_positives_on_a_rank_and_none_at_all(worlds: Worlds, world_size: int,
 @ranks
 def test_validation_metrics_are_those_of_one_process(worlds: Worlds, world_size: int) -> None:
     """64 images in shares of 32, 22 or 16, and batches of 7."""
-    (one,) = worlds[1]["validation"]
+    (one,) = worlds(1)["validation"]
     assert 0 < one.metrics["recall@1"] < 1
-    for outcome in worlds[world_size]["validation"]:
+    for outcome in worlds(world_size)["validation"]:
         assert outcome.metrics == pytest.approx(one.metrics, abs=1e-12)
 
 
 @ranks
 def test_the_local_loss_is_another(worlds: Worlds, world_size: int) -> None:
     """The ablation: without gathering, each rank has its own loss of its own rows."""
-    (one,) = worlds[1]["local loss"]
-    local = worlds[world_size]["local loss"]
+    (one,) = worlds(1)["local loss"]
+    local = worlds(world_size)["local loss"]
     assert relative_difference(local[0].gradients[0], one.gradients[0]) > 0.05
     assert torch.equal(local[0].gradients[0], local[1].gradients[0]), "DDP averages what is left"
     assert local[0].losses != local[1].losses
@@ -134,8 +122,8 @@ def test_the_local_loss_is_another(worlds: Worlds, world_size: int) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_mixed_precision_with_clipping_and_micro_batch(worlds: Worlds, world_size: int, name: str) -> None:
     key = f"bf16, {name}"
-    (one,) = worlds[1][key]
-    for outcome in worlds[world_size][key]:
+    (one,) = worlds(1)[key]
+    for outcome in worlds(world_size)[key]:
         assert outcome.weights.dtype == torch.float32
         assert float(outcome.gradients[0].norm()) <= 1 + 1e-4
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 0.05

@@ -15,18 +15,15 @@ import torch
 from lifted_lightning.runs.folder import METRICS, read_metrics
 from tests.helpers import faults as kills
 from tests.helpers.lifted import Run, lifted
+from tests.helpers.tiny import FIT
 
 # Three epochs of eight steps with a validation after each, and six steps of a fourth.
 STEPS = 30
 BASE = [
-    "fit", "--model.network=tests.helpers.tiny.TinyNetwork", "--model.network.dropout=0.1",
-    "--model.loss=LiftedStructureLoss", "--model.augment=CropMirror", "--model.augment.size=12",
-    "--model.scheduler=torch.optim.lr_scheduler.StepLR", "--model.scheduler.step_size=7",
-    "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
-    "--data.sampler.samples_per_class=4", "--data.batches_per_epoch=8", "--data.sampler.refresh_interval=6",
-    "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.max_steps={STEPS}",
-    "--trainer.log_every_n_steps=2", "--last_checkpoint.every_n_steps=3",
-    "--evaluation.baseline=false", "--evaluation.clustering=none", "--experiment=e", "--name=run",
+    *FIT, "--model.network.dropout=0.1", "--model.scheduler=torch.optim.lr_scheduler.StepLR",
+    "--model.scheduler.step_size=7", "--data.sampler.samples_per_class=4", "--data.batches_per_epoch=8",
+    "--data.sampler.refresh_interval=6", f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=2",
+    "--last_checkpoint.every_n_steps=3", "--name=run",
 ]  # fmt: skip
 
 
@@ -43,11 +40,8 @@ class Setting:
 
     @property
     def arguments(self) -> list[str]:
-        return [
-            f"--data.workers={self.workers}",
-            f"--data.sampler.neighbours={self.neighbours}",
-            f"--trainer.devices={self.world_size}",
-        ]
+        data = [f"--data.workers={self.workers}", f"--data.sampler.neighbours={self.neighbours}"]
+        return [*data, f"--trainer.devices={self.world_size}"]
 
 
 PLAIN, HARD, RANKS = Setting(), Setting(workers=1, neighbours=0.5), Setting(neighbours=0.5, world_size=2)
@@ -68,18 +62,8 @@ class Runs:
         self._number += 1
         place = self.folder / str(self._number)
         place.mkdir()
-        run = lifted(
-            [
-                *BASE,
-                *setting.arguments,
-                f"--runs_dir={place}",
-                f"--data.cache_dir={self.folder / 'cache'}",
-                *more,
-            ],
-            place,
-            setting.world_size,
-            prepare,
-        )
+        places = [f"--runs_dir={place}", f"--data.cache_dir={self.folder / 'cache'}"]
+        run = lifted([*BASE, *setting.arguments, *places, *more], place, setting.world_size, prepare)
         return run, place / "e" / "run"
 
     def resume(self, folder: Path, setting: Setting) -> Run:
@@ -196,12 +180,7 @@ def test_nothing_is_left_to_train(runs: Runs, limit: list[str]) -> None:
         ("max_steps", 16, 24, ["--data.validation_share=0", "--data.sampler.neighbours=0.5"]),
         ("max_steps", 15, 26, ["--trainer.accumulate_grad_batches=2"]),
         ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5"]),
-        (
-            "max_epochs",
-            2,
-            3,
-            ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5", "--data.validation_share=0"],
-        ),
+        ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5", "--data.validation_share=0"]),
     ],
     ids=str,
 )
@@ -231,11 +210,7 @@ def test_a_finished_run_goes_on_in_a_new_folder(
         (signal.SIGTERM, RANKS, 1),
         pytest.param(signal.SIGINT, Setting(1, 0.5, 2), 1, marks=pytest.mark.slow),
     ],
-    ids=[
-        "Ctrl-C",
-        "SIGTERM to rank 1 alone",
-        "Ctrl-C to rank 1 and its worker, steps before the ranks agree",
-    ],
+    ids=["Ctrl-C", "SIGTERM to rank 1 alone", "Ctrl-C to rank 1 and its worker, steps before the ranks agree"],
 )
 def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
     group = number == signal.SIGINT  # as a terminal does, to loader workers too
