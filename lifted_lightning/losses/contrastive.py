@@ -11,6 +11,7 @@ from lifted_lightning.losses.pairs import (
     Average,
     Laplacian,
     PairBlocks,
+    References,
     Terms,
     active_share,
     added,
@@ -40,6 +41,8 @@ class ContrastiveLoss(nn.Module):
     Musgrave, Belongie, Lim (ECCV 2020), which learns far more in our trials: the default. The paper's form is
     ``margin=1, pairs="consecutive", average="all", squared=True``.
 
+    Against references the pairs of all are those of a row i of the batch and a reference j.
+
     At the edges: a mean over no pairs is 0, so that a batch of singletons still pushes and one of a single
     class still pulls; an empty batch or a single row give 0 with a zero gradient. The derivative of a
     distance that is 0 is 0.
@@ -51,7 +54,8 @@ class ContrastiveLoss(nn.Module):
         squared: whether the terms are squared.
 
     Raises:
-        UserError: for a margin that is negative or not finite, and for the active ones of given pairs.
+        UserError: for a margin that is negative or not finite, for the active ones of given pairs, and, when called,
+            for given pairs with references.
         ValueError: for another word.
     """
 
@@ -77,11 +81,13 @@ class ContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"margin={self.margin}, pairs={self.pairs!r}, average={self.average!r}, squared={self.squared}"
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
         if self.pairs == "consecutive":
+            if references is not None:
+                raise UserError("pairs=consecutive: given pairs are none with a memory; leave out pairs")
             return contrastive_loss_of_given(embeddings, labels, self.margin, self.squared)
-        return contrastive_loss(embeddings, labels, self.margin, self.average, self.squared)
+        return contrastive_loss(embeddings, labels, self.margin, self.average, self.squared, references)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the negative pairs that are closer than the margin."""
@@ -103,9 +109,10 @@ def contrastive_loss(
     margin: float = 1.0,
     average: Average = "active",
     squared: bool = False,
+    references: References | None = None,
 ) -> Tensor:
     """The contrastive loss of all pairs; see :class:`ContrastiveLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared))
+    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared), references)
 
 
 def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float, squared: bool) -> Tensor:
@@ -146,7 +153,7 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
                 weights = torch.where(block.positive, -ratio, block.over_distances_(terms))
             else:
                 weights = block.over_distances_(torch.where(block.positive, -ratio, terms.sign_()))
-            laplacian.add_(block, weights, mutual=True, scale=-4 if squared else -2)
+            laplacian.add_(block, weights, mutual=True, scale=-(2 if squared else 1) * pairs.ends)
     twice = 2 * counted
     value = total / twice
     if with_gradient:
@@ -155,6 +162,6 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Avera
 
 
 def _active(pairs: PairBlocks, margin: float) -> Tensor:
-    """The number of negative pairs closer than the margin, each counted from both its ends."""
+    """The number of negative pairs closer than the margin, each of the batch counted from both its ends."""
     close = (torch.count_nonzero((block.distances < margin) > block.positive) for block in pairs.blocks(keep=True))
     return reduce(added, close)

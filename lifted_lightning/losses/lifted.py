@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
@@ -13,6 +12,7 @@ from lifted_lightning.losses.pairs import (
     Block,
     Laplacian,
     PairBlocks,
+    References,
     Terms,
     active_share,
     added,
@@ -42,6 +42,9 @@ class LiftedStructureLoss(nn.Module):
     :math:`\alpha - D`: ``smooth=0``, or false, is that limit (eq. 3), the hardest negative at each end. No τ gives
     less than it. Every positive pair counts in :math:`|P|`, also one whose hinge is 0.
 
+    Against references P and N are the pairs of a row i of the batch and a reference j: the negatives k of the row are
+    references, and those of the reference, l, rows of the batch. Time and memory are O(B N) for N references.
+
     At the edges: no positive pair, no negative pair, or an empty batch give 0 with a zero gradient. Where a
     distance is 0 its derivative is 0; where eq. 3 has a tie between the two ends, each gets half.
 
@@ -67,9 +70,9 @@ class LiftedStructureLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"margin={self.margin}, smooth={self.smooth}"
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return lifted_structure_loss(embeddings, labels, self.margin, self.smooth)
+        return lifted_structure_loss(embeddings, labels, self.margin, self.smooth, references)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the positive pairs whose hinge is above 0."""
@@ -78,10 +81,14 @@ class LiftedStructureLoss(nn.Module):
 
 
 def lifted_structure_loss(
-    embeddings: Tensor, labels: Tensor, margin: float = 0.1, smooth: bool | float = 0.1
+    embeddings: Tensor,
+    labels: Tensor,
+    margin: float = 0.1,
+    smooth: bool | float = 0.1,
+    references: References | None = None,
 ) -> Tensor:
     """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, smooth))
+    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, smooth), references)
 
 
 def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool | float) -> Terms:
@@ -89,26 +96,35 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
 
     Distances and margin are in units of the temperature. A row's lift is l_i = log Σ_k e^{α − D_ik} over its
     negatives, and J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 the lift is the maximum, and so is the join of the
-    two ends. A pair is met from both its ends.
+    two ends. A pair is met from both its ends; against references only from its row, so that the lift of a column, and
+    what is felt of it, are added up along the column.
     """
     unit, size = float(smooth or 1), len(pairs.rows)
     pairs.unit = unit
     if not smooth:
         pairs.widen()
+    if pairs.apart:
+        pairs.join()
     # What the third sweep needs of each block again, if it may be kept.
     reaches: list[Tensor] = []
     hinges: list[Tensor] = []
-    lift = total = count = active = push = cast(Any, None)
+    lift = total = count = active = push = felt = cast(Any, None)
     for block in pairs.blocks(keep=True):
         reach = _reach(block, margin / unit)
         lift = put(lift, reach.logsumexp(1) if smooth else reach.amax(1), block.rows, size)
         reaches += [reach] if size <= WHOLE_ROWS else []
+    other = lift
+    if pairs.apart:  # a row or column that has but a row's own copy has no lift at all
+        other = (reach.logsumexp(0) if smooth else reach.amax(0)).clamp_min_(-FAR)
+        lift.clamp_min_(-FAR)
     for block in pairs.blocks(keep=True):
-        hinge, share = _hinge(block, lift, bool(smooth))
+        hinge, share = _hinge(block, lift, other, bool(smooth))
         total = added(total, hinge.square().sum())
         count = added(count, torch.count_nonzero(block.positive))
         if with_gradient:
-            push = put(push, (hinge * share).sum(1), block.rows, size)
+            parts = hinge * share
+            push = put(push, parts.sum(1), block.rows, size)
+            felt = hinge.sub(parts).sum(0) if pairs.apart else push
             hinges += [hinge] if size <= WHOLE_ROWS else []
         else:
             active = added(active, torch.count_nonzero(hinge))
@@ -118,32 +134,35 @@ def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool |
         return Terms(value, None, active / count)
 
     laplacian = Laplacian(pairs)
-    offset = push.log() - lift
+    offset, other_offset = push.log() - lift, felt.log() - other
     for number, block in enumerate(pairs.blocks(keep=True)):
         reach = reaches[number] if reaches else _reach(block, margin / unit)
-        hinge = hinges[number] if hinges else _hinge(block, lift, bool(smooth))[0]
+        hinge = hinges[number] if hinges else _hinge(block, lift, other, bool(smooth))[0]
         if smooth:
             # By dl_i/dD_ik = −e^{α − l_i − D_ik} the negative pair (i, k) has the derivative
             # −push_i e^{α − l_i − D_ik} − push_k e^{α − l_k − D_ik}, whose factors go into the exponents.
             weights = (take(offset, block.rows)[:, None] + reach).exp_()
-            weights.add_((offset + reach).exp_()).sub_(hinge)
+            weights.add_((other_offset + reach).exp_()).sub_(hinge)
         else:
             nearest = reach.argmax(1, keepdim=True)
-            weights = hinge.mul_(-0.5).scatter_add_(1, nearest, take(push, block.rows)[:, None])
-        laplacian.add_(block, block.over_distances_(weights), mutual=bool(smooth), scale=-2)
+            weights = hinge.mul_(-1 / pairs.ends).scatter_add_(1, nearest, take(push, block.rows)[:, None])
+            if pairs.apart:
+                weights.scatter_add_(0, reach.argmax(0, keepdim=True), felt[None])
+        laplacian.add_(block, block.over_distances_(weights), mutual=bool(smooth), scale=-pairs.ends)
     return Terms(value, laplacian.gradient().div_(count), None)
 
 
 def _reach(block: Block, margin: float) -> Tensor:
-    """α − D of a block's negative pairs, very low elsewhere: (R, B)."""
+    """α − D of a block's negative pairs, very low elsewhere: (R, N)."""
     return (margin - block.distances).masked_fill_(block.positive, -FAR)
 
 
-def _hinge(block: Block, lift: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
-    """max(0, J) of the positive pairs, 0 elsewhere, and the derivative of the join by the row's lift: each (R, B)."""
-    difference = take(lift, block.rows)[:, None] - lift
-    if smooth:  # log(e^a + e^b) = b + log(1 + e^(a − b))
-        join, share = softplus(difference, threshold=40).add_(lift), difference.sigmoid_()
+def _hinge(block: Block, lift: Tensor, other: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
+    """max(0, J) of the positive pairs, 0 elsewhere, and the derivative of the join by the row's lift: each (R, N)."""
+    own = take(lift, block.rows)[:, None]
+    difference = own - other
+    if smooth:
+        join, share = torch.logaddexp(own, other), difference.sigmoid_()
     else:
-        join, share = difference.relu().add_(lift), difference.sign_().add_(1).div_(2)
+        join, share = torch.maximum(own, other), difference.sign_().add_(1).div_(2)
     return torch.where(block.positive, join.add_(block.distances), 0).relu_(), share

@@ -17,6 +17,9 @@ close. Three things make a pair right that is 1e-5 of its norm apart, or less, a
   more on others. What is left below their rounding is distance 0.
 
 The derivative of a distance that is 0 is 0.
+
+Against a memory of earlier embeddings (:class:`References`) the rows of the batch are the same, and the columns are
+the memory's: N of them in place of B, and only the rows have a gradient.
 """
 
 import math
@@ -42,17 +45,25 @@ ROUNDING = 64  # a squared distance below this many float64 roundings of the squ
 Average = Literal["active", "all"]  # what a mean counts: terms whose hinge is above 0, or all of them
 
 
+class References(NamedTuple):
+    """What the rows of a batch are compared with in place of each other: constants, without a gradient."""
+
+    embeddings: Tensor  # (N, D)
+    labels: Tensor  # (N,)
+    own: Tensor  # (B,) int64: where each row of the batch has its own copy, which is no pair with it
+
+
 class Block(NamedTuple):
-    """Some rows of a batch against all of it."""
+    """Some rows of a batch against all of it, or against all references: N columns."""
 
     rows: slice
-    distances: Tensor  # (R, B), float32 at least; infinity between a row and itself
-    positive: Tensor  # bool (R, B): whether a row and a column are a positive pair
+    distances: Tensor  # (R, N), float32 at least; infinity between a row and itself
+    positive: Tensor  # bool (R, N): whether a row and a column are a positive pair
     close: tuple[Tensor, Tensor] | None  # row (of the block) and column of the pairs left out of products
     wide: bool  # whether products are float64
 
     def over_distances_(self, weights: Tensor) -> Tensor:
-        """Divide (R, B) by the distances in place; 0 where the distance is 0, the length's subgradient there."""
+        """Divide (R, N) by the distances in place; 0 where the distance is 0, the length's subgradient there."""
         weights.div_(self.distances)
         return weights.masked_fill_(self.distances == 0, 0) if self.wide or self.close else weights
 
@@ -71,19 +82,29 @@ class PairBlocks:
     Args:
         embeddings: (B, D), any float type.
         labels: (B,), any integer type.
+        references: what the rows are compared with; each other if None.
 
     Attributes:
         rows: the embeddings, float32 at least.
+        columns: what they are compared with, (N, D): the references, or the rows themselves.
+        apart: whether these are two things.
+        ends: how many of a pair's two ends are moved by it; a reference is not.
         widest: the widest type of the device.
         unit: in which distances are given; set before the first block. The gradient stays that by the embeddings.
         readable: whether a number may be read from the device: not where a small batch would wait for it, nor under
             `torch.compile`. Shapes then depend on B and D alone.
     """
 
-    def __init__(self, embeddings: Tensor, labels: Tensor) -> None:
+    def __init__(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> None:
         self.widest = wide_dtype(embeddings.device)
-        self.rows = embeddings.to(narrow_dtype(embeddings))
-        self._labels = labels
+        self.rows = self.columns = embeddings.to(narrow_dtype(embeddings))
+        self._labels = self._column_labels = labels
+        self._own: Tensor | None = None
+        if references is not None:
+            self.columns = references.embeddings.to(self.rows.dtype)
+            self._column_labels, self._own = references.labels, references.own
+        self.apart = references is not None
+        self.ends = 1 if self.apart else 2
         on_cpu = embeddings.device.type == "cpu"
         eager = on_cpu and not torch.compiler.is_compiling()
         self.readable = eager or (not torch.compiler.is_compiling() and len(embeddings) > WHOLE_ROWS)
@@ -92,12 +113,16 @@ class PairBlocks:
             or self.rows.dtype == torch.float64
             or torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]  # few bits
         )
-        self._centred: dict[bool, tuple[Tensor, Tensor]] = {}
+        self._centred: dict[bool, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._kept: list[Block] = []
         self.unit = 1.0
         size = len(embeddings)
-        height = max(BLOCK_ROWS, (BLOCK_ENTRIES_CPU if on_cpu else BLOCK_ENTRIES_GPU) // max(size, 1))
+        height = max(BLOCK_ROWS, (BLOCK_ENTRIES_CPU if on_cpu else BLOCK_ENTRIES_GPU) // max(len(self.columns), 1))
         self._slices = [slice(start, min(start + height, size)) for start in range(0, size, height)]
+
+    def join(self) -> None:
+        """From now on take all rows as one block: for what is added up along columns."""
+        self._slices = [slice(0, len(self.rows))]
 
     def blocks(self, keep: bool = False) -> Iterator[Block]:
         """The blocks; with `keep`, and up to `WHOLE_ROWS`, the next sweep meets the same, and need not compute them."""
@@ -106,35 +131,49 @@ class PairBlocks:
             return
         for rows in self._slices:
             block = self._block(rows)
-            if keep and len(self.rows) <= WHOLE_ROWS:
+            if keep and len(self.rows) * len(self.columns) <= WHOLE_ROWS**2:
                 self._kept.append(block)
             yield block
 
-    def centred(self, wide: bool) -> tuple[Tensor, Tensor]:
-        """Rows less their mean (B, D), and their squared norms (B,)."""
+    def centred(self, wide: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows less their mean (B, D), and their squared norms (B,); columns less that mean (N, D), and theirs (N,)."""
         if wide not in self._centred:
             x = self.rows.to(self.widest) if wide else self.rows
-            x = x - x.mean(0)
-            self._centred[wide] = x, x.square().sum(1)
+            centre = x.mean(0)
+            x = x - centre
+            both = x, x.square().sum(1)
+            if self.apart:
+                y = self.columns.to(self.widest) - centre if wide else self.columns - centre
+                self._centred[wide] = *both, y, y.square().sum(1)
+            else:
+                self._centred[wide] = *both, *both
         return self._centred[wide]
 
     def widen(self) -> None:
         """From now on take distances and gradients in float64: for what tells apart distances that are nearly equal."""
         self.rows, self._wide = self.rows.to(self.widest), True
+        self.columns = self.columns.to(self.widest) if self.apart else self.rows
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """The numbers of positive and of negative pairs, each pair counted from both its ends."""
+        """The numbers of positive and of negative pairs, each pair of the batch counted from both its ends."""
         size = len(self.rows)
         positives = reduce(added, (torch.count_nonzero(self._same(rows)) for rows in self._slices)) - size
-        return positives, size * (size - 1) - positives
+        return positives, size * (len(self.columns) - 1) - positives
 
     def _same(self, rows: slice) -> Tensor:
-        """Where a row and a column are of one class, the row itself included: (R, B)."""
-        return take(self._labels, rows)[:, None] == self._labels
+        """Where a row and a column are of one class, the row itself included: (R, N)."""
+        return take(self._labels, rows)[:, None] == self._column_labels
+
+    def _fill_own_(self, values: Tensor, rows: slice, value: float) -> None:
+        """Set what a row has with itself, one entry of each row of (R, N)."""
+        if self._own is None:
+            take(values, rows, 1).fill_diagonal_(value)
+        else:
+            values.scatter_(1, take(self._own, rows)[:, None], value)
 
     def _block(self, rows: slice) -> Block:
         positive = self._same(rows)
-        take(positive, rows, 1).fill_diagonal_(False)
+        self._fill_own_(positive, rows, False)
         squared, close = (None, None) if self._wide else self._repaired(rows)
         wide = squared is None
         if squared is None:
@@ -143,12 +182,12 @@ class PairBlocks:
         return Block(rows, squared.sqrt_().to(self.rows.dtype), positive, close, wide)
 
     def _squared(self, rows: slice, wide: bool) -> tuple[Tensor, Tensor]:
-        """Squared distances (R, B) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
-        x, norms = self.centred(wide)
+        """Squared distances (R, N) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
+        x, norms, y, others = self.centred(wide)
         here = take(norms, rows)[:, None]
         scale = 1 / self.unit**2
-        squared = (here + norms).addmm_(take(x, rows), x.T, beta=scale, alpha=-2 * scale)
-        take(squared, rows, 1).fill_diagonal_(torch.inf)
+        squared = (here + others).addmm_(take(x, rows), y.T, beta=scale, alpha=-2 * scale)
+        self._fill_own_(squared, rows, torch.inf)
         return squared, here
 
     def _repaired(self, rows: slice) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
@@ -167,13 +206,14 @@ class PairBlocks:
 
     def differences(self, rows: slice, close: tuple[Tensor, Tensor]) -> Tensor:
         """One row less the other, (n, D), of n pairs of a row in the block and a column."""
-        return take(self.rows, rows).index_select(0, close[0]).sub_(self.rows.index_select(0, close[1]))
+        return take(self.rows, rows).index_select(0, close[0]).sub_(self.columns.index_select(0, close[1]))
 
 
 class Laplacian:
     """The gradient of a sum over pairs, gathered from weights w_ij: Σ_j (w_ij + w_ji)(x_i − x_j).
 
-    With w_ij the derivative by a distance divided by that distance this is the gradient by x_i.
+    With w_ij the derivative by a distance divided by that distance this is the gradient by x_i. Against references it
+    is Σ_j w_ij (x_i − r_j).
     """
 
     def __init__(self, pairs: PairBlocks) -> None:
@@ -185,19 +225,20 @@ class Laplacian:
 
         Args:
             block: whose pairs.
-            weights: (R, B), used up: w_ij; if `mutual`, w_ij + w_ji.
+            weights: (R, N), used up: w_ij; if `mutual`, w_ij + w_ji.
             mutual: whether a pair's whole weight is met from both its ends, so that a block moves its rows alone.
             scale: by which the weights are multiplied.
         """
+        mutual = mutual or self._pairs.apart
         if not mutual and len(weights) == len(self._pairs.rows):
             weights, mutual = weights + weights.T, True
-        x, _ = self._pairs.centred(block.wide)
+        x, _, y, _ = self._pairs.centred(block.wide)
         weights, rows = weights.to(x.dtype), take(x, block.rows)
         apart = None
         if block.close:
             apart = weights[block.close][:, None] * self._pairs.differences(block.rows, block.close)
             weights[block.close] = 0
-        part = torch.addmm(rows * weights.sum(1, keepdim=True), weights, x, beta=scale, alpha=-scale)
+        part = torch.addmm(rows * weights.sum(1, keepdim=True), weights, y, beta=scale, alpha=-scale)
         if block.close and apart is not None:
             part.index_add_(0, block.close[0], apart, alpha=scale)
         self._sum = put(self._sum, part, block.rows, len(x))
@@ -210,9 +251,10 @@ class Laplacian:
     def add_edges_(self, block: Block, weights: Tensor, columns: Tensor) -> None:
         """Add w_ij of the block's rows and k columns for each: both (R, k)."""
         rows = self._pairs.rows
-        parts = weights[..., None] * (take(rows, block.rows)[:, None] - rows[columns])
+        parts = weights[..., None] * (take(rows, block.rows)[:, None] - self._pairs.columns[columns])
         self._sum = put(self._sum, parts.sum(1), block.rows, len(rows))
-        self.gradient().index_add_(0, columns.flatten(), parts.flatten(0, 1), alpha=-1)
+        if not self._pairs.apart:
+            self.gradient().index_add_(0, columns.flatten(), parts.flatten(0, 1), alpha=-1)
 
     def gradient(self) -> Tensor:
         """What has been added up, (B, D): the gradient by the embeddings."""
@@ -280,26 +322,35 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels are on {labels.device} but embeddings on {embeddings.device}")
 
 
-def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
+def pair_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    terms: Callable[[PairBlocks, bool], Terms],
+    references: References | None = None,
+) -> Tensor:
     """The scalar that `terms` gives for a batch, connected to the graph of the embeddings.
 
     Args:
         embeddings: (B, D), any float type.
         labels: (B,), any integer type.
-        terms: value and, if its second argument is true, gradient of the loss; for two rows or more.
+        terms: value and, if its second argument is true, gradient of the loss; for two rows or more, or one row and
+            references.
+        references: what the rows are compared with, as constants; each other if None.
 
     Returns:
         Scalar, float32 at least. Its gradient has the type of the embeddings. A non-finite embedding gives a
         non-finite value. Differentiable once: a second derivative raises.
     """
     check_batch(embeddings, labels)
-    size, width = embeddings.shape
-    if torch.compiler.is_compiling() and embeddings.device.type == "cpu" and size * size * width > FUSED:
-        return _uncompiled(embeddings, labels, terms)
+    if references is not None:
+        check_batch(references.embeddings, references.labels)
+    columns = len(embeddings if references is None else references.embeddings)
+    if torch.compiler.is_compiling() and embeddings.device.type == "cpu" and embeddings.numel() * columns > FUSED:
+        return _uncompiled(embeddings, labels, terms, references)
     wanted = torch.is_grad_enabled() and embeddings.requires_grad
     with torch.no_grad(), _no_autocast(embeddings.device.type):
-        pairs = PairBlocks(embeddings, labels)
-        if len(embeddings) < 2:
+        pairs = PairBlocks(embeddings, labels, references)
+        if len(embeddings) < pairs.ends:
             result = Terms(pairs.rows.new_zeros(()), torch.zeros_like(pairs.rows) if wanted else None, None)
         else:
             result = terms(pairs, wanted)
@@ -313,9 +364,14 @@ def pair_loss(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, b
 
 
 @torch.compiler.disable
-def _uncompiled(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
+def _uncompiled(
+    embeddings: Tensor,
+    labels: Tensor,
+    terms: Callable[[PairBlocks, bool], Terms],
+    references: References | None,
+) -> Tensor:
     """`pair_loss`, which breaks the graph: float64 products would cost more than compiled code saves."""
-    return pair_loss(embeddings, labels, terms)
+    return pair_loss(embeddings, labels, terms, references)
 
 
 def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:

@@ -10,6 +10,7 @@ from lifted_lightning.losses.pairs import (
     Block,
     Laplacian,
     PairBlocks,
+    References,
     Terms,
     active_share,
     added,
@@ -41,6 +42,8 @@ class TripletLoss(nn.Module):
     that are not normalised let all points collapse into one before a margin of 1 is met. The default margin is for
     embeddings of unit length, chosen in validation.
 
+    Against references the anchors a are the rows of the batch, p and n references.
+
     At the edges: a batch without a triplet (no positives, no negatives, one row, none) gives 0 with a zero
     gradient. The derivative of a distance that is 0 is 0; of several equal extremes one is taken.
 
@@ -71,9 +74,9 @@ class TripletLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"margin={self.margin}, squared={self.squared}, mining={self.mining!r}, average={self.average!r}"
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return triplet_loss(embeddings, labels, self.margin, self.squared, self.mining, self.average)
+        return triplet_loss(embeddings, labels, self.margin, self.squared, self.mining, self.average, references)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the kept triplets whose hinge is above 0."""
@@ -88,9 +91,10 @@ def triplet_loss(
     squared: bool = False,
     mining: Mining = "all",
     average: Average = "active",
+    references: References | None = None,
 ) -> Tensor:
     """The triplet loss as a function; see :class:`TripletLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, squared, mining, average))
+    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, squared, mining, average), references)
 
 
 class _Triplets(NamedTuple):
@@ -145,7 +149,7 @@ def _sum_all(
     total = (below * thresholds.masked_fill_(missing, 0)).sum(dtype=pairs.widest) - (above * far).sum(
         dtype=pairs.widest
     )
-    triplets, active = (count * (len(pairs.rows) - 1 - count)).sum(), above.sum()
+    triplets, active = (count * (len(pairs.columns) - 1 - count)).sum(), above.sum()
     if laplacian:  # from the derivative by the measure to that by the distance, divided by it
         weights = above.neg_().scatter_add_(1, columns, below)
         weights = weights if squared else block.over_distances_(weights)
@@ -194,7 +198,7 @@ def _hard(block: Block, far: Tensor) -> _Triplets:
 def _sorted_positives(pairs: PairBlocks, block: Block, measure: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How many positives an anchor has (R,); their measures, ascending, padded with infinity, and columns (R, K)."""
     count = block.positive.sum(1)
-    most = max(1, int(count.max())) if pairs.readable else len(pairs.rows) - 1
+    most = max(1, int(count.max()) if pairs.readable else len(pairs.columns) - 1)
     values, columns = torch.where(block.positive, measure, torch.inf).topk(most, 1, largest=False)
     return count, values, columns
 

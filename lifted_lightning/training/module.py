@@ -15,6 +15,7 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import RunError, UserError
+from lifted_lightning.losses import CrossBatchMemory
 from lifted_lightning.training import loss_state
 from lifted_lightning.training.batchnorm import SyncBatchNorm
 from lifted_lightning.training.microbatch import embed_in_pieces
@@ -92,6 +93,9 @@ class EmbeddingModule(LightningModule):
         self._told_no_gradient = False
         self._rates: dict[str, Any] = {}  # what describe says of the new optimiser; nothing where it is one's own
         self._loss_began = loss_state.attributes(loss)
+        # Every rank remembers the same, which DDP (it reads this name) would send to all at each step.
+        memories = [(path, part) for path, part in self.named_modules() if isinstance(part, CrossBatchMemory)]
+        self._ddp_params_and_buffers_to_ignore = [f"{path}.{name}" for path, part in memories for name in part.STATE]
         self._plateau: ReduceLROnPlateau | None = None
         if compile:
             self.network.compile()
@@ -236,6 +240,8 @@ class EmbeddingModule(LightningModule):
         self._check_finite()
         checkpoint[RATES_KEY] = self._rates
         checkpoint[LOSS_KEY] = loss_state.changes(self._loss_began, self.loss)
+        for name in self._ddp_params_and_buffers_to_ignore if "current_model_state" in checkpoint else ():
+            checkpoint["state_dict"][name] = checkpoint["current_model_state"][name]  # a memory has no average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is not None and self.trainer.state.fn != "fit":

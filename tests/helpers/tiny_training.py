@@ -15,7 +15,7 @@ from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import GlobalBatchSampler, PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.table import IntArray
-from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
+from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.tiny import Blobs, TinyNetwork
@@ -34,6 +34,7 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "triplet": TripletLoss,
     "contrastive": ContrastiveLoss,
     "proxy anchor": proxy_anchor,
+    "memory": lambda: CrossBatchMemory(ContrastiveLoss(), size=40, start=2, embedding_size=SIZE),
 }
 
 

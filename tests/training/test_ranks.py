@@ -95,7 +95,10 @@ def test_no_positives_on_a_rank_and_none_at_all(worlds: Worlds, world_size: int,
     assert all(gradient.isfinite().all() for gradient in one.gradients)
     for outcome in worlds(world_size)[key]:
         for ours, theirs in zip(outcome.gradients, one.gradients, strict=True):
-            assert float((ours - theirs).norm()) <= 1e-12 * max(1.0, float(theirs.norm()))
+            # a memory compares an image with its own embedding of a step before, which is so near that rounding counts
+            assert float((ours - theirs).norm()) <= (1e-10 if name == "memory" else 1e-12) * max(
+                1.0, float(theirs.norm())
+            )
         assert relative_difference(outcome.weights, one.weights) <= 1e-9
 
 
