@@ -80,7 +80,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         refuse_moved(names, f"--config {config}: ")
         model_class = model_class or settings.get("model_class")
         given = flatten(settings) | given
-    return known.config, model_class, [*(f"--{name}={value}" for name, value in added_since(given).items()), *options]
+    added = (f"--{name}={'null' if value is None else value}" for name, value in added_since(given).items())
+    return known.config, model_class, [*added, *options]
 
 
 def refuse_moved(names: Iterable[str], where: str) -> None:
@@ -180,7 +181,7 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
         r"(?:subclass of|returns) (?:<class '|Union\[)?(\w+)"
     )
     if found := re.search(rf'^Parser key "(\S+)":(?!.*<class .(?:int|float)).*({reason})', text):
-        return _wrong_class(found[1], found[2], found[3], text)
+        return _wrong_class(in_full(found[1]), found[2], found[3], text)
     for pattern, plain in (
         (r"- Expected a path but .* invalid - |Does not validate against .*? Errors: - ", ""),
         (r"<class '(\w+)'>|typing\.(?=Literal)", r"\1"),
@@ -212,13 +213,14 @@ _OURS = "lifted_lightning."
 _CLASSES = {  # the modules whose classes a setting may name by their names alone
     "model.loss": ("lifted_lightning.losses",),
     "model.network": ("lifted_lightning.training.networks",),
+    "model.network.pooling": ("lifted_lightning.training.pooling",),
     "model.augment": ("lifted_lightning.data.augment",),
     "model.optimizer": ("torch.optim",),
     "model.scheduler": ("lifted_lightning.training.schedules", "torch.optim.lr_scheduler"),
     "data.dataset": ("lifted_lightning.data.datasets",),
     "data.sampler": ("lifted_lightning.data.batches",),
 }
-_BASES = ("Augmentation", "Embedder", "GlobalBatchSampler", "LRScheduler", "Optimizer")
+_BASES = ("Augmentation", "Embedder", "GlobalBatchSampler", "LRScheduler", "Optimizer", "Pooled", "Pooling")
 _NOT_OFFERED = ("torch.", "torchvision.", "torchmetrics.", "pytorch_lightning.", "lightning_fabric.", "timm.")
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.data.images import sides
+from lifted_lightning.data.images import INTERPOLATIONS, sides
 from lifted_lightning.data.table import positives
 from lifted_lightning.errors import UserError, did_you_mean, listed, one_line
 from lifted_lightning.losses import ContrastiveLoss
@@ -52,6 +52,7 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
     check_names(config)
     check_numbers(config)
     check_images_fit(module, data)
+    check_interpolation(module, data)
     if type(module) is EmbeddingModule:  # another's optimiser may need the trainer, and it may log more
         check_signature(module)
         check_optimizer(module)
@@ -143,12 +144,24 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
         with torch.compiler.set_stance("force_eager"):
             module(torch.zeros(shape, dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError) as error:
+        own = getattr(module.network, "own_size", None)
+        hint = f" (the trunk was trained on {own[0]}x{own[1]})" if own else ""
         raise UserError(
             f"images of {'x'.join(map(str, shape[1:]))} do not pass the network ({one_line(error)}): make "
-            "data.channels, data.size, model.augment and model.network agree"
+            f"data.channels, data.size, model.augment and model.network agree{hint}"
         ) from error
     finally:
         module.train(training)
+
+
+def check_interpolation(module: EmbeddingModule, data: RetrievalDataModule) -> None:
+    """Say that the trunk's weights are of images that were resized in another way than here."""
+    theirs = getattr(module.network, "interpolation", None)
+    if theirs in INTERPOLATIONS and theirs != data.interpolation:
+        rank_zero_only(print)(
+            f"data.interpolation {data.interpolation}: the trunk's weights are of images resized by {theirs}; "
+            f"--data.interpolation={theirs} does as much"
+        )
 
 
 def check_optimizer(module: EmbeddingModule) -> None:

@@ -5,6 +5,7 @@ test classes → table: :func:`run` is to be read from top to bottom. The comman
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ from lifted_lightning.commands.lightning import (
     trained_with,
 )
 from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.data.images import sides
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
 from lifted_lightning.runs.folder import CHECKPOINTS
@@ -111,8 +113,15 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
 
     # Data module, network, loss, module and callbacks, as the configuration names them.
     seed_everything(config.seed_everything, workers=True)
-    built = parser.instantiate(config)
+    try:
+        built = parser.instantiate(config)
+    except ValueError as error:  # jsonargparse's, of a class that might be left out, with what that class said
+        said = re.search(r"Union subtypes .*? Errors: - (.*?) - Expected a <class 'NoneType'>", one_line(error, 9999))
+        if said is None:
+            raise
+        raise UserError(said[1]) from error
     data, module = built.data, built.model
+    module.augment.match(module.network, sides(data.size))
 
     own = built.trainer.callbacks or []
     own = own if isinstance(own, list) else [own]

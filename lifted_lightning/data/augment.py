@@ -81,11 +81,19 @@ class Augmentation(nn.Module):
         self.mean = torch.tensor(mean, dtype=self.mean.dtype, device=self.mean.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=self.std.dtype, device=self.std.device).view(1, -1, 1, 1)
 
-    def match(self, network: nn.Module) -> None:
-        """Normalise as a network expects (its ``mean`` and ``std``), unless statistics were given."""
+    def match(self, network: nn.Module, size: tuple[int, int] | None = None) -> None:
+        """Normalise as a network expects (its ``mean`` and ``std``), unless statistics were given; tell it the size.
+
+        Args:
+            network: is told height and width of what it will see, if it has a ``set_image_size``.
+            size: of the images, where the augmentation leaves it as it is.
+        """
         mean, std = getattr(network, "mean", None), getattr(network, "std", None)
         if mean is not None and std is not None and not self.given_statistics:
             self.set_statistics(mean, std)
+        tell, size = getattr(network, "set_image_size", None), self.size or size
+        if tell is not None and size is not None:
+            tell(size)
 
     def draw(self, key: tuple[int, ...], global_batch: int) -> Tensor:
         """The random numbers of one step, see ``draw``."""

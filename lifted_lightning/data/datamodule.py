@@ -14,7 +14,16 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from lifted_lightning.data.batches import GlobalBatchSampler
 from lifted_lightning.data.datasets.base import RetrievalDataset, data_root
-from lifted_lightning.data.images import RESIZE_MODES, ResizeMode, Size, image_or_error, in_colour, sides
+from lifted_lightning.data.images import (
+    INTERPOLATIONS,
+    RESIZE_MODES,
+    Interpolation,
+    ResizeMode,
+    Size,
+    image_or_error,
+    in_colour,
+    sides,
+)
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
@@ -32,6 +41,7 @@ class RetrievalDataModule(LightningDataModule):
         batches_per_epoch: global batches in an epoch; None is one pass's worth.
         size: side in pixels of the decoded images that training crops from, or ``[height, width]``.
         resize: how an image comes to that shape: ``squash``, ``crop`` its middle, or ``pad`` it with white.
+        interpolation: how pixels are made of others: ``bilinear`` (the default), ``bicubic`` or ``lanczos``.
         channels: 1 for grey images, 3 for colour.
         validation_share: share of the training classes kept for validation; 0 keeps none. A data set with validation
             classes of its own is validated on those.
@@ -71,6 +81,7 @@ class RetrievalDataModule(LightningDataModule):
         crop_scale: tuple[float, float] = (0.2, 1.0),
         workers: int = 0,
         seed: int = 0,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -88,6 +99,8 @@ class RetrievalDataModule(LightningDataModule):
             raise UserError(f"data.channels {channels}: give 1 for grey images, 3 for colour")
         if resize not in RESIZE_MODES:
             raise UserError(f"data.resize {resize}: give one of {', '.join(RESIZE_MODES)}")
+        if interpolation not in INTERPOLATIONS:
+            raise UserError(f"data.interpolation {interpolation}: give one of {', '.join(INTERPOLATIONS)}")
         if single_images not in ("refuse", "leave_out"):
             raise UserError(f"data.single_images {single_images}: give refuse or leave_out")
         if not 0 <= validation_share < 1:
@@ -104,6 +117,7 @@ class RetrievalDataModule(LightningDataModule):
         self.size = size
         self.resize = resize
         self.channels = channels
+        self.interpolation = interpolation
         self.validation_share = validation_share
         self.single_images = single_images
         self.split_seed = split_seed
@@ -231,6 +245,7 @@ class RetrievalDataModule(LightningDataModule):
                 self.size,
                 mode=self.resize,
                 channels=self.channels,
+                interpolation=self.interpolation,
                 cache_dir=self.cache_dir,
                 skip_broken=self.skip_broken,
             )
@@ -312,7 +327,8 @@ class RetrievalDataModule(LightningDataModule):
     def _dataset(self, labels: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
             return PixelRows(self.pixels, labels)
-        return FileRows(self.table, labels, self.size, self.resize, self.channels, self.crop_scale)
+        how = (self.size, self.resize, self.channels, self.interpolation, self.crop_scale)
+        return FileRows(self.table, labels, *how)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict() if self._bound else {}

@@ -25,6 +25,8 @@ TINT = 10
 
 ResizeMode = Literal["squash", "crop", "pad"]
 RESIZE_MODES: tuple[str, ...] = get_args(ResizeMode)
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]  # all smooth what they shrink
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 UInt8Array = npt.NDArray[np.uint8]
 Size = int | tuple[int, int]  # of images, in pixels: the side of a square, or height and width
 LARGEST = 4096  # pixels of a side: beyond, a single image would pass a network in gigabytes
@@ -131,7 +133,9 @@ def in_colour(image: Image.Image) -> bool:
     return bool(np.ptp(np.asarray(image.resize((16, 16))), axis=2).mean() > TINT)
 
 
-def to_pixels(image: Image.Image, size: Size, mode: ResizeMode) -> UInt8Array:
+def to_pixels(
+    image: Image.Image, size: Size, mode: ResizeMode, interpolation: Interpolation = "bilinear"
+) -> UInt8Array:
     """Bring a normalized image to (H, W, C) uint8.
 
     Args:
@@ -140,17 +144,19 @@ def to_pixels(image: Image.Image, size: Size, mode: ResizeMode) -> UInt8Array:
         mode: ``squash`` scales both sides to the size, whatever the image's shape (the paper's, for CUB and Cars);
             ``crop`` scales the image until it covers the size and takes the centre; ``pad`` cuts a white margin off,
             scales the rest until it fits in and pads with white (the paper's, for Stanford Online Products).
+        interpolation: how pixels are made of others.
     """
+    resample = Image.Resampling[interpolation.upper()]
     height, width = sides(size)
     if mode == "pad":
-        return channels_last(padded(image.crop(content_box(image)), height, width))
+        return channels_last(padded(image.crop(content_box(image)), height, width, resample))
     if mode not in RESIZE_MODES:
         raise ValueError(f"mode is {mode!r}, not one of {', '.join(RESIZE_MODES)}")
     w, h = float(image.width), float(image.height)
     if mode == "crop":
         w, h = min(w, h * width / height), min(h, w * height / width)
     left, top = (image.width - w) / 2, (image.height - h) / 2
-    return channels_last(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)))
+    return channels_last(image.resize((width, height), resample, box=(left, top, left + w, top + h)))
 
 
 def content_box(image: Image.Image) -> tuple[int, int, int, int]:
@@ -159,12 +165,12 @@ def content_box(image: Image.Image) -> tuple[int, int, int, int]:
     return dark.getbbox() or (0, 0, *image.size)
 
 
-def padded(image: Image.Image, height: int, width: int) -> Image.Image:
+def padded(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Image.Image:
     """Scale until it fits in, centred on white; unlike Pillow's, no side shrinks to nothing."""
     scale = min(width / image.width, height / image.height)
     w, h = (max(1, round(side * scale)) for side in image.size)
     canvas = Image.new(image.mode, (width, height), "white")
-    canvas.paste(image.resize((w, h), Image.Resampling.BILINEAR), ((width - w) // 2, (height - h) // 2))
+    canvas.paste(image.resize((w, h), resample), ((width - w) // 2, (height - h) // 2))
     return canvas
 
 

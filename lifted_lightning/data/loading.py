@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
 from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, channels_last, image_or_error, sides, to_pixels
+from lifted_lightning.data.images import (
+    Interpolation,
+    ResizeMode,
+    Size,
+    UInt8Array,
+    channels_last,
+    image_or_error,
+    sides,
+    to_pixels,
+)
 from lifted_lightning.data.pixels import Pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
@@ -89,6 +98,7 @@ class FileRows(Dataset):
         size: of the images in pixels: a side, or height and width.
         mode: how an image that is not cropped comes to that, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
+        interpolation: how pixels are made of others, ``bicubic`` say.
         scale: least and greatest area of a random crop, as a share of the image.
     """
 
@@ -97,6 +107,7 @@ class FileRows(Dataset):
     size: Size
     mode: ResizeMode = "squash"
     channels: int = 3
+    interpolation: Interpolation = "bilinear"
     scale: tuple[float, float] = (0.2, 1.0)
 
     def __len__(self) -> int:
@@ -120,7 +131,9 @@ class FileRows(Dataset):
         image = image_or_error(lambda: self.table.read(row), self.table.items[row], self.channels)
         if isinstance(image, UserError):
             raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with --data.skip_broken=true")
-        return to_pixels(image, self.size, self.mode) if draws is None else self.random_crop(image, draws)
+        if draws is not None:
+            return self.random_crop(image, draws)
+        return to_pixels(image, self.size, self.mode, self.interpolation)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
         h, w = sides(self.size)
@@ -129,7 +142,7 @@ class FileRows(Dataset):
         left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width
         top, bottom = (y - height + 1) / 2 * image.height, (y + height + 1) / 2 * image.height
         box = (max(0.0, left), max(0.0, top), min(right, image.width), min(bottom, image.height))
-        return channels_last(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
+        return channels_last(image.resize((w, h), Image.Resampling[self.interpolation.upper()], box=box))
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, image_or_error, sides, to_pixels
+from lifted_lightning.data.images import Interpolation, ResizeMode, Size, UInt8Array, image_or_error, sides, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock
@@ -53,13 +53,19 @@ class Decoding:
     size: Size = 1
     mode: ResizeMode = "squash"
     channels: int = 3
+    interpolation: Interpolation = "bilinear"
+
+    @property
+    def how(self) -> str:
+        """The way images were brought to their size, as files and their names say it."""
+        return self.mode if self.interpolation == "bilinear" else f"{self.mode}+{self.interpolation}"
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the files say of themselves: they are used only if they agree in all."""
         items = digest("\0".join(self.table.items))
         shape = [len(self.table), *sides(self.size), self.channels]
-        return {"key": digest(self.table.key), "items": items, "mode": self.mode, "shape": shape, "block": BLOCK}
+        return {"key": digest(self.table.key), "items": items, "mode": self.how, "shape": shape, "block": BLOCK}
 
     def decode(self, rows: Iterable[int], into: UInt8Array | None = None) -> Broken:
         """Decode the images of these rows to those of an array, if there is one; gives those that cannot be."""
@@ -70,7 +76,7 @@ class Decoding:
             if isinstance(image, UserError):
                 broken.append((row, str(image)))
             elif into is not None:
-                into[row] = to_pixels(image, self.size, self.mode)
+                into[row] = to_pixels(image, self.size, self.mode, self.interpolation)
         return broken
 
 
@@ -148,6 +154,7 @@ def open_pixels(
     *,
     mode: ResizeMode = "squash",
     channels: int = 3,
+    interpolation: Interpolation = "bilinear",
     cache_dir: Path | None = None,
     workers: int | None = None,
     skip_broken: bool = False,
@@ -161,6 +168,7 @@ def open_pixels(
         size: of the decoded images in pixels: a side, or height and width.
         mode: how an image comes to that: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
         channels: 1 for grey, 3 for colour.
+        interpolation: how pixels are made of others: ``bilinear``, ``bicubic`` or ``lanczos``.
         cache_dir: by default the environment's ``LIFTED_CACHE_DIR``, else ``~/.cache/lifted-lightning``.
         workers: how many processes decode; by default as many as there are cores.
         skip_broken: leave out images that cannot be decoded: their rows are False in ``Pixels.valid``.
@@ -168,9 +176,9 @@ def open_pixels(
     Raises:
         UserError: for images that cannot be decoded (named), or a disk that is full or cannot be written.
     """
-    decoding = Decoding(table, size, mode, channels)
+    decoding = Decoding(table, size, mode, channels, interpolation)
     shape = "x".join(map(str, dict.fromkeys(sides(size))))  # 256, or 256x128
-    path = cache_file(table, f"{shape}-{mode}-{channels}", cache_dir)
+    path = cache_file(table, f"{shape}-{decoding.how}-{channels}", cache_dir)
     pixels = find(path, decoding)
     if pixels is None:
         pixels = find_or_build(path, decoding, workers)
@@ -184,9 +192,10 @@ def verified_caches(table: ImageTable, cache_dir: Path | None = None) -> Iterato
     """Each cache of a table's images, checked as a whole, and built again if it is damaged."""
     pattern = cache_file(table, "*", cache_dir)
     for path in sorted(pattern.parent.glob(pattern.name)):
-        _, shape, mode, channels, _ = path.stem.rsplit("-", 4)
+        _, shape, how, channels, _ = path.stem.rsplit("-", 4)
         size = int(shape.split("x")[0]), int(shape.split("x")[-1])
-        decoding = Decoding(table, size, mode, int(channels))  # type: ignore[arg-type]
+        mode, _, interpolation = how.partition("+")
+        decoding = Decoding(table, size, mode, int(channels), interpolation or "bilinear")  # type: ignore[arg-type]
         pixels = find(path, decoding)  # without a lock, for a cache that is shared may not be ours to write
         yield pixels if pixels is not None and pixels.intact() else find_or_build(path, decoding, check=True)
 

@@ -16,7 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lifted_lightning.data.augment import Augmentation
-from lifted_lightning.data.images import ResizeMode, Size, UInt8Array, image_or_error, read_image, sides, to_pixels
+from lifted_lightning.data.images import (
+    Interpolation,
+    ResizeMode,
+    Size,
+    UInt8Array,
+    image_or_error,
+    read_image,
+    sides,
+    to_pixels,
+)
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
@@ -76,6 +85,7 @@ class TrainedModel:
         device: where it computes.
         size: in pixels, that an image is brought to: a side, or height and width.
         resize: how it comes to that shape, see ``data.images.to_pixels``.
+        interpolation: how pixels are made of others there.
         channels: 1 for grey, 3 for colour.
         distance: by which its embeddings were evaluated, ``euclidean`` or ``cosine``.
         embedding_size: D.
@@ -88,6 +98,7 @@ class TrainedModel:
         self.device = device
         self.size: Size = config["data"]["size"]
         self.resize: ResizeMode = config["data"]["resize"]
+        self.interpolation: Interpolation = config["data"].get("interpolation", "bilinear")  # of older runs
         self.channels: int = config["data"]["channels"]
         self.distance: str = config["evaluation"]["distance"]
         black = np.zeros((1, *sides(self.size, f"{path}: size"), self.channels), dtype=np.uint8)
@@ -158,7 +169,7 @@ class TrainedModel:
         """An image as (H, W, C) uint8, as the pixel cache has it; an error if it cannot be read."""
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an image"
         found = image_or_error(lambda: as_image(image), name, self.channels)
-        return found if isinstance(found, UserError) else to_pixels(found, self.size, self.resize)
+        return found if isinstance(found, UserError) else to_pixels(found, self.size, self.resize, self.interpolation)
 
     @torch.inference_mode()
     def _embed_pixels(self, pixels: UInt8Array) -> Tensor:
@@ -201,7 +212,6 @@ class Evaluation(nn.Module):
 
     def __init__(self, network: nn.Module, augment: Augmentation) -> None:
         super().__init__()
-        augment.match(network)
         self.network = network
         self.augment = augment
 
@@ -225,17 +235,20 @@ def build(config: dict[str, Any], path: Path) -> nn.Module:
             parser.add_argument("--network", type=nn.Module)
             parser.add_argument("--augment", type=Augmentation)
             made = parser.instantiate(parser.parse_object({key: settings[key] for key in ("network", "augment")}))
-            return Evaluation(made["network"], made["augment"])
-        kind = own_class(config["model_class"])
-        unused = {"loss", "optimizer", "scheduler"}
-        parser.add_class_arguments(kind, "model", skip=unused, instantiate=False)
-        kept = {key: value for key, value in settings.items() if key not in unused}
-        made = parser.instantiate(parser.parse_object({"model": kept}))
-        return kind(**vars(made["model"]), loss=nn.Identity())
+            module: Any = Evaluation(made["network"], made["augment"])
+        else:
+            kind = own_class(config["model_class"])
+            unused = {"loss", "optimizer", "scheduler"}
+            parser.add_class_arguments(kind, "model", skip=unused, instantiate=False)
+            kept = {key: value for key, value in settings.items() if key not in unused}
+            made = parser.instantiate(parser.parse_object({"model": kept}))
+            module = kind(**vars(made["model"]), loss=nn.Identity())
     except (ArgumentError, ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: its network cannot be made here ({one_line(error, 300)}); go to the folder that its run began in"
         ) from error
+    module.augment.match(module.network, sides(config["data"]["size"], f"{path}: size"))
+    return module
 
 
 def own_class(path: str) -> type[nn.Module]:

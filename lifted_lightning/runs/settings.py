@@ -28,7 +28,11 @@ OF_TRAINING = frozenset(("model.loss", "model.optimizer", "model.scheduler", "mo
 # repeats those runs.
 ADDED = {
     ("EmbeddingNetwork", "model.network.init_args.head"): "random",
+    ("EmbeddingNetwork", "model.network.init_args.pooling"): None,
+    ("EmbeddingNetwork", "model.network.init_args.layer_norm"): False,
+    ("EmbeddingNetwork", "model.network.init_args.hidden"): None,
     (None, "data.single_images"): "refuse",
+    (None, "data.interpolation"): "bilinear",
 }
 
 LONGEST_NAME = 128  # characters that W&B takes

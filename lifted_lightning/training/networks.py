@@ -1,24 +1,29 @@
-"""Networks that turn images into embeddings: a pretrained trunk with a linear head, and a small ConvNet."""
+"""Networks that turn images into embeddings: a pretrained trunk with a pooling and a head, and a small ConvNet."""
 
-import glob
+import copy
 import math
 import os
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lifted_lightning.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from lifted_lightning.distributed import rank
-from lifted_lightning.errors import UserError, did_you_mean, one_line
-
-DOCUMENTED = "see its documentation for the names"
+from lifted_lightning.errors import UserError
+from lifted_lightning.training.pooling import Pooling
+from lifted_lightning.training.trunks import (
+    build_trunk,
+    kept_weights,
+    load_weights,
+    map_and_class_token,
+    read_weights,
+    set_image_size,
+)
 
 HeadStart = Literal["orthonormal", "random"]
 
@@ -30,16 +35,18 @@ class Embedder(nn.Module):
 
     Attributes:
         trunk: images to (B, features).
-        head: the linear embedding layer, which has a learning rate of its own.
+        head: the embedding layer, or several, which have a learning rate of their own.
         embedding_size: number of dimensions of an embedding.
         normalize: whether all embeddings have one length.
         length: that length.
         mean: the per channel mean of pixels in [0, 1] that the trunk expects to be subtracted; None: any.
         std: the standard deviation that it expects to be divided by, likewise.
+        interpolation: by which the images were resized that its weights are of; None: any.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    interpolation: str | None = None
 
     def __init__(
         self,
@@ -59,15 +66,19 @@ class Embedder(nn.Module):
             raise UserError(f"length={length}, normalize={normalize}: give a length above 0, with normalize=true")
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features, embedding_size)
+        self.head: nn.Module = nn.Linear(features, embedding_size)
         self.embedding_size = embedding_size
         self.normalize = normalize
         self.length = length
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float images to (B, embedding_size) embeddings."""
-        embeddings = self.head(self.dropout(self.trunk(images)))
+        embeddings = self.head(self.dropout(self.features_of(images)))
         return self.length * functional.normalize(embeddings) if self.normalize else embeddings
+
+    def features_of(self, images: Tensor) -> Tensor:
+        """What the head sees of images (B, C, H, W), but for dropout: (B, features)."""
+        return self.trunk(images)
 
     def initial_trunk(self) -> nn.Module | None:
         """The trunk as it was before training, in evaluation mode, if it came with weights; else None."""
@@ -75,13 +86,18 @@ class Embedder(nn.Module):
 
     def load_head(self, file: Path) -> bool:
         """Take the head of a run's checkpoint, if that gives as many dimensions, and say so; bare weights have none."""
-        head = read_weights(file)[1]
-        if head and head["weight"].shape == self.head.weight.shape:
+        head = read_weights(file).head
+        if takes(self.head, head):
             self.head.load_state_dict(head)
             return True
         if head:
-            sizes = f"{len(head['weight'])} dimensions, not {self.embedding_size}"
-            warnings.warn(f"weights_file={file}: its head gives {sizes}: the head begins anew", stacklevel=2)
+            size = len(list(head.values())[-1])
+            told = (
+                "has other layers"
+                if size == self.embedding_size
+                else f"gives {size} dimensions, not {self.embedding_size}"
+            )
+            warnings.warn(f"weights_file={file}: its head {told}: the head begins anew", stacklevel=2)
         return False
 
 
@@ -144,14 +160,15 @@ class ConvNet(Embedder):
 
 
 class EmbeddingNetwork(Embedder):
-    """A classification network of torchvision or timm, its classifier replaced by a linear embedding.
+    """A classification network of torchvision or timm, its classifier replaced by an embedding.
 
     torchvision's GoogLeNet, the default, is the variant with batch normalisation; the paper's has none. Its
     auxiliary heads are left out. The trunk's own dropout before the classifier gives way to ``dropout``.
 
     Args:
         trunk: a classification network of torchvision by name (``googlenet``, ``resnet50``, ``vit_b_16``,
-            ...), or ``timm:NAME`` for one of timm's.
+            ...), or ``timm:NAME`` for one of timm's (``timm:vit_small_patch14_dinov2``). A transformer is made to take
+            images of the augmentation's size.
         pretrained: start from ImageNet weights: of a file ``TRUNK.pth`` or ``TRUNK-*.pth`` in the folder that the
             environment's ``LIFTED_WEIGHTS_DIR`` names, if there is one, else downloaded. A string names one of
             torchvision's sets, such as ``IMAGENET1K_V1``, to be downloaded.
@@ -161,15 +178,19 @@ class EmbeddingNetwork(Embedder):
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
         weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
             stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
-            fine-tune from: of that the head is taken too, if it gives as many dimensions.
+            fine-tune from: of that the head is taken too, if its layers are of the same sizes.
         length: of normalised embeddings, as in `ConvNet`.
-        head: how the head begins: ``orthonormal``, so that embeddings begin with the geometry of the trunk's features
-            (all of it where they have as many dimensions or more, else what the principal axes of the first images
-            keep of it); or ``random``, as torch begins a linear layer.
+        head: how the head's last layer begins: ``orthonormal``, so that embeddings begin with the geometry of what it
+            sees, the trunk's features as a rule (all of it where they have as many dimensions or more, else what the
+            principal axes of the first images keep of it); or ``random``, as torch begins a linear layer.
+        pooling: how places become features: ``Average``, ``Max``, ``AverageMax``, ``GeM``, of transformers also
+            ``ClassToken`` and ``ClassAverage``, or a subclass of ``Pooling`` by class path; None: the trunk's own way.
+        layer_norm: begin the head with layer normalisation.
+        hidden: begin the head with a hidden layer of so many units (GELU); None: with none.
 
     Raises:
         UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
-            or do not fit.
+            or do not fit, a trunk that cannot be pooled otherwise.
     """
 
     def __init__(
@@ -183,26 +204,69 @@ class EmbeddingNetwork(Embedder):
         weights_file: str | Path | None = None,
         length: float = 1.0,
         head: HeadStart = "orthonormal",
+        pooling: Pooling | None = None,
+        layer_norm: bool = False,
+        hidden: int | None = None,
     ) -> None:
+        if hidden is not None and hidden < 1:
+            raise UserError(f"hidden={hidden}: give at least 1 unit, or leave it out")
         if weights_file is None and pretrained is True:
             weights_file = kept_weights(trunk)
-        network, features = build_trunk(trunk, pretrained, weights_file)
+        network, features, expected = build_trunk(trunk, pretrained, weights_file, pooling is None)
+        features = features if pooling is None else pooling.build(features)
         super().__init__(network, features, embedding_size, dropout, normalize, length)
-        statistics = getattr(network, "pretrained_cfg", {})  # timm's networks carry their own
-        self.mean = statistics.get("mean", IMAGENET_MEAN)
-        self.std = statistics.get("std", IMAGENET_STD)
+        self.mean, self.std = expected.mean, expected.std
+        self.interpolation = expected.interpolation if pretrained or weights_file else None
         self.source = (trunk, pretrained, weights_file)
+        self.own_size = expected.size
+        self.image_size: tuple[int, int] | None = None
+        self.pooling = pooling
+        before: list[nn.Module] = [nn.LayerNorm(features)] if layer_norm else []
+        before += [] if hidden is None else [nn.Linear(features, hidden), nn.GELU()]
+        if before:
+            self.head = nn.Sequential(*before, nn.Linear(hidden or features, embedding_size))
+        last = self.last_layer
         if head == "orthonormal":  # rows, or columns where they are fewer; the identity where the sizes agree
-            (nn.init.eye_ if embedding_size == features else nn.init.orthogonal_)(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            (nn.init.eye_ if last.in_features == embedding_size else nn.init.orthogonal_)(last.weight)
+            nn.init.zeros_(last.bias)
         loaded = weights_file is not None and self.load_head(Path(os.path.expandvars(weights_file)))
-        turns = head == "orthonormal" and embedding_size < features and not loaded
+        self._pooling_began = [copy.deepcopy(pooling)]  # in a list, or it would be trained
+        turns = head == "orthonormal" and embedding_size < last.in_features and not loaded
         self.features_wanted = max(512, 2 * embedding_size) if turns else 0  # of so many images; see begin_head
         self.freeze_batchnorm = freeze_batchnorm
         if freeze_batchnorm:
             for layer in batchnorms(self.trunk):
                 layer.requires_grad_(False)
         self.train()
+
+    def load_head(self, file: Path) -> bool:
+        """See base class; the pooling is taken likewise."""
+        if self.pooling is not None and takes(self.pooling, saved := read_weights(file).pooling):
+            self.pooling.load_state_dict(saved)
+        return super().load_head(file)
+
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Have the trunk take images of this height and width, before weights of a run that had it are loaded.
+
+        Raises:
+            UserError: with the nearest sizes, if it cannot.
+        """
+        set_image_size(self.trunk, size, self.source[0])
+        self.image_size = size
+
+    def features_of(self, images: Tensor) -> Tensor:
+        """See base class."""
+        return self.trunk(images) if self.pooling is None else self.pooling(*map_and_class_token(self.trunk, images))
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The layer that gives the embeddings: the head, or its last one."""
+        return cast(nn.Linear, self.head[-1] if isinstance(self.head, nn.Sequential) else self.head)
+
+    def before_last_layer(self, images: Tensor) -> Tensor:
+        """What that layer sees of images (B, C, H, W), but for dropout: (B, F)."""
+        features = self.features_of(images)
+        return self.head[:-1](features) if isinstance(self.head, nn.Sequential) else features
 
     def train(self, mode: bool = True) -> "EmbeddingNetwork":
         """Set training mode, except for frozen batch normalisation."""
@@ -213,156 +277,43 @@ class EmbeddingNetwork(Embedder):
         return self
 
     @torch.no_grad()
-    def begin_head(self, features: Tensor) -> None:
-        """Turn an orthonormal head to the principal axes of features (n, F) of the trunk, about 0: distances stay."""
-        rows = (functional.normalize(features) if self.normalize else features).double()
+    def begin_head(self, seen: Tensor) -> None:
+        """Turn an orthonormal last layer to the principal axes, about 0, of what it sees (n, F): distances stay."""
+        rows = (functional.normalize(seen) if self.normalize else seen).double()
         axes = torch.linalg.eigh(rows.T @ rows)[1].flip(1).T  # the longest first
-        self.head.weight.copy_(axes[: self.embedding_size])
+        self.last_layer.weight.copy_(axes[: self.embedding_size])
 
     def initial_trunk(self) -> nn.Module | None:
         """See base class."""
         _, pretrained, weights_file = self.source
-        return build_trunk(*self.source)[0].eval() if pretrained or weights_file else None
+        if not (pretrained or weights_file):
+            return None
+        trunk = build_trunk(*self.source, self.pooling is None)[0]
+        if self.image_size is not None:
+            set_image_size(trunk, self.image_size, self.source[0])
+        (pooling,) = self._pooling_began
+        return (trunk if pooling is None else Pooled(trunk, copy.deepcopy(pooling))).eval()
 
 
-def kept_weights(trunk: str) -> Path | None:
-    """The file of this trunk's weights in ``LIFTED_WEIGHTS_DIR``, which is said, or None."""
-    name, folder = trunk.removeprefix("timm:"), os.environ.get("LIFTED_WEIGHTS_DIR")
-    files = sorted(Path(folder).expanduser().glob(f"{glob.escape(name)}*.pth")) if folder else []
-    file = next((file for file in files if file.name.removeprefix(name)[0] in "-."), None)
-    if file is not None and rank() == 0:
-        print(f"trunk {trunk}: weights of {file.name} in LIFTED_WEIGHTS_DIR")
-    return file
+class Pooled(nn.Module):
+    """A trunk and a pooling of its places: (B, C, H, W) images to (B, F) features."""
+
+    def __init__(self, trunk: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.pooling = pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See class."""
+        return self.pooling(*map_and_class_token(self.trunk, images))
+
+
+def takes(module: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether a state is that of a module with layers of the same names and sizes; nothing is that of none."""
+    own = module.state_dict()
+    return bool(state) and {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in state.items()}
 
 
 def batchnorms(module: nn.Module) -> list[_BatchNorm]:
     """All layers of batch normalisation, whatever their number of dimensions."""
     return [m for m in module.modules() if isinstance(m, _BatchNorm)]
-
-
-def build_trunk(name: str, pretrained: bool | str, weights_file: str | Path | None) -> tuple[nn.Module, int]:
-    """The named network without its classifier, and the number of its features.
-
-    Returns:
-        a module from (B, C, H, W) to (B, features), and features. Its convolutions are in channels_last memory, as
-        the images are: that is faster on GPUs, and on CPUs where a network makes its input anew, as GoogLeNet does.
-    """
-    download = pretrained if weights_file is None else False
-    try:
-        if name.startswith("timm:"):
-            network, features, dropped = timm_trunk(name.removeprefix("timm:"), download)
-        else:
-            network, features, dropped = torchvision_trunk(name, download)
-    except (OSError, RuntimeError) as error:
-        if not download:
-            raise
-        raise UserError(
-            f"trunk {name}: its weights could not be downloaded ({one_line(error)}); with a network try again, "
-            "without one give model.network.weights_file=FILE, a state dict that you have (or LIFTED_WEIGHTS_DIR, the "
-            "folder that has it), or pretrained=false for random weights"
-        ) from error
-    if weights_file is not None:
-        load_weights(network, Path(os.path.expandvars(weights_file)), dropped)
-    return network.to(memory_format=torch.channels_last), features
-
-
-def torchvision_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple[str, ...]]:
-    """A trunk of torchvision, its number of features, and the prefixes of the parameters left out."""
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UserError(f"trunk={name}: torchvision has no such network; {did_you_mean(name, known, DOCUMENTED)}")
-    options: dict[str, bool] = {}
-    with_auxiliary = name in ("googlenet", "inception_v3")
-    if with_auxiliary and not pretrained:
-        # Their weights want inputs scaled as in TensorFlow; torchvision sets that only with its download.
-        options = {"init_weights": True, "transform_input": True}
-    try:
-        network = models.get_model(name, weights="DEFAULT" if pretrained is True else pretrained or None, **options)
-    except KeyError:
-        sets = [w.name for w in models.get_model_weights(name)]
-        raise UserError(f"pretrained={pretrained}: {name} has {', '.join(sets)}") from None
-    if with_auxiliary:
-        network.aux_logits = False
-        for head in ("aux1", "aux2", "AuxLogits"):
-            setattr(network, head, None)
-    classifier, layer = next(
-        (path, module)
-        for path, module in reversed(list(network.named_modules()))
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    )
-    features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    network.set_submodule(classifier, nn.Identity())
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Dropout) and ("." not in path or path.split(".")[0] == classifier.split(".")[0]):
-            module.p = 0.0
-    return network, features, (f"{classifier}.", "aux1.", "aux2.", "AuxLogits.")
-
-
-def timm_trunk(name: str, pretrained: bool | str) -> tuple[nn.Module, int, tuple[str, ...]]:
-    """A trunk of timm, its number of features, and the prefixes of the parameters left out."""
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"trunk timm:{name} needs timm: pip install 'lifted-lightning[timm]'") from None
-
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), DOCUMENTED, prefix="timm:")
-        raise UserError(f"trunk=timm:{name}: timm has no such network; {hint}")
-    if isinstance(pretrained, str):
-        raise UserError(f"pretrained={pretrained}: timm's weights are part of the name, as in timm:{name}.TAG")
-    network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    # The name, or the names, of the classifier that the whole network would have.
-    classifier = network.pretrained_cfg.get("classifier") or ()
-    classifiers = (classifier,) if isinstance(classifier, str) else classifier
-    # With a hidden layer between pooling and classifier, num_features is the width before it.
-    features = getattr(network, "head_hidden_size", network.num_features)
-    return network, features, tuple(f"{name}." for name in classifiers)
-
-
-def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The trunk's weights of a plain state dict or of a run's checkpoint, and the head's of the latter.
-
-    Raises:
-        UserError: for a file that cannot be read, or is neither.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"weights_file={file}: there is no such file") from None
-    except Exception as error:  # unpickling a foreign file can raise nearly anything
-        reason = type(error).__name__
-        raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
-    saved = state.get("state_dict") if isinstance(state, dict) else None
-    if isinstance(saved, dict):
-        parts = ("network.trunk.", "network.head.")
-        trunk, head = ({k.removeprefix(p): v for k, v in saved.items() if k.startswith(p)} for p in parts)
-        if not trunk:
-            raise UserError(f"weights_file={file}: is a checkpoint, but not of a network with trunk and head")
-        return trunk, head
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
-    return state, {}
-
-
-def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:
-    """Load a trunk's weights, passing over the parameters whose names start as ``dropped`` says.
-
-    Raises:
-        UserError: for a file that cannot be read, and for missing, unexpected or wrongly shaped parameters.
-    """
-    state, _ = read_weights(file)
-    for name in [name for name in state if name.startswith(dropped)]:
-        del state[name]  # in place: a copy would lose the versions that torch keeps beside the tensors
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # of wrong shapes
-        raise UserError(f"weights_file={file}: does not fit the trunk: {one_line(error)}") from error
-    # Old files lack the step counters of batch normalisation, which no result depends on.
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    found = [
-        f"{len(n)} {kind} ({'; '.join(n[:3])})" for kind, n in (("missing", missing), ("unexpected", unexpected)) if n
-    ]
-    if found:
-        raise UserError(f"weights_file={file}: does not fit the trunk: {', '.join(found)}")

@@ -50,6 +50,15 @@ def test_a_run_s_configuration_from_before_a_setting_keeps_its_old_meaning(tmp_p
     given = [f"--config={tmp_path / '1.yaml'}", "--model.network.head=orthonormal"]
     assert model(*given)["network"]["init_args"]["head"] == "orthonormal"
     assert "head" not in model(given[0], "--model.network=ConvNet")["network"]["init_args"]
+    assert model(given[0])["network"]["init_args"]["pooling"] is None
+
+
+def test_a_pooling_by_its_name_and_by_class_path() -> None:
+    given = ["--model.network=EmbeddingNetwork", "--model.network.pooling=GeM", "--model.network.pooling.p=2"]
+    chosen = model(*given)["network"]["init_args"]["pooling"]
+    assert chosen == {"class_path": "lifted_lightning.training.pooling.GeM", "init_args": {"p": 2.0, "least": 1e-6}}
+    own = model(given[0], "--model.network.pooling=tests.training.test_pooling.Kept")["network"]["init_args"]["pooling"]
+    assert own["init_args"] == {"cells": 4}
 
 
 def test_another_optimiser_has_its_own_weight_decay() -> None:

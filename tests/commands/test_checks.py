@@ -14,6 +14,7 @@ from torch import nn
 from lifted_lightning.commands.checks import (
     GOES_ON,
     check_goes_on,
+    check_interpolation,
     check_numbers,
     check_signature,
     check_validation_classes,
@@ -53,6 +54,17 @@ def test_a_run_goes_on_from_a_whole_checkpoint(tmp_path: Path) -> None:
 def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:
     trainer = Namespace(max_steps=-1, devices=[0, 1], num_sanity_val_steps=-1, val_check_interval=0.25, precision="32")
     check_numbers(Namespace(trainer=trainer, model=Namespace(loss=Namespace(margin=float("nan")))))
+
+
+def test_another_interpolation_than_the_trunk_s_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    data: Any = SimpleNamespace(interpolation="bilinear")
+    module: Any = SimpleNamespace(network=SimpleNamespace(interpolation="bicubic"))
+    check_interpolation(module, data)
+    assert "weights are of images resized by bicubic; --data.interpolation=bicubic" in capsys.readouterr().out
+    for theirs in ("bilinear", None, "random"):
+        module.network.interpolation = theirs
+        check_interpolation(module, data)
+    assert not capsys.readouterr().out
 
 
 def test_a_single_validation_class_is_said() -> None:

@@ -24,6 +24,7 @@ FIT = "fit --config base.yaml"
 FOLDER = f"{FIT} --data.dataset.path"
 TABLE = f"{FIT} --data.dataset=TableFile --data.dataset.path"
 EMBED, SEARCH = "embed photos --ckpt best.ckpt", "search photos/0/0.png --index index.npz"
+VIT = f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=timm:test_vit --model.network.pretrained=false"
 WEIGHTS = f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=squeezenet1_1"
 
 # A command line, and what its message must have: the thing, and the remedy.
@@ -124,6 +125,13 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --ckpt_path=list.ckpt", "list.ckpt: holds no checkpoint of a run"),
     (f"{WEIGHTS} --model.network.weights_file=gone.pth", "gone.pth", "no such file"),
     (f"{FIT} --model.network=EmbeddingNetwork --model.network.trunk=resnt50", "resnt50", "resnet50"),
+    (
+        f"{FIT} --model.network=EmbeddingNetwork --model.network.pooling=Gem",
+        "--model.network.pooling=Gem",
+        "did you mean GeM?",
+    ),
+    (f"{VIT} --model.network.pooling=GeM --model.network.pooling.p=0", "GeM p=0", "above 0"),
+    (f"{VIT} --model.augment.size=24", "patches of 16x16", "24x24", "--model.augment.size=16 or 32"),
     # lifted fit: data
     (f"{FIT} --data.dataset=Omniglot --data.root=/nowhere", "/nowhere", "lifted data prepare omniglot"),
     (f"{FOLDER}=elsewhere", "elsewhere", "no such folder", "give a folder"),

@@ -218,6 +218,14 @@ def test_squash_is_a_plain_resize():
     assert np.array_equal(to_pixels(colours(), SIZE, "squash"), wanted)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+def test_pixels_are_made_of_others_as_asked_for(interpolation):
+    wanted = np.asarray(colours().resize((SIZE, SIZE), Image.Resampling[interpolation.upper()]))
+    assert np.array_equal(to_pixels(colours(), SIZE, "squash", interpolation), wanted)
+    square = Image.fromarray(np.asarray(colours())[:40, :40] // 2)  # without white, so that nothing is cut
+    assert np.array_equal(*(to_pixels(square, SIZE, mode, interpolation) for mode in ("crop", "pad")))
+
+
 def test_crop_is_the_centre_of_the_short_side():
     wanted = np.asarray(colours().crop((10, 0, 50, 40)).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     assert np.abs(to_pixels(colours(), SIZE, "crop").astype(int) - wanted).max() <= 1

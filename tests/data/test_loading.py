@@ -33,9 +33,10 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "size"), [("squash", 16), ("crop", 16), ("crop", (20, 12))])
-def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode, size):
-    cached = PixelRows(open_pixels(table, size, mode=mode, cache_dir=tmp_path), table.labels)
-    direct = FileRows(table, table.labels, size, mode)
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode, size, how):
+    cached = PixelRows(open_pixels(table, size, mode=mode, interpolation=how, cache_dir=tmp_path), table.labels)
+    direct = FileRows(table, table.labels, size, mode, interpolation=how)
     assert len(direct) == len(cached)
     batch = direct.__getitems__([19, 16])
     assert (batch["indices"].tolist(), batch["labels"].tolist()) == ([19, 16], [4, 4])

@@ -189,6 +189,20 @@ def test_all_caches_of_a_table_are_verified(folder, capsys):
     assert capsys.readouterr().err.count("is damaged") == 1
 
 
+def test_another_interpolation_is_another_cache(folder):
+    """And the first keeps the name that it has always had."""
+    table = make_table(folder)
+    first, other = opened(folder, table), opened(folder, table, interpolation="bicubic")
+    wanted = [to_pixels(normalized(table.read(row), 3), 4, "squash", "bicubic") for row in range(COUNT)]
+    assert np.array_equal(other[:], np.stack(wanted))
+    names = [pixels.path.name.split("-")[2] for pixels in (first, other)]
+    assert names == ["squash", "squash+bicubic"]
+    found = [pixels.decoding.how for pixels in verified_caches(table, folder / "cache")]
+    assert sorted(found) == ["squash", "squash+bicubic"]
+    other.path.with_suffix(".json").write_text(first.path.with_suffix(".json").read_text())
+    assert opened(folder, table, interpolation="bicubic").decoding.how == "squash+bicubic"
+
+
 def test_an_intact_cache_is_verified_where_nothing_may_be_written(folder, monkeypatch):
     table = make_table(folder)
     opened(folder, table)

@@ -17,11 +17,12 @@ from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.datasets import ImageFolder
+from lifted_lightning.data.images import normalized, to_pixels
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.training.module import EmbeddingModule
 from lifted_lightning.training.networks import ConvNet
-from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.checkpoints import CROP, save_checkpoint
 from tests.helpers.images import draw_images
 
 
@@ -75,6 +76,30 @@ def test_what_it_says_of_itself_and_of_a_file_that_cannot_be_read(tmp_path: Path
     assert (model.size, model.resize, model.channels, model.distance) == (24, "pad", 3, "cosine")
     assert (model.embedding_size, model.device.type, model.path) == (5, "cpu", checkpoint)
     assert not model.module.training
+
+
+def test_images_are_resized_as_in_training(tmp_path: Path) -> None:
+    (path, *_) = draw_images(tmp_path / "images", 1, 1)
+    for settings, how in (({}, "bilinear"), ({"interpolation": "bicubic"}, "bicubic")):  # older runs lack it
+        model = lifted_lightning.load(save_checkpoint(tmp_path / "best.ckpt", **settings), "cpu")
+        pixels = model.pixels(path)
+        assert np.array_equal(pixels, to_pixels(normalized(Image.open(path), 3), 24, "squash", how))
+
+
+def test_a_transformer_is_of_the_size_that_it_was_trained_at(tmp_path: Path) -> None:
+    (path, *_) = draw_images(tmp_path / "images", 1, 1)
+    settings = {
+        "trunk": "timm:test_vit",
+        "pretrained": True,
+        "embedding_size": 4,
+        "pooling": {"class_path": "lifted_lightning.training.pooling.GeM"},
+    }
+    network = {"class_path": "lifted_lightning.training.networks.EmbeddingNetwork", "init_args": settings}
+    for augment, size in ((CROP_ALL, 48), ({**CROP, "init_args": {"size": [32, 64]}}, 64)):
+        checkpoint = save_checkpoint(tmp_path / "best.ckpt", {"network": network, "augment": augment}, size=size)
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert weights["network.trunk.pos_embed"].shape[1] in (3 * 3 + 1, 2 * 4 + 1)
+        assert lifted_lightning.load(checkpoint, "cpu").embed(path).shape == (1, 4)
 
 
 def test_pretrained_weights_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

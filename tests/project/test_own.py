@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import lifted_lightning
+from tests.helpers.images import draw_images
 from tests.helpers.lifted import lifted
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,21 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pyt
     model = lifted_lightning.load(folder / "checkpoints" / "best.ckpt", "cpu")
     assert type(model.module.network).__name__ == "TwoLayers"
     assert model.embed(import_module("my_images").draw_star("3/1")).shape == (1, 8)
+
+
+@pytest.mark.slow
+def test_a_pooling(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_images(work / "photos", classes=8)
+    run(
+        work, "fit", *(word.replace("quickstart", "photographs") for word in BRIEF), "--data.dataset.path=photos",
+        "--model.network.trunk=timm:test_vit", "--model.network.pretrained=false", "--model.network.embedding_size=8",
+        "--model.network.pooling=my_pooling.Attention", "--model.network.pooling.heads=3", "--name=pooled",
+    )  # fmt: skip
+    monkeypatch.chdir(work)
+    model = lifted_lightning.load(work / "runs" / "photographs" / "pooled" / "checkpoints" / "last.ckpt", "cpu")
+    assert model.module.network.pooling.score.out_channels == 3
+    assert model.module.network.head.in_features == 3 * model.module.network.trunk.num_features
+    assert np.isfinite(model.embed("photos/class 0/0.png")).all()
 
 
 @pytest.mark.slow

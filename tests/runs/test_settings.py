@@ -26,7 +26,7 @@ SAME: list[dict[str, Any]] = [
     {"tsne__every_n": 9, "evaluation__baseline": False, "data__workers": 7, "data__root": "/data"},
     {"trainer__devices": 2, "trainer__logger": {"class_path": "MyLogger"}, "trainer__max_steps": 100.0},
     {"model__network__init_args__embedding_size": 64, "data__dataset": {"class_path": "Omniglot"}},
-    {"data__single_images": "refuse"},  # came later, and means what went before
+    {"data__single_images": "refuse", "data__interpolation": "bilinear"},  # came later, and mean what went before
 ]
 OTHER: list[dict[str, Any]] = [
     {"embedding_size": 32},
@@ -36,6 +36,7 @@ OTHER: list[dict[str, Any]] = [
     {"data__size": 32},
     {"data__cache": False},
     {"data__single_images": "leave_out"},
+    {"data__interpolation": "bicubic"},
     {"data__dataset": {"init_args": {"turned": True}}},
     {"evaluation__distance": "cosine"},
     {"trainer__max_steps": 101},
