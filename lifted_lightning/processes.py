@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
+from datetime import timedelta
 
 from lifted_lightning.errors import RunError, UserError, harmless, one_line
 
@@ -52,10 +54,12 @@ def started_by_lightning() -> bool:
     return rank_on_node() != 0 and not by_slurm and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def wait_for_parent(seconds: float) -> None:
-    """Let rank zero end first, and this rank with it, if it started this rank: the observer would kill it otherwise."""
-    if started_by_lightning():
-        time.sleep(seconds)
+def wait_for_rank_zero(seconds: float) -> None:
+    """Let rank zero, which ends its records, end first: whoever has started the ranks kills all when one has ended."""
+    from torch.distributed import distributed_c10d
+
+    with suppress(RuntimeError):  # of the time, or of rank zero's end, with which the store is gone
+        distributed_c10d._get_default_store().wait([RANK_ZERO], timedelta(seconds=seconds))
 
 
 def report(command: str, error: BaseException) -> int:

@@ -24,6 +24,7 @@ from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import CHECKPOINTS
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's, as Lightning has it
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
 Handler = Any
 LOST = object()  # stands for what a checkpoint cannot hold
@@ -109,7 +110,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM or Ctrl-C.
+    """``last.ckpt``: every so many steps, after each validation, at the end, and on SIGTERM, SIGUSR1 or Ctrl-C.
 
     It must come right after the callback that selects the best checkpoint, whose state it saves; a checkpoint that
     this one has just written is not written again. Where a validation is due after a step, it saves after that
@@ -134,6 +135,12 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = self.folder or Path(trainer.default_root_dir) / CHECKPOINTS
+        # Lightning's handlers are left out: until training begins they pass SIGTERM over, to end it later with code 0;
+        # on SIGUSR1 they queue a job of SLURM again, with a checkpoint that no run would find. It still notes ours.
+        signals = trainer._signal_connector
+        signals.register_signal_handlers = lambda: setattr(  # type: ignore[method-assign]
+            signals, "_original_handlers", signals._get_current_signal_handlers()
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._handle_signals(self._on_signal)
@@ -208,7 +215,7 @@ class LastCheckpoint(Checkpoint):
         signal.signal(signal.SIGTERM, self._on_signal)  # the end is on its way; a Ctrl-C does not wait for it
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not trainer.is_global_zero:
-            processes.wait_for_parent(10)
+            processes.wait_for_rank_zero(10)
             os._exit(128 + number)
         if self.path.exists():  # it does not where a checkpoint of another run is tested
             print(
@@ -219,7 +226,7 @@ class LastCheckpoint(Checkpoint):
         sys.exit(128 + number)
 
     def _handle_signals(self, handler: Handler) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, handler)  # Lightning puts back what was there before, however the run ends
 
 

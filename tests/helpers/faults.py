@@ -21,19 +21,21 @@ def at(event: str, count: int, number: int = signal.SIGKILL, group: bool = False
 
     Args:
         event: ``step``: in a training step, before the optimiser's; ``validation``: in a validation batch;
-            ``test`` and ``predict``: in a batch of these; ``writing``: half of a checkpoint's bytes are written;
-            ``renaming``: all are, under the temporary name; ``renamed``: just after ``last.ckpt`` has its name.
+            ``test`` and ``predict``: in a batch of these; ``loading``: before the first step;
+            ``writing``: half of a checkpoint's bytes are written; ``renaming``: all are, under the
+            temporary name; ``renamed``: just after ``last.ckpt`` has its name.
         count: how many times it must happen, from 1.
         number: the signal.
         group: whether its child processes get it too, as from a terminal.
     """
-    assert event in (*EVENTS, "test", "predict")
+    assert event in (*EVENTS, "test", "predict", "loading")
     return partial(_install, event, count, number, group)
 
 
 def _install(event: str, count: int, number: int, group: bool) -> None:
     if group:
         os.setpgid(0, 0)
+    from lifted_lightning.data.datamodule import RetrievalDataModule
     from lifted_lightning.training.module import EmbeddingModule
 
     left = count
@@ -71,6 +73,8 @@ def _install(event: str, count: int, number: int, group: bool) -> None:
         wrap(os, "replace", of_checkpoint)
     elif event == "renamed":
         wrap(os, "replace", lambda *_: None, lambda source, target: Path(target).name == "last.ckpt" and end())
+    elif event == "loading":
+        wrap(RetrievalDataModule, "train_dataloader", lambda *_: end())
     else:
         hook = "on_before_optimizer_step" if event == "step" else f"{event}_step"
         wrap(EmbeddingModule, hook, lambda *_: end())

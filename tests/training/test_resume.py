@@ -56,14 +56,18 @@ class Runs:
         self._number = 0
 
     def start(
-        self, setting: Setting, prepare: Sequence[Callable[[], None] | None] = (), more: Sequence[str] = ()
+        self,
+        setting: Setting,
+        prepare: Sequence[Callable[[], None] | None] = (),
+        more: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
     ) -> tuple[Run, Path]:
         """Start a run, with more arguments; returns it and the folder it is to write."""
         self._number += 1
         place = self.folder / str(self._number)
         place.mkdir()
         places = [f"--runs_dir={place}", f"--data.cache_dir={self.folder / 'cache'}"]
-        run = lifted([*BASE, *setting.arguments, *places, *more], place, setting.world_size, prepare)
+        run = lifted([*BASE, *setting.arguments, *places, *more], place, setting.world_size, prepare, environment)
         return run, place / "e" / "run"
 
     def resume(self, folder: Path, setting: Setting) -> Run:
@@ -208,9 +212,10 @@ def test_a_finished_run_goes_on_in_a_new_folder(
     [
         (signal.SIGINT, HARD, 0),
         (signal.SIGTERM, RANKS, 1),
+        (signal.SIGUSR1, PLAIN, 0),
         pytest.param(signal.SIGINT, Setting(1, 0.5, 2), 1, marks=pytest.mark.slow),
     ],
-    ids=["Ctrl-C", "SIGTERM to rank 1 alone", "Ctrl-C to rank 1 and its worker, steps before the ranks agree"],
+    ids=["Ctrl-C", "SIGTERM to rank 1 alone", "SIGUSR1", "Ctrl-C to rank 1 and its worker, steps before the ranks agree"],
 )
 def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
     group = number == signal.SIGINT  # as a terminal does, to loader workers too
@@ -226,6 +231,15 @@ def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: in
     stopped_at = load(folder, "last")["global_step"]
     assert 10 <= stopped_at <= 20, "it waits for the step, and with ranks for the next time they agree"
     runs.assert_goes_on(folder, setting)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_stopped_before_the_first_step(runs: Runs, number: int) -> None:
+    """Lightning would pass the signal over, end the run after a step with code 0, or queue a job of SLURM again."""
+    slurm = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1"}
+    run, folder = runs.start(PLAIN, [kills.at("loading", 1, number)], environment=slurm)
+    assert run.wait() == [-number], run.output
+    assert not list(folder.glob("**/*.ckpt"))
 
 
 @pytest.mark.parametrize(
