@@ -1,5 +1,6 @@
 """A rank that fails ends the whole run within a minute, with one line that says why, from the rank that knows."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from lifted_lightning.processes import started_by_lightning
+from tests.helpers import faults
 from tests.helpers.lifted import DEADLINE, Run, lifted
-from tests.training.test_resume import BASE
+from tests.helpers.ranks import free_port
+from tests.training.test_resume import BASE, load, rows
 
 FAULT = ["--trainer.devices=2", "--trainer.callbacks+=tests.helpers.faults.Fault"]
 NAN = "--model.network=tests.helpers.faults.NaNFrom"
@@ -152,6 +155,50 @@ def test_slurm_starts_the_ranks_but_not_in_an_interactive_job(monkeypatch: pytes
     for name in ("train.sh", "bash", "interactive"):  # Lightning's SLURMEnvironment has these names
         monkeypatch.setenv("SLURM_JOB_NAME", name)
         assert started_by_lightning() == (name != "train.sh")
+
+
+def slow_end() -> None:
+    from lifted_lightning.commands import fit
+
+    end_record = fit.end_record
+    fit.end_record = lambda *args, **settings: (time.sleep(3), end_record(*args, **settings))  # type: ignore
+
+
+@pytest.mark.slow
+def test_told_to_stop_rank_zero_ends_first(tmp_path: Path) -> None:
+    """It ends its records, and srun or torchrun would kill it once the other has ended."""
+    prepare = [slow_end, faults.at("step", 10, signal.SIGTERM)]
+    run = lifted(arguments(tmp_path, "--trainer.devices=2"), tmp_path, 2, prepare)
+    assert wait([process.sentinel for process in run.processes], 60) == [run.processes[0].sentinel]
+    assert run.wait(5) == [128 + signal.SIGTERM] * 2, run.output
+
+
+@pytest.mark.slow
+def test_two_torchruns_train_as_one_process_does(tmp_path: Path) -> None:
+    """A process on each of two nodes; how many nodes and devices there are, nobody has to say."""
+    more = ["--trainer.precision=64-true", "--model.network.dropout=0"]
+    assert lifted(arguments(tmp_path / "one", *more), tmp_path).wait() == [0]
+    nodes = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *nodes]
+    environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo"}
+    line = ["-m", "lifted_lightning.cli", *arguments(tmp_path / "two", *more)]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--node-rank={node}", *line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=DEADLINE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    one, two = (tmp_path / name / "e" / "run" for name in ("one", "two"))
+    assert json.loads((two / "result.json").read_text())["world_size"] == 2
+    weights = [load(folder, "last")["state_dict"] for folder in (one, two)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(rows(two), rows(one), strict=True):
+        assert {key: ours[key] == "" for key in ours} == {key: theirs[key] == "" for key in theirs}
+        assert [float(v or 0) for v in ours.values()] == pytest.approx([float(v or 0) for v in theirs.values()])
 
 
 CHILD = """

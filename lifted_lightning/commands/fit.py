@@ -45,6 +45,7 @@ from lifted_lightning.commands.lightning import (
     check_callbacks,
     check_settings,
     check_strategy,
+    launched,
     own_loggers,
     quiet,
     say_why_it_ended,
@@ -169,7 +170,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []
     plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
     with refused(TypeError, ValueError, ImportError):
-        trainer = Trainer(**{**built.trainer, "callbacks": callbacks, "plugins": plugins, "logger": False})
+        given = {**built.trainer, **launched(config.trainer)}
+        trainer = Trainer(**{**given, "callbacks": callbacks, "plugins": plugins, "logger": False})
     check_strategy(trainer)
 
     # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.

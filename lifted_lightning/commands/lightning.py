@@ -1,11 +1,14 @@
 """What users of Lightning bring: what is refused with what to do instead, and what Lightning says of the rest."""
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import (
     BaseFinetuning,
@@ -81,6 +84,23 @@ def check_strategy(trainer: Trainer) -> None:
     """Raise UserError for processes that end with all that they have found."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError("--trainer.strategy: a run's result would end with the processes that it forks: give ddp")
+
+
+def launched(trainer: Namespace) -> dict[str, Any]:
+    """The trainer's devices, nodes and accelerator where torchrun or srun has started the processes of the run.
+
+    They are as many devices as processes on each machine, and under SLURM GPUs exactly if the job was given any. What
+    the user has set stays, and Lightning says so if it does not fit.
+    """
+    variables, found = os.environ, dict[str, Any]()
+    if "TORCHELASTIC_RUN_ID" in variables:
+        here = int(variables["LOCAL_WORLD_SIZE"])
+        found = {"devices": here, "num_nodes": int(variables["WORLD_SIZE"]) // here}
+    elif SLURMEnvironment.detect():
+        devices, nodes = (int(variables.get(f"SLURM_{name}", 1)) for name in ("NTASKS_PER_NODE", "NNODES"))
+        gpus = any(variables.get(f"SLURM_{name}") for name in ("GPUS_ON_NODE", "STEP_GPUS", "JOB_GPUS"))
+        found = {"devices": devices, "num_nodes": nodes, "accelerator": "gpu" if gpus else "cpu"}
+    return {name: value for name, value in found.items() if trainer[name] == (1 if name == "num_nodes" else "auto")}
 
 
 def trained_with(callbacks: list[Callback], command: str) -> list[Callback]:

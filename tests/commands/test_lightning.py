@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 
 from lifted_lightning.cli import main
 from lifted_lightning.commands.fit import make_parser, parse
-from lifted_lightning.commands.lightning import TIPS
+from lifted_lightning.commands.lightning import TIPS, launched
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.training.module import EmbeddingModule
@@ -264,6 +266,36 @@ def test_each_setting_of_the_trainer_has_a_row() -> None:
     there = {name.removeprefix("trainer.") for name in options if name.startswith("trainer.")}
     rows = " ".join([*(options for options, _ in [*WORKS, *REFUSED]), *PARSES]).split()
     assert there == {row.split("=")[0].split(".")[0] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "expected"),
+    [
+        ({}, {}, {}),
+        ({"SLURM_NTASKS": "1"}, {}, {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "2"},
+            {},
+            {"devices": 2, "num_nodes": 2, "accelerator": "gpu"},
+        ),
+        ({"SLURM_NTASKS": "2"}, {"devices": 1, "accelerator": "gpu", "num_nodes": 2}, {}),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, {}, {}),
+        (
+            {"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "SLURM_NTASKS": "1"},
+            {},
+            {"devices": 2, "num_nodes": 3},
+        ),
+    ],
+    ids=["by nobody", "SLURM, one task", "SLURM, GPUs on two nodes", "the user's own", "interactive", "torchrun"],
+)
+def test_devices_are_those_of_whoever_has_started_the_processes(
+    variables: dict[str, str], given: dict[str, object], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched(Namespace(**({"devices": "auto", "num_nodes": 1, "accelerator": "auto"} | given))) == expected
 
 
 def test_tips_alone_are_left_out() -> None:
