@@ -4,14 +4,17 @@ import argparse
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from lifted_lightning import processes
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Pool, Progress, run_trials, start_ray
 from lifted_lightning.sweep.plan import Sweep, read_sweep
+from lifted_lightning.sweep.process import fit_arguments, held
 from lifted_lightning.sweep.trials import Trial, Trials, ordered_arguments
 
 CHECKED = 40  # trials of a grid that are all checked before it starts; of a larger one, each value once
@@ -35,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "--address", default=os.environ.get("RAY_ADDRESS"), help="of a Ray cluster; by default RAY_ADDRESS"
     )
     result.add_argument("--retries", type=int, default=1, help="times that a failed trial is run again")
+    alone = "run the K-th trial alone, from 0, to its end, in this process, without Ray: a job array is a sweep"
+    result.add_argument("--task", type=int, metavar="K", help=alone)
     result.add_argument("--dry-run", action="store_true", help="list the trials, and run none")
     return result
 
@@ -45,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial or 0.0
     if not (0 < cpus < math.inf and (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())) and options.retries >= 0):
         raise UserError("give --cpus-per-trial above 0, --gpus-per-trial from 0 to 1 or whole, --retries of at least 0")
+    if options.task is not None and (cpus, options.gpus_per_trial, options.retries) != (1.0, None, 1):
+        raise UserError("--task: leave out --cpus-per-trial, --gpus-per-trial and --retries: it takes what there is")
     sweep = read_sweep(options.file)
     parent = options.runs_dir.absolute() / slug(sweep.name)
     trials = Trials(sweep, parent)
@@ -52,24 +59,24 @@ def run(arguments: Sequence[str]) -> int:
         there = list({t.digest: t for t in map(trials.of, sweep.grid())}.values())[: sweep.run_cap]
     else:
         there = trials.earlier()
+    if options.task is not None:
+        there = [numbered(options.task, sweep, trials, there)]
     missing = [trial for trial in there if not trial.ended]
-    total = len(there) if sweep.method == "grid" else sweep.run_cap or 0
+    total = len(there) if sweep.method == "grid" or options.task is not None else sweep.run_cap or 0
     if missing or len(there) < total:
         check_arguments(sweep, missing)
     if options.dry_run:
-        show_trials(sweep, there)
+        show_trials(sweep, there, total)
         return 0
+    if options.task is not None:
+        return run_here(there[0])
     if not missing and len(there) >= total:
         print(f"{sweep.name}: all {len(there)} trials are done; next: lifted report {os.path.relpath(parent)}")
         return 0
-    try:
-        import optuna  # noqa: F401
+    with extra_installed():
+        from lifted_lightning.sweep.search import Search
 
         ray = start_ray(options.address)
-    except ImportError as error:
-        raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
-    from lifted_lightning.sweep.search import Search
-
     pool = Pool(ray, cpus, options.gpus_per_trial)
     progress = Progress(sweep, [trial for trial in there if trial.ended], total)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has one of its own, so ours comes after it
@@ -81,6 +88,47 @@ def run(arguments: Sequence[str]) -> int:
     if not progress.failed:
         print(f"next: lifted report {os.path.relpath(parent)}")
     return 1 if progress.failed else 0
+
+
+@contextmanager
+def extra_installed() -> Iterator[None]:
+    """A library that is missing becomes the user's error."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
+
+
+def numbered(number: int, sweep: Sweep, trials: Trials, grid: list[Trial]) -> Trial:
+    """The trial of a number from 0: of a grid in its order, else in that in which a sweep begun anew draws them.
+
+    Raises:
+        UserError: if there is none.
+    """
+    there = grid
+    if sweep.method == "bayes":
+        raise UserError(f"--task {number}: {sweep.path} draws each trial by the results of others; leave out --task")
+    if sweep.method == "random":
+        with extra_installed():
+            from lifted_lightning.sweep.search import Search
+        there = list(iter(Search(sweep, trials, []).next, None))
+    if not 0 <= number < len(there):
+        raise UserError(f"--task {number}: {sweep.path} has {len(there)} trials; give 0 to {len(there) - 1}")
+    return there[number]
+
+
+def run_here(trial: Trial) -> int:
+    """Run a trial to its end in this process, which may be one of its ranks; rank zero makes the folder ready."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from lifted_lightning.commands.fit import run as fit
+
+    processes.stay_together()
+    with held(trial) if rank_zero_only.rank == 0 else nullcontext(not trial.ended) as left:
+        if left:
+            return fit("fit", fit_arguments(trial, []))
+        print(f"{os.path.relpath(trial.folder)}: {trial.state}")
+        return 0
 
 
 def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
@@ -108,12 +156,12 @@ def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:
             raise UserError(f"{sweep.path}: metric.name {sweep.metric}: no run logs it; give one of {known}")
 
 
-def show_trials(sweep: Sweep, trials: list[Trial]) -> None:
-    """List the trials: state, folder, and command."""
+def show_trials(sweep: Sweep, trials: list[Trial], total: int) -> None:
+    """List the trials, of so many: state, folder, and command."""
     for trial in trials:
         print(f"{trial.state:<8} {os.path.relpath(trial.folder)}\n         lifted fit {' '.join(trial.arguments)}")
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    more = (sweep.run_cap or 0) - len(trials) if sweep.method != "grid" else 0
+    more = total - len(trials)
     drawn = f"{more} more will be drawn from {', '.join(sweep.parameters)}" if more > 0 else ""
     print(f"{sweep.name}: " + "; ".join(part for part in (counts, drawn) if part))

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from lifted_lightning.runs.folder import read_metrics
+from lifted_lightning.sweep.plan import read_sweep
+from lifted_lightning.sweep.trials import Trials
 
 TINY = """
 model:
@@ -245,6 +247,55 @@ def test_a_dry_run_says_what_will_be_drawn(folder: Path, sweep: Callable[..., tu
     code, out, _ = sweep("--dry-run")
     assert (code, out) == (0, "s: 3 more will be drawn from seed_everything\n")
     assert not (folder / "runs").exists()
+
+
+def test_a_task_is_the_trial_of_its_number(folder: Path, sweep: Callable[..., tuple[int, str, str]]) -> None:
+    write_sweep(folder, {"seed_everything": [0, 1, 2, 3]})
+    whole = re.findall(r"^missing  (\S+)\n +(lifted .+)$", sweep("--dry-run")[1], re.MULTILINE)
+    alone = [sweep("--task", str(k), "--dry-run")[1] for k in range(4)]
+    assert alone == [f"missing  {path}\n         {line}\ns: 1 missing\n" for path, line in whole]
+    for number in ("-1", "4"):
+        code, _, error = sweep("--task", number)
+        assert (code, "s.yaml has 4 trials; give 0 to 3" in error, error.count("\n")) == (2, True, 1), error
+    assert not (folder / "runs").exists()
+    code, _, error = sweep("--task", "0", "--gpus-per-trial", "1")
+    assert (code, "leave out" in error) == (2, True)
+    write_sweep(folder, {"seed_everything": [0]}, method="bayes", run_cap=2)
+    assert "results of others" in sweep("--task", "0")[2]
+
+
+def test_tasks_of_a_random_sweep_are_the_trials_that_it_draws(folder: Path, sweep: Any) -> None:
+    from lifted_lightning.sweep.search import Search
+
+    drawn = {"parameters": {"seed_everything": {"min": 0, "max": 9}}, "method": "random", "run_cap": 3}
+    write_sweep(folder, {}, **drawn)
+    read = read_sweep(folder / "s.yaml")
+    search = Search(read, Trials(read, folder / "runs" / "s"), [])
+    whole = [trial.folder.name for trial in iter(search.next, None)]
+    assert len(set(whole)) == 3
+    assert [re.findall(r"/s/(\S+)", sweep("--task", str(k), "--dry-run")[1])[0] for k in range(3)] == whole
+    assert "has 3 trials; give 0 to 2" in sweep("--task", "3")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_task_is_told_to_stop_and_goes_on_and_the_sweep_has_it(folder: Path, ranks: int) -> None:
+    """Several ranks are started by Lightning, which calls the same command for each."""
+    slow = {"model.loss": ["own.Mine"], "model.loss.init_args.seconds": [0.3], "trainer.devices": [ranks]}
+    write_sweep(folder, {**slow, "seed_everything": [0, 1]})
+    process = start(folder, "--task", "1")
+    (trial,) = wait_for(lambda: list(folder.glob("runs/s/*seed1*")))
+    wait_for(lambda: logged_steps(trial))
+    process.send_signal(signal.SIGTERM)
+    assert "--ckpt_path last" in output(process, 143)
+    assert 0 < len(logged_steps(trial)) < 10
+    out = output(start(folder, "--task", "1"))
+    assert f"run folder: runs/s/{trial.name}" in out
+    assert logged_steps(trial) == list(range(10))
+    assert output(start(folder, "--task", "1")) == f"runs/s/{trial.name}: done\n"
+    listed = output(start(folder, "--dry-run"))
+    assert f"done     runs/s/{trial.name}" in listed
+    assert "s: 1 done, 1 missing" in listed
 
 
 @pytest.mark.parametrize(("run_cap", "seeds"), [(None, [0, 1, 2, 3]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
