@@ -116,7 +116,7 @@ PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "pytest": check_pytest,
     "wandb": check_wandb,
     "python": check_file,
-    "sbatch": check_file,
+    "sbatch": lambda words: check_file([word for word in words if not word.startswith("-")]),
     ".ci/run": lambda words: check_file([".ci/run"]),
     **dict.fromkeys(
         ("ruff", "mypy", "git", "cd", "export", "pre-commit", "jupyter", "conda"), len
