@@ -215,7 +215,7 @@ def test_a_finished_run_goes_on_in_a_new_folder(
         (signal.SIGUSR1, PLAIN, 0),
         pytest.param(signal.SIGINT, Setting(1, 0.5, 2), 1, marks=pytest.mark.slow),
     ],
-    ids=["Ctrl-C", "SIGTERM to rank 1 alone", "SIGUSR1", "Ctrl-C to rank 1 and its worker, steps before the ranks agree"],
+    ids=["Ctrl-C", "SIGTERM to rank 1 alone", "SIGUSR1", "Ctrl-C to rank 1 and its worker, before the ranks agree"],
 )
 def test_stopped_by_a_signal(runs: Runs, number: int, setting: Setting, rank: int) -> None:
     group = number == signal.SIGINT  # as a terminal does, to loader workers too
