@@ -124,7 +124,8 @@ def run_here(trial: Trial) -> int:
     from lifted_lightning.commands.fit import run as fit
 
     processes.stay_together()
-    with held(trial) if rank_zero_only.rank == 0 else nullcontext(not trial.ended) as left:
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with held(trial) if first else nullcontext(not trial.ended) as left:
         if left:
             return fit("fit", fit_arguments(trial, []))
         print(f"{os.path.relpath(trial.folder)}: {trial.state}")
