@@ -134,7 +134,6 @@ class RetrievalEvaluation(Callback):
             stage=stage,
             # After training, the steps of the checkpoint that is evaluated.
             step=trainer.global_step if trainer.state.fn == "fit" else self._loaded_step,
-            distance=self.distance,
             values=values,
         )
 

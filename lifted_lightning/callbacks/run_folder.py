@@ -53,6 +53,7 @@ class RunFolder(Callback):
         self.parent = parent
         self.name = name
         self.config = config
+        self._settings = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)  # as files have it
         self.summary = summary
         self.existing = existing
         self.header = header
@@ -92,7 +93,7 @@ class RunFolder(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._classes = self._classes or data_of(trainer).classes_seen()
         checkpoint[CLASSES_KEY] = self._classes
-        checkpoint[SETTINGS_KEY] = yaml.safe_dump(self.config, sort_keys=False)
+        checkpoint[SETTINGS_KEY] = self._settings
         log_pending_row(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -133,7 +134,7 @@ class RunFolder(Callback):
 
     def _write_config(self, folder: Path) -> None:
         with atomic(folder / CONFIG, "w") as file:
-            file.write(self.header + yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            file.write(self.header + self._settings)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings anew where a run goes on with others, once none of them can be refused any more."""

@@ -22,14 +22,10 @@ class RunProgressBar(RichProgressBar):
         super().__init__(refresh_rate=5, leave=False)
 
     def _get_train_description(self, current_epoch: int) -> str:
-        epochs = self._epochs(self.trainer)
-        return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs else "")
-
-    @staticmethod
-    def _epochs(trainer: Trainer) -> int | None:
+        trainer, epochs = self.trainer, self.trainer.max_epochs or 0
         if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
-            return math.ceil(trainer.max_steps / max(1, int(trainer.num_training_batches)))
-        return trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+            epochs = math.ceil(trainer.max_steps / max(1, int(trainer.num_training_batches)))
+        return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         items = super().get_metrics(trainer, pl_module)

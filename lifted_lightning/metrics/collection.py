@@ -130,12 +130,10 @@ class Evaluation(EmbeddingSet):
             ``evaluation.labels[evaluation.ranking.nearest]`` are the classes of each query's nearest images.
         stage: ``validation`` or ``test``.
         step: how many steps the network had trained.
-        distance: what neighbours are ranked by.
         values: the metrics by name, ``recall@1`` and the like.
     """
 
     ranking: RetrievalResult
     stage: str
     step: int
-    distance: Distance
     values: dict[str, float]
