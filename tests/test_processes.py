@@ -92,6 +92,7 @@ def test_an_exception_on_one_rank(tmp_path: Path, rank: int) -> None:
     assert "Traceback" not in run.output
 
 
+@pytest.mark.slow
 def test_an_exception_on_a_rank_while_the_other_is_busy(tmp_path: Path) -> None:
     """By Lightning's own launcher, which then kills what is left."""
     code, output, seconds = launched(tmp_path, *fault(1, "raise", busy=100))
