@@ -32,6 +32,15 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(what: str, remedy: str = "give another") -> Iterator[None]:
+    """What the operating system has against the block becomes a UserError of one line: what, why, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
 def csv_text(cell: Any) -> Any:
     """A CSV file's cell, marked as text where a spreadsheet would take a name for a formula; numbers stay."""
     formula = isinstance(cell, str) and re.match(r"[=+@-]", cell) and not re.fullmatch(r"-[\d.e-]+", cell)

@@ -49,11 +49,6 @@ def test_help_lists_our_losses_and_no_layers_of_torch(
     assert "torch.nn." not in text.split("--model.loss")[1].split("--model.augment")[0]
 
 
-def test_a_letter_in_the_wrong_place(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fti"]) == 2
-    assert capsys.readouterr().err == "lifted: no command 'fti'; did you mean fit?\n"
-
-
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     command = [sys.executable, "-m", "lifted_lightning.cli", "report", str(tmp_path)]

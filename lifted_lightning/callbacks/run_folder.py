@@ -13,8 +13,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lifted_lightning.data.datamodule import data_of
-from lifted_lightning.errors import UserError, one_line
-from lifted_lightning.files import atomic
+from lifted_lightning.errors import one_line
+from lifted_lightning.files import atomic, writing
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.guarded import guarded
@@ -117,16 +117,11 @@ class RunFolder(Callback):
                 logger.log_summary({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
 
     def _choose(self) -> Path:
-        try:
+        with writing(f"--runs_dir: {self.existing or self.parent}"):
             if self.existing is None:
                 folder, self._lock = claim_folder(self.parent, self.name)
             else:
                 folder, self._lock = self.existing, lock(self.existing)
-        except OSError as error:
-            place = self.existing or self.parent
-            raise UserError(
-                f"--runs_dir: {place} cannot be made or written ({error.strerror}); give another"
-            ) from error
         remove_unfinished(folder)
         if self.existing is None:
             self._write_config(folder)

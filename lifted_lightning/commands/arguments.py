@@ -7,7 +7,7 @@ import argparse
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -15,20 +15,6 @@ from typing import Any, NoReturn
 from lifted_lightning.errors import UserError, did_you_mean, one_line
 from lifted_lightning.files import read_yaml
 from lifted_lightning.runs.settings import added_since, flatten
-
-# Settings that are no more, each with its new name or with what to do instead. An old one is refused in one line,
-# whether it stands on the command line or in a configuration, the `config.yaml` of an old run for example.
-MOVED: dict[str, str] = {
-    "data.sampling": "is --data.sampler now, PositivePairs (it was balanced) or ReleasedPairs (it was released)",
-    "data.samples_per_class": "is --data.sampler.samples_per_class now",
-    "data.neighbours": "is --data.sampler.neighbours now",
-    "data.refresh_interval": "is --data.sampler.refresh_interval now",
-    "data.class_weights": "is --data.sampler.class_weights now",
-    "weights_only": "leave it out: it is always true",
-    "return_predictions": "leave it out: lifted predict writes a file",
-    "verbose": "leave it out",
-    "gallery.candidates": "leave it out: the evaluation knows the nearest image of every query",
-}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -62,33 +48,22 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         configuration that has one; all other arguments, the first being what a run's configuration is too old to have.
 
     Raises:
-        UserError: for a configuration that cannot be read, and for a setting that has moved.
+        UserError: for a configuration that cannot be read.
     """
     parser = CommandParser("lifted fit", add_help=False, allow_abbrev=False)
     parser.add_argument("--model", "--model_class", dest="model_class")
     parser.add_argument("--config", "-c", action="append", default=[])
     known, options = parser.parse_known_args(arguments)
-    names = (option.removeprefix("--").split("=")[0].rstrip("+") for option in options if option.startswith("--"))
-    refuse_moved(names, "--")
     model_class = known.model_class
     given: dict[str, Any] = {}
     for config in reversed(known.config):
         settings = read_yaml(Path(config), f"--config {config}")
         if not isinstance(settings, dict):
             raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
-        names = (re.sub(r"\.(init_args|class_path)\b", "", key) for key in flatten(settings))
-        refuse_moved(names, f"--config {config}: ")
         model_class = model_class or settings.get("model_class")
         given = flatten(settings) | given
     added = (f"--{name}={'null' if value is None else value}" for name, value in added_since(given).items())
     return known.config, model_class, [*added, *options]
-
-
-def refuse_moved(names: Iterable[str], where: str) -> None:
-    """Raise UserError, with what to give instead, if any of the names is that of a setting that has moved."""
-    moved = [f"{where}{name}: {MOVED[name]}" for name in names if name in MOVED]
-    if moved:
-        raise UserError("; ".join(moved))
 
 
 def import_class(path: str, base: type) -> Any:

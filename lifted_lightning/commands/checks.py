@@ -1,4 +1,7 @@
-"""Checks of what only fits together at run time, made before a run's folder is."""
+"""Checks of what only fits together at run time, made before a run's folder is.
+
+Each raises a UserError for the first thing that it refuses, and warns of what it lets pass.
+"""
 
 import inspect
 import math
@@ -45,9 +48,6 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
         data: made of it.
         module: made of it.
         metrics: the names that an evaluation logs, without the stage.
-
-    Raises:
-        UserError: for the first mistake found.
     """
     check_names(config)
     check_numbers(config)
@@ -74,11 +74,7 @@ def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
 
 
 def check_cameras(data: RetrievalDataModule) -> None:
-    """Say how many queries have no image of their class from another camera to find; they are left out.
-
-    Raises:
-        UserError: if none has.
-    """
+    """Say how many queries have no image of their class from another camera, and are left out; refuse it of all."""
     for stage, rows in (("validation", data.validation_rows), ("test", data.table.test)):
         query, gallery = (rows if part is None else part for part in data.query_gallery(stage))
         lost = int((positives(data.table, query, gallery) == 0).sum()) if data.table.cameras is not None else 0
@@ -100,7 +96,7 @@ def check_validation_classes(data: RetrievalDataModule) -> None:
 
 
 def check_names(config: Namespace) -> None:
-    """Raise UserError for names of the run and the folder above it that are none of a folder."""
+    """Refuse names of the run and the folder above it that are none of a folder."""
     for key in ("name", "experiment"):
         text = config.get(key) or "run"
         if Path(text).name != text or text == ".." or not text.isprintable():
@@ -111,9 +107,6 @@ def check_numbers(config: Namespace) -> None:
     """Refuse numbers of trainer, optimiser and schedule that are not finite, or that the trainer would fail with.
 
     What else an optimiser or a schedule does not take, it says itself (:func:`check_optimizer`).
-
-    Raises:
-        UserError: for the first such number.
     """
     for key, value in flatten(config.as_dict()).items():
         if not key.startswith(("trainer.", "model.optimizer.", "model.scheduler.")):
@@ -132,11 +125,7 @@ def check_numbers(config: Namespace) -> None:
 
 @torch.inference_mode()
 def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None:
-    """Embed one black image, so that channels and sizes that do not fit are said at once.
-
-    Raises:
-        UserError: if the data's images do not pass augmentation and network.
-    """
+    """Embed one black image, so that channels and sizes that do not pass augmentation and network are said at once."""
     shape = (1, data.channels, *sides(data.size))
     training = module.training
     module.eval()
@@ -165,11 +154,7 @@ def check_interpolation(module: EmbeddingModule, data: RetrievalDataModule) -> N
 
 
 def check_optimizer(module: EmbeddingModule) -> None:
-    """Make the optimiser and the schedule once, so that values which they do not take are said at once.
-
-    Raises:
-        UserError: if they do not take their settings.
-    """
+    """Make the optimiser and the schedule once, so that values which they do not take are said at once."""
     try:
         module.configure_optimizers()
     except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -177,7 +162,7 @@ def check_optimizer(module: EmbeddingModule) -> None:
 
 
 def check_signature(module: EmbeddingModule) -> None:
-    """Raise UserError, before images are decoded, if the loss does not take embeddings and labels."""
+    """Refuse, before images are decoded, a loss that does not take embeddings and labels."""
     try:
         inspect.signature(module.loss.forward).bind("embeddings", "labels")
     except TypeError as error:
@@ -188,32 +173,27 @@ def check_signature(module: EmbeddingModule) -> None:
 
 
 def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
-    """Raise UserError unless ``names`` has the metric that selects checkpoints."""
-    if monitor is None or monitor in names:
-        return
-    hint = did_you_mean(monitor, names, f"give one of {', '.join(names)}")
-    raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
+    """Refuse a metric to select checkpoints by that is none of those logged."""
+    if monitor is not None and monitor not in names:
+        hint = did_you_mean(monitor, names, f"give one of {', '.join(names)}")
+        raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
 
 
 def check_validation(data: RetrievalDataModule, remedy: str) -> None:
-    """Raise UserError, with the remedy, if there are no validation classes."""
+    """Refuse data without validation classes, with the remedy."""
     if not len(data.validation_rows):
         raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
 
 
 def check_checkpoint(module: EmbeddingModule, path: Path, with_loss: bool) -> None:
-    """Raise UserError, naming the first difference, unless the checkpoint's weights are this module's.
-
-    An evaluation needs none of a loss's (``with_loss``).
-    """
+    """Refuse a checkpoint whose weights are not this module's; an evaluation needs none of a loss's (``with_loss``)."""
     saved = load_checkpoint(path)["state_dict"]
     own = module.state_dict()
     for name in sorted(own.keys() | saved.keys()):
         if name.startswith("loss.") and not with_loss:
             continue
         if name not in own or name not in saved:
-            where = "configuration" if name in own else "checkpoint"
-            reason = f"{name} is only in the {where}"
+            reason = f"{name} is only in the {'configuration' if name in own else 'checkpoint'}"
         elif own[name].shape != saved[name].shape:
             reason = f"{name} is {tuple(saved[name].shape)} there and {tuple(own[name].shape)} here"
         else:
@@ -224,7 +204,7 @@ def check_checkpoint(module: EmbeddingModule, path: Path, with_loss: bool) -> No
 
 
 def check_goes_on(path: Path) -> None:
-    """Raise UserError if the checkpoint lacks anything that a run goes on from."""
+    """Refuse a checkpoint that lacks anything that a run goes on from."""
     checkpoint = load_checkpoint(path)
     for key, kind in GOES_ON.items():
         if not isinstance(checkpoint.get(key), kind):
@@ -232,7 +212,7 @@ def check_goes_on(path: Path) -> None:
 
 
 def check_left_to_train(path: Path, max_steps: int | None, max_epochs: int | None) -> None:
-    """Raise UserError if the checkpoint has all the steps or epochs that the trainer is to make (-1: no limit)."""
+    """Refuse a checkpoint that has all the steps or epochs that the trainer is to make (-1: no limit)."""
     checkpoint = load_checkpoint(path)
     for setting, most, made in (
         ("max_steps", max_steps, checkpoint.get("global_step", 0)),
@@ -252,9 +232,6 @@ def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule)
         settings: the run's configuration, as it is saved.
         path: of the checkpoint.
         module: if ``configure_optimizers`` is its own, that goes on with the checkpoint's settings.
-
-    Raises:
-        UserError: for settings that cannot change.
     """
     saved = load_checkpoint(path).get(SETTINGS_KEY)
     if not isinstance(saved, str):
@@ -284,7 +261,7 @@ def _by_number(value: Any) -> Any:
 
 
 def check_same_classes(data: RetrievalDataModule, path: Path) -> None:
-    """Raise UserError if a run would go on with other training classes or images than those of its checkpoint."""
+    """Refuse to go on with other training classes or images than those of the checkpoint."""
     seen, now = load_checkpoint(path).get(CLASSES_KEY), data.classes_seen()
     if seen is None or torch.equal(seen["train"], now["train"]):
         return

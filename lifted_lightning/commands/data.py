@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lifted_lightning.commands.arguments import CommandParser
@@ -59,9 +60,8 @@ def list_datasets(root: str | None = None) -> None:
         train = f"{counts.train_images:,} ({counts.train_classes:,})" if counts else ""
         test = f"{counts.test_images:,} ({counts.test_classes:,})" if counts else ""
         table.add_row(name, dataset.title, train, test, "yes" if dataset.present(folder) else "no")
-    console = Console(markup=False)
-    console.print(table)
-    console.print("your own images: --data.dataset=ImageFolder or TableFile, with --data.dataset.path=...")
+    Console(markup=False).print(table)
+    print("your own images: --data.dataset=ImageFolder or TableFile, with --data.dataset.path=...")
 
 
 def prepare(name: str, root: str | None = None) -> None:
@@ -89,16 +89,13 @@ def verify(name: str, root: str | None = None) -> None:
     Raises:
         UserError: if anything is wrong; it names the images that cannot be decoded.
     """
-    from lifted_lightning.data.datasets import ImageFolder, TableFile, data_root
+    from lifted_lightning.data.datasets import data_root
     from lifted_lightning.data.datasets.base import Counts
-    from lifted_lightning.data.datasets.own import own_path
     from lifted_lightning.data.pixels import unreadable, verified_caches
     from lifted_lightning.data.table import with_pairs
 
     folder = data_root(root)
-    path = own_path(name, folder)
-    own = TableFile(name) if path.is_file() else ImageFolder(name) if path.is_dir() else None
-    dataset = named(name, or_else=own)
+    dataset = named(name, folder)
     table = dataset.table(folder)
     for pixels in verified_caches(table):
         print(f"{pixels.path}: {len(pixels)} decoded images, as they were written")
@@ -111,19 +108,24 @@ def verify(name: str, root: str | None = None) -> None:
     print(f"{table.name}: {Counts.of(table)}; all classes of the test are unseen, all images can be read")
 
 
-def named(name: str, or_else: "RetrievalDataset | None" = None) -> "RetrievalDataset":
-    """The data set of this name, or of this class name, in any case.
+def named(name: str, root: Path | None = None) -> "RetrievalDataset":
+    """The data set of this name, or of this class name, in any case; or the own folder or file of this path.
+
+    Args:
+        name: of the data set, or the path.
+        root: where paths may start from; None for published sets alone.
 
     Raises:
-        UserError: if there is none, nor another in its place, with the nearest name.
+        UserError: if there is none, with the nearest name.
     """
-    from lifted_lightning.data.datasets import published
+    from lifted_lightning.data.datasets import ImageFolder, TableFile, published
+    from lifted_lightning.data.datasets.own import own_path
 
     known = published()
     names = {alias.lower(): key for key, found in known.items() for alias in (key, type(found).__name__)}
     if name.lower() in names:
         return known[names[name.lower()]]
-    if or_else is not None:
-        return or_else
+    if root is not None and (path := own_path(name, root)).exists():
+        return ImageFolder(name) if path.is_dir() else TableFile(name)
     remedy = did_you_mean(name.lower(), names, "choose " + ", ".join(known))
     raise UserError(f"no data set {name!r}; {remedy}")

@@ -1,7 +1,6 @@
 """`lifted embed`: the embeddings of image files, in one file that can be searched."""
 
 import argparse
-import codecs
 import os
 import sys
 import tempfile
@@ -13,11 +12,11 @@ import numpy.typing as npt
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.data.images import EXTENSIONS
-from lifted_lightning.errors import UserError, harmless
+from lifted_lightning.errors import UserError, harmless, one_line
+from lifted_lightning.files import writing
 from lifted_lightning.runs.embeddings import Embeddings
 
 BAR_FROM = 65  # images, more than a batch, from which there is progress to show
-LONGEST = 4096  # characters of a path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "images",
         nargs="+",
         metavar="IMAGES",
-        help="folders (searched to any depth), image files, or text files with one path a line",
+        help="folders (searched to any depth), image files, or text files (.txt) with one path a line",
     )
     result.add_argument("--ckpt", required=True, type=Path, help="a checkpoint of lifted fit")
     result.add_argument("--out", type=Path, default=Path("embeddings.npz"), help="the file to write")
@@ -89,30 +88,24 @@ def check_writable(path: Path, option: str) -> None:
     """Say now, not after hours of work, that a file cannot be written.
 
     Raises:
-        UserError: if its folder is not there or may not be written, or it is a folder itself.
+        UserError: if its folder is not there or may not be written, or it is itself a folder or a device.
     """
-    try:
+    with writing(f"{option} {path}"):
         if path.exists() and not path.is_file():  # a device, too, would be replaced
-            raise UserError(
-                f"{option} {path}: is {'a folder' if path.is_dir() else 'no file'}; give the name of a file"
-            )
-        if not path.parent.is_dir():
-            raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
+            raise OSError("it is no file")
         tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written there ({error.strerror}); give another") from error
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The image files that arguments of the command mean, each once, and its class by the folder it lies in.
 
-    Files in a folder count if their ending is an image's, hidden ones do not. Paths in a text file are relative
-    to that file's folder, or absolute; empty lines are passed over. The class is the folder's path below the folder
-    that was given (``Latin/a`` and ``Greek/a`` are two), empty for an image directly in that; of a file that was given
-    or listed, the name of its folder.
+    Files in a folder count if their ending is an image's, hidden ones do not. A file that is given is an image if it
+    has such an ending or none, and else lists paths in UTF-8, one a line, relative to its folder or absolute. The class
+    is the folder's path below the folder that was given (``Latin/a`` and ``Greek/a`` are two), empty for an image
+    directly in that; of a file that was given or listed, the name of its folder.
 
     Raises:
-        UserError: if an argument is not there, or has no images.
+        UserError: if an argument is not there, has no images, or is neither an image nor a list.
     """
     seen: set[str] = set()
     for argument in arguments:
@@ -145,27 +138,16 @@ def _images_of(argument: str) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         state = "is neither a file nor a folder" if path.exists() else "no such file or folder"
         raise UserError(f"{argument}: {state}; give images, folders of them, or text files that list them")
-    if path.suffix.lower() in EXTENSIONS or not _is_text(path):
+    if not path.suffix or path.suffix.lower() in EXTENSIONS:
         yield str(path), path.parent.name
         return
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST), ""), start=1):
-            if len(line) == LONGEST or "\0" in line or "\ufffd" in line:
-                raise UserError(f"{argument}: line {number} is no text; give a list with one path a line, or an image")
-            if line.strip():
-                yield str(path.parent / line.strip()), Path(line.strip()).parent.name
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a file begins like text: what does not may be an image without an ending."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(LONGEST)
-        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        with open(path, encoding="utf-8-sig") as file:
+            for line in filter(None, map(str.strip, file)):
+                yield str(path.parent / line), Path(line).parent.name
+    except (UnicodeDecodeError, OSError) as error:
+        reason = f"is neither an image, by its ending, nor a list of paths ({one_line(error)})"
+        raise UserError(f"{argument}: {reason}; give images, folders of them, or lists in UTF-8") from error
 
 
 def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:

@@ -4,13 +4,13 @@ import argparse
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.errors import UserError
-from lifted_lightning.files import atomic
+from lifted_lightning.files import atomic, writing
 from lifted_lightning.runs.folder import RESULT
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     comparison = compare(read_runs(options.runs), by)
     gc.freeze()  # what was read stays: looking through it again and again would take a tenth of the time
     out = Path(options.out) if options.out else Path(options.runs[0].removesuffix(RESULT)) / "report"
-    _make(out)
+    with writing(f"--out {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     write(comparison, out)
     for line in comparison.notes:
         print(f"note: {line}")
@@ -75,12 +77,3 @@ def write(comparison: "Comparison", out: Path) -> None:
     for name, text in files.items():
         with atomic(out / name, "w") as file:
             file.write(text)
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError("no permission to write")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written to ({error.strerror or error}); give another") from error

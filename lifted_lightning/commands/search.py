@@ -49,12 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.gallery is not None:
         check_writable(options.gallery, "--gallery")
     queries = options.queries
-    for query in queries:
-        if not os.path.isfile(query):
-            state = "is no file" if os.path.exists(query) else "no such file"
-            raise UserError(f"{query}: {state}; a query is an image file")
     index = read_embeddings(options.index)
-    itself = rows_of(index, queries)
+    itself = np.array([row_of(index, query) for query in queries])
     others = len(index) - bool((itself >= 0).any())
     k = min(10, others) if options.k is None else options.k
     if not 1 <= k <= others:
@@ -65,20 +61,15 @@ def run(arguments: Sequence[str]) -> int:
     for query in [query for query, row in zip(queries, itself, strict=True) if row >= 0]:
         print(f"{harmless(query)} is in the index itself: left out of its own answer", file=sys.stderr)
     if options.gallery is not None:
-        shown = slice(None, ROWS), slice(None, COLUMNS)
-        draw_answers(
-            options.gallery, options.index.name, index, queries[:ROWS], itself[:ROWS], distances[shown], rows[shown]
-        )
+        near = distances[:ROWS, :COLUMNS], rows[:ROWS, :COLUMNS]
+        draw_answers(options.gallery, options.index.name, index, queries[:ROWS], itself[:ROWS], *near)
         print(f"gallery: {options.gallery}")
     return 0
 
 
-def rows_of(index: Embeddings, queries: Sequence[str]) -> IntArray:
-    """(Q,) int64: the row of the index that is the query's own file, -1 if there is none."""
-    return np.array([_row_of(index, os.path.realpath(query)) for query in queries], dtype=np.int64)
-
-
-def _row_of(index: Embeddings, query: str) -> int:
+def row_of(index: Embeddings, query: str) -> int:
+    """The row of the index that is the query's own file, -1 if there is none."""
+    query = os.path.realpath(query)
     # The file system is asked only where the name alone could be right: an index may have a million.
     named_alike = np.flatnonzero(np.strings.endswith(index.paths, os.path.basename(query)))
     return next((row for row in named_alike.tolist() if os.path.realpath(index.file(row)) == query), -1)

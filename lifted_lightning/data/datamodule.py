@@ -95,14 +95,14 @@ class RetrievalDataModule(LightningDataModule):
             if value is not None and not value >= least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
         sides(size, "data.size")
-        if channels not in (1, 3):
-            raise UserError(f"data.channels {channels}: give 1 for grey images, 3 for colour")
-        if resize not in RESIZE_MODES:
-            raise UserError(f"data.resize {resize}: give one of {', '.join(RESIZE_MODES)}")
-        if interpolation not in INTERPOLATIONS:
-            raise UserError(f"data.interpolation {interpolation}: give one of {', '.join(INTERPOLATIONS)}")
-        if single_images not in ("refuse", "leave_out"):
-            raise UserError(f"data.single_images {single_images}: give refuse or leave_out")
+        for name, given, known in (
+            ("channels", channels, (1, 3)),
+            ("resize", resize, RESIZE_MODES),
+            ("interpolation", interpolation, INTERPOLATIONS),
+            ("single_images", single_images, ("refuse", "leave_out")),
+        ):
+            if given not in known:
+                raise UserError(f"data.{name} {given}: give one of {', '.join(map(str, known))}")
         if not 0 <= validation_share < 1:
             raise UserError(
                 f"data.validation_share {validation_share}: give the share of training classes that validate, in [0, 1)"

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from lifted_lightning.data.images import Interpolation, ResizeMode, Size, UInt8Array, image_or_error, sides, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import atomic, lock
+from lifted_lightning.files import atomic, lock, writing
 from lifted_lightning.processes import end_with_parent
 
 BLOCK = 1 << 20  # bytes that share a checksum
@@ -254,11 +254,9 @@ def find(path: Path, decoding: Decoding) -> Pixels | None:
 def find_or_build(path: Path, decoding: Decoding, workers: int | None = None, check: bool = False) -> Pixels:
     """The cached pixels, decoded by whoever comes first; with ``check`` again if any of their blocks is damaged."""
     with _builds:
-        try:
+        with writing(f"pixel cache {path}", REMEDY):
             path.parent.mkdir(parents=True, exist_ok=True)
             held = lock(path.with_suffix(".lock"), wait=True)  # while another process decodes, which shows its progress
-        except OSError as error:
-            raise UserError(f"pixel cache {path}: cannot be written ({error.strerror}); {REMEDY}") from error
         try:
             pixels = find(path, decoding)
             if pixels is not None and check and not pixels.intact():

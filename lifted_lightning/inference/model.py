@@ -2,9 +2,8 @@
 
 import os
 import pkgutil
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ FloatArray = npt.NDArray[np.float32]
 NEEDED = {"model": ("network", "augment"), "data": ("size", "resize", "channels"), "evaluation": ("distance",)}
 WITHOUT = {"pretrained": False, "weights_file": None}  # settings of a network that gets its weights elsewhere
 BATCH = 64  # images that pass the network at a time
-AHEAD = 1  # batches that are decoded while another passes the network
 
 
 def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedModel":
@@ -137,33 +135,16 @@ class TrainedModel:
         """
         pool = ThreadPoolExecutor()
         try:
-            for start, pixels in self._decoded(images, pool):
-                read, broken = [], []
-                for row, image in enumerate(pixels, start):
-                    if isinstance(image, UserError):
-                        broken.append((row, str(image)))
-                    else:
-                        read.append(row)
+            following = pool.map(self.pixels, images[:BATCH])
+            for start in range(0, len(images), BATCH):
+                decoded, following = following, pool.map(self.pixels, images[start + BATCH : start + 2 * BATCH])
+                found = dict(enumerate(decoded, start))
+                read = {row: image for row, image in found.items() if not isinstance(image, UserError)}
                 if read:
-                    batch = np.stack([image for image in pixels if not isinstance(image, UserError)])
-                    into[read] = self._embed_pixels(batch).numpy()
-                yield len(pixels), broken
+                    into[list(read)] = self._embed_pixels(np.stack([*read.values()])).numpy()
+                yield len(found), [(row, str(error)) for row, error in found.items() if row not in read]
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _decoded(
-        self, images: Sequence[AnyImage], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, list[UInt8Array | UserError]]]:
-        """For each batch its first row, and pixels (H, W, C) or an error for each of its images."""
-        waiting: deque[tuple[int, list[Future[UInt8Array | UserError]]]] = deque()
-        for start in range(0, len(images), BATCH):
-            batch = [images[row] for row in range(start, min(start + BATCH, len(images)))]
-            waiting.append((start, [pool.submit(self.pixels, image) for image in batch]))
-            if len(waiting) > AHEAD:
-                first, futures = waiting.popleft()
-                yield first, [future.result() for future in futures]
-        for first, futures in waiting:
-            yield first, [future.result() for future in futures]
 
     def pixels(self, image: AnyImage) -> UInt8Array | UserError:
         """An image as (H, W, C) uint8, as the pixel cache has it; an error if it cannot be read."""

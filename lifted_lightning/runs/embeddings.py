@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import atomic
+from lifted_lightning.files import atomic, writing
 
 # What the file holds: of each array numpy's kind (f: numbers, i: whole ones, U: text) and its dimensions, if they are
 # not one's choice.
@@ -69,11 +69,8 @@ class Embeddings:
                 f"{path}: is not written: {infinite} of {len(self)} embeddings are not finite (NaN or infinity): the "
                 "network has diverged, or its weights are damaged; take another checkpoint"
             )
-        try:
-            with atomic(path) as file:
-                np.savez(file, allow_pickle=False, **asdict(self))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        with writing(str(path)), atomic(path) as file:
+            np.savez(file, allow_pickle=False, **asdict(self))
 
 
 def read_embeddings(path: Path) -> Embeddings:
@@ -82,24 +79,22 @@ def read_embeddings(path: Path) -> Embeddings:
     Raises:
         UserError: if there is no such file, or it is damaged, or something else.
     """
-    damaged = UserError(f"{path}: is no index of lifted embed, or is damaged; make it again")
-    if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes into it
-        raise damaged
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes into it
+            raise ValueError("no file")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in KINDS}
+        if not all(f"{arrays[name].dtype.kind}{arrays[name].ndim}".startswith(kind) for name, kind in KINDS.items()):
+            raise ValueError("other arrays")
+        arrays["embeddings"] = arrays["embeddings"].astype(np.float32, copy=False)
+        index = Embeddings(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+        alike = 0 < len(index) == len(index.paths) == len(index.labels) and index.distance in ("euclidean", "cosine")
+        if not alike or index.labels.min() < -1 or index.labels.max() >= len(index.class_names):
+            raise ValueError("arrays that do not fit together")
     except FileNotFoundError:
         raise UserError(f"{path}: no such index; make one with lifted embed IMAGES --ckpt C --out {path}") from None
     except Exception as error:  # numpy raises many kinds for a file that is none of its own
-        raise damaged from error
-    if not all(f"{arrays[name].dtype.kind}{arrays[name].ndim}".startswith(kind) for name, kind in KINDS.items()):
-        raise damaged
-    arrays["embeddings"] = arrays["embeddings"].astype(np.float32, copy=False)
-    index = Embeddings(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
-    if not 0 < len(index) == len(index.paths) == len(index.labels) or index.distance not in ("euclidean", "cosine"):
-        raise damaged
-    if index.labels.min() < -1 or index.labels.max() >= len(index.class_names):
-        raise damaged
+        raise UserError(f"{path}: is no index of lifted embed, or is damaged; make it again") from error
     if infinite := _count_infinite(index.embeddings):
         raise UserError(f"{path}: {infinite} of {len(index)} embeddings are not finite; embed the images again")
     return index

@@ -11,6 +11,7 @@ from typing import Any
 
 from lifted_lightning import files
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs.settings import each_value
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -89,15 +90,6 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the whole file or none; numbers that are not finite become null."""
     with files.atomic(path, "w") as file:
-        json.dump(_plain(content), file, indent=2, ensure_ascii=False, allow_nan=False)
+        finite = each_value(content, lambda v: None if isinstance(v, float) and not math.isfinite(v) else v)
+        json.dump(finite, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
     return {
         "dataset": summary["dataset"],
         "embedding_size": summary["embedding_size"],
-        **{name: _without_point_zero(value) for name, value in settings.items()},
+        **each_value(settings, _without_point_zero),
     }
 
 
@@ -74,6 +74,13 @@ def group_name(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     loss = "untrained" if summary.get("steps") == 0 else slug(summary["loss"].removesuffix("Loss"))
     tail = f"/{loss}-{summary['embedding_size']}d-{digest[:8]}"
     return slug(summary["dataset"])[: LONGEST_NAME - len(tail)] + tail
+
+
+def each_value(nested: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested mappings and lists, with each value in them changed."""
+    if isinstance(nested, Mapping):
+        return {str(key): each_value(item, change) for key, item in nested.items()}
+    return [each_value(item, change) for item in nested] if isinstance(nested, list | tuple) else change(nested)
 
 
 def flatten(config: Mapping[str, Any], without: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
@@ -103,19 +110,19 @@ def added_since(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def relative_paths(value: Any, data_root: Path, folder: Path) -> Any:
+def relative_paths(config: Any, data_root: Path, folder: Path) -> Any:
     """A configuration with paths relative to the data root or the run, so that it tells nothing of the machine."""
-    if isinstance(value, Mapping):
-        return {key: relative_paths(item, data_root, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [relative_paths(item, data_root, folder) for item in value]
-    if not isinstance(value, str) or not value.startswith(("/", "~")):
-        return value
-    path = Path(value).expanduser().absolute()
-    for name, base in (("data", data_root.absolute()), ("run", folder.absolute())):
-        if path.is_relative_to(base):
-            return f"<{name}>/{path.relative_to(base)}"
-    return f"<elsewhere>/{path.name}"
+
+    def relative(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(("/", "~")):
+            return value
+        path = Path(value).expanduser().absolute()
+        for name, base in (("data", data_root.absolute()), ("run", folder.absolute())):
+            if path.is_relative_to(base):
+                return f"<{name}>/{path.relative_to(base)}"
+        return f"<elsewhere>/{path.name}"
+
+    return each_value(config, relative)
 
 
 def slug(text: str) -> str:
@@ -143,6 +150,4 @@ def metrics_in_order(names: Iterable[str]) -> list[str]:
 
 def _without_point_zero(value: Any) -> Any:
     """1 for 1.0: which of them a configuration says is chance."""
-    if isinstance(value, list):
-        return [_without_point_zero(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from lifted_lightning.commands import arguments
 from lifted_lightning.commands.fit import parse
-from lifted_lightning.errors import UserError
 from lifted_lightning.losses import LiftedStructureLoss
 
 OMNIGLOT = str(Path(__file__).parents[2] / "experiments" / "omniglot" / "lifted.yaml")
@@ -20,14 +17,11 @@ def model(*options: str) -> dict[str, Any]:
     return config
 
 
-def test_another_loss_has_its_own_margin() -> None:
-    loss = model("--model.loss=TripletLoss")["loss"]
-    assert loss["init_args"]["margin"] == 0.1
-
-
-def test_settings_after_the_class_are_kept() -> None:
-    loss = model("--model.loss=TripletLoss", "--model.loss.margin=0.7")["loss"]
-    assert loss["init_args"]["margin"] == 0.7
+def test_another_class_has_its_own_settings_and_those_given_after_it() -> None:
+    assert model("--model.loss=TripletLoss")["loss"]["init_args"]["margin"] == 0.1
+    assert model("--model.loss=TripletLoss", "--model.loss.margin=0.7")["loss"]["init_args"]["margin"] == 0.7
+    sgd = model("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")["optimizer"]["init_args"]
+    assert (sgd["weight_decay"], sgd["lr"]) == (0, 0.1)
 
 
 def test_the_same_class_keeps_its_settings() -> None:
@@ -61,38 +55,16 @@ def test_a_pooling_by_its_name_and_by_class_path() -> None:
     assert own["init_args"] == {"cells": 4}
 
 
-def test_another_optimiser_has_its_own_weight_decay() -> None:
-    optimizer = model("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")["optimizer"]
-    assert optimizer["init_args"]["weight_decay"] == 0
-    assert optimizer["init_args"]["lr"] == 0.1
-
-
-def test_an_option_wins_over_a_configuration_before_or_after_it() -> None:
+def test_an_option_wins_over_configurations_and_a_later_one_over_those_before(tmp_path: Path) -> None:
+    for size in (20, 30):
+        (tmp_path / f"{size}.yaml").write_text(yaml.safe_dump({"data": {"size": size}}))
+    given = ["--config", OMNIGLOT, "-c", str(tmp_path / "20.yaml"), f"--config={tmp_path / '30.yaml'}"]
+    assert parse("fit", given)["data"]["size"] == 30
     options = ["--model.loss=TripletLoss", "--data.size=24"]
     before = parse("fit", [*options, "--config", OMNIGLOT])
     assert before == parse("fit", ["--config", OMNIGLOT, *options])
     assert before["data"]["size"] == 24
     assert before["model"]["loss"]["class_path"] == "lifted_lightning.TripletLoss"
-
-
-def test_of_two_configurations_the_later_wins(tmp_path: Path) -> None:
-    for size in (20, 30):
-        (tmp_path / f"{size}.yaml").write_text(yaml.safe_dump({"data": {"size": size}}))
-    given = ["--config", OMNIGLOT, "-c", str(tmp_path / "20.yaml"), f"--config={tmp_path / '30.yaml'}"]
-    assert parse("fit", given)["data"]["size"] == 30
-
-
-@pytest.mark.parametrize("place", ["--old.name=1", "--old.name", "config"])
-def test_a_setting_that_has_moved_is_told_its_new_name(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(arguments.MOVED, "old.name", "is --new.name now")
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"old": {"class_path": "x", "init_args": {"name": 1}}}))
-    given = {"config": ["--config", str(config)], "--old.name": [place, "1"]}.get(place, [place])
-    with pytest.raises(UserError, match=r"old\.name: is --new\.name now") as caught:
-        parse("fit", ["--config", OMNIGLOT, *given])
-    assert (str(config) in str(caught.value)) == (place == "config")
 
 
 def test_our_short_names_win_over_a_peers() -> None:

@@ -118,13 +118,3 @@ def test_an_index_that_is_there_is_kept_until_the_new_one_is_whole(
     assert "embeddings.npz: cannot be written (No space left on device)" in err
     assert Path("embeddings.npz").read_text() == "the old one"
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
-
-
-def test_a_list_is_read_line_by_line_and_what_is_no_text_is_refused(lifted: Lifted) -> None:
-    Path("list.txt").write_bytes(b"photos/class 0/0.png\n" * 300 + b"\xff\xfe\n")
-    code, _, err = lifted("embed", "list.txt", "--ckpt", "best.ckpt")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "lifted embed: list.txt: line 301 is no text; give a list with one path a line, or an image" in err
-    Path("endless.txt").write_text("a" * 10_000)
-    assert "endless.txt: line 1 is no text" in lifted("embed", "endless.txt", "--ckpt", "best.ckpt")[2]
-    assert "/dev/zero: is neither a file nor a folder" in lifted("embed", "/dev/zero", "--ckpt", "best.ckpt")[2]

@@ -1,7 +1,6 @@
 """Reading image files of every kind, naming those that cannot be read, and resizing to uint8 pixels of one size."""
 
 import os
-import pickle
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from PIL import Image
 
 from lifted_lightning.data.images import (
     RESIZE_MODES,
-    FileReader,
     content_box,
     image_or_error,
     normalized,
@@ -63,13 +61,6 @@ def test_an_image_that_is_given_stays_as_it_is() -> None:
     assert (image.size, image.mode) == ((4, 2), "RGB")
 
 
-def test_cmyk(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), RED).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    found = read(tmp_path / "a.jpg")
-    assert found.mode == "RGB"
-    assert np.allclose(pixel(found, 4, 4), RED, atol=6)
-
-
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bits_of_bright_and_dark_images_are_on_one_scale(tmp_path: Path, ending: str) -> None:
     for value, expected in ((200, 0), (300, 1), (200 * 257, 200), (65535, 255)):
@@ -94,23 +85,33 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     assert [pixel(clear), pixel(clear, 1)] == [RED, (255, 255, 255)]
 
 
+CLEAR, GREY = (255, 255, 255), (77, 77, 77)
+
+
+@pytest.mark.parametrize(
+    ("image", "ending", "channels", "expected"),
+    [
+        (Image.new("RGB", (3, 3), RED).convert("CMYK"), "jpg", 3, RED),
+        (Image.new("RGBA", (3, 3), (*RED, 0)), "png", 3, CLEAR),
+        (Image.new("LA", (3, 3), (10, 0)), "png", 3, CLEAR),
+        *((Image.new("L", (3, 3), 77), "png", channels, GREY[:channels]) for channels in (1, 3)),
+        *((Image.new("RGB", (3, 3), GREY), "png", channels, GREY[:channels]) for channels in (1, 3)),
+        *((Image.new("1", (3, 3), 1), "png", channels, CLEAR[:channels]) for channels in (1, 3)),
+    ],
+)
+def test_all_kinds_of_pixels(
+    tmp_path: Path, image: Image.Image, ending: str, channels: int, expected: tuple[int, ...]
+) -> None:
+    image.save(tmp_path / f"a.{ending}", quality=95)
+    found = read(tmp_path / f"a.{ending}", channels)
+    assert found.mode == ("L" if channels == 1 else "RGB")
+    assert np.allclose(pixel(found), expected, atol=6 if ending == "jpg" else 0)
+
+
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (5, 5), colour) for colour in (RED, "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert pixel(read(tmp_path / "a.gif")) == RED
-
-
-@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (*RED, 0)), ("LA", (10, 0))])
-def test_transparent_is_white(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
-    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
-    assert pixel(read(tmp_path / "a.png")) == (255, 255, 255)
-
-
-@pytest.mark.parametrize(("mode", "colour", "grey"), [("L", 77, 77), ("1", 1, 255), ("RGB", (77, 77, 77), 77)])
-def test_grey_and_colour(tmp_path: Path, mode: str, colour: int, grey: int) -> None:
-    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
-    assert pixel(read(tmp_path / "a.png", 1)) == (grey,)
-    assert pixel(read(tmp_path / "a.png", 3)) == (grey,) * 3
 
 
 def broken_file(path: Path, kind: str) -> None:
@@ -155,13 +156,6 @@ def test_memory_that_runs_out_is_no_broken_image() -> None:
         image_or_error(read, "large", 3)
 
 
-def test_reader_travels_to_other_processes(tmp_path: Path) -> None:
-    (tmp_path / "über uns").mkdir()
-    Image.new("RGB", (2, 2), RED).save(tmp_path / "über uns" / "a b.png")
-    reader = pickle.loads(pickle.dumps(FileReader(tmp_path)))
-    assert pixel(reader("über uns/a b.png")) == RED
-
-
 # Resizing
 
 
@@ -196,12 +190,6 @@ def test_rectangles(mode):
     assert np.abs(pixels - wanted).max() <= 1
 
 
-@pytest.mark.parametrize("size", [0, 4097, (8, -1), (8, 8, 8)])
-def test_sizes_that_cannot_be(size):
-    with pytest.raises(UserError, match=r"^size .*: give at least 1 and at most 4096 pixels"):
-        to_pixels(colours(), size, "squash")
-
-
 @pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
 def test_heic_is_read_where_pillow_heif_is_and_else_says_so(tmp_path, monkeypatch, name):
     pillow_heif = pytest.importorskip("pillow_heif")
@@ -213,22 +201,12 @@ def test_heic_is_read_where_pillow_heif_is_and_else_says_so(tmp_path, monkeypatc
     assert why_not(tmp_path / name).endswith(f"{name}: cannot be read (HEIC: pip install pillow-heif)")
 
 
-def test_squash_is_a_plain_resize():
-    wanted = np.asarray(colours().resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    assert np.array_equal(to_pixels(colours(), SIZE, "squash"), wanted)
-
-
 @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
 def test_pixels_are_made_of_others_as_asked_for(interpolation):
     wanted = np.asarray(colours().resize((SIZE, SIZE), Image.Resampling[interpolation.upper()]))
     assert np.array_equal(to_pixels(colours(), SIZE, "squash", interpolation), wanted)
     square = Image.fromarray(np.asarray(colours())[:40, :40] // 2)  # without white, so that nothing is cut
     assert np.array_equal(*(to_pixels(square, SIZE, mode, interpolation) for mode in ("crop", "pad")))
-
-
-def test_crop_is_the_centre_of_the_short_side():
-    wanted = np.asarray(colours().crop((10, 0, 50, 40)).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    assert np.abs(to_pixels(colours(), SIZE, "crop").astype(int) - wanted).max() <= 1
 
 
 def test_pad_cuts_the_white_margin_and_pads_with_white():
@@ -257,8 +235,3 @@ def test_pad_crops_to_what_any_channel_has():
     page.putpixel((39, 29), (0, 255, 255))
     page.putpixel((2, 2), (245, 255, 255))
     assert content_box(page) == (10, 20, 40, 30)
-
-
-def test_an_unknown_way_to_resize_is_refused() -> None:
-    with pytest.raises(ValueError, match="mode is 'fit'"):
-        to_pixels(Image.new("L", (4, 3)), 2, "fit")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from lifted_lightning.data import pixels as module
 from lifted_lightning.data.images import normalized, to_pixels
 from lifted_lightning.data.loading import PixelRows, as_batch
-from lifted_lightning.data.pixels import BLOCK, Pixels, open_pixels, unreadable, verified_caches
+from lifted_lightning.data.pixels import BLOCK, Pixels, open_pixels, verified_caches
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 from tests.helpers.drawn import COUNT, make_table
@@ -90,12 +90,9 @@ def edit(file: Path, **entries: object) -> None:
 
 DAMAGES = {
     "cut short": lambda file: os.truncate(file, file.stat().st_size - 1),
-    "foreign": lambda file: file.write_bytes(b"something else" * 5000),
-    "empty": lambda file: file.write_bytes(b""),
     "pickled": lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
     "other shape": lambda file: np.save(file, np.zeros((COUNT, 4, 2, 6), dtype=np.uint8)),
     "header": lambda file: file.write_bytes(file.read_bytes().replace(b"}", b"]", 1)),
-    "no JSON": lambda file: file.with_suffix(".json").unlink(),
     "damaged JSON": lambda file: file.with_suffix(".json").write_text("[1, 2"),
     "sums out of range": lambda file: edit(file, crc32=[-1]),
     "other JSON": lambda file: file.with_suffix(".json").write_text('{"broken": [9999], "crc32": []}'),
@@ -177,7 +174,7 @@ def test_damage_and_sources_that_are_gone(folder):
         pixels.take(np.array([39]))
 
 
-def test_all_caches_of_a_table_are_verified(folder, capsys):
+def test_all_caches_of_a_table_are_verified(folder, capsys, monkeypatch):
     table = make_table(folder)
     opened(folder, table)
     open_pixels(table, (4, 6), channels=1, mode="pad", cache_dir=folder / "cache")
@@ -187,6 +184,8 @@ def test_all_caches_of_a_table_are_verified(folder, capsys):
     assert [pixels.shape for pixels in found] == [(COUNT, 4, 4, 3), (COUNT, 4, 6, 1)]
     assert all(pixels.intact() for pixels in found)
     assert capsys.readouterr().err.count("is damaged") == 1
+    monkeypatch.setattr(module, "lock", lambda *args, **kwargs: pytest.fail("writes"))
+    assert len(list(verified_caches(table, folder / "cache"))) == 2
 
 
 def test_another_interpolation_is_another_cache(folder):
@@ -203,25 +202,12 @@ def test_another_interpolation_is_another_cache(folder):
     assert opened(folder, table, interpolation="bicubic").decoding.how == "squash+bicubic"
 
 
-def test_an_intact_cache_is_verified_where_nothing_may_be_written(folder, monkeypatch):
-    table = make_table(folder)
-    opened(folder, table)
-    monkeypatch.setattr("lifted_lightning.data.pixels.lock", lambda *args, **kwargs: pytest.fail("writes"))
-    assert len(list(verified_caches(table, folder / "cache"))) == 1
-
-
 def test_other_items_are_decoded_anew(folder):
     opened(folder)
     table = make_table(folder)
     swapped = ImageTable(**(vars(table) | {"items": list(table.items)[::-1]}))
     assert opened(folder, swapped)[0][0, 0, 0] == (COUNT - 1) % 256
     assert len(files(folder)) == 1
-
-
-def test_the_folder_of_the_environment(folder, monkeypatch):
-    monkeypatch.setenv("LIFTED_CACHE_DIR", str(folder / "elsewhere"))
-    pixels = open_pixels(make_table(folder), 4)
-    assert pixels.path.parent == folder / "elsewhere"
 
 
 def open_in_process(folder: Path) -> None:
@@ -354,11 +340,6 @@ def test_another_process_is_sent_no_pixels(folder):
     assert np.array_equal(pickle.loads(sent).pixels[4999], rows.pixels[4999])
 
 
-def test_small_sets_start_no_process(folder, monkeypatch):
-    monkeypatch.setattr(module, "decode_in_processes", None)
-    assert opened(folder, make_table(folder, count=200), workers=8).valid.all()
-
-
 def test_a_reader_that_no_other_process_can_have(folder, processes):
     table = make_table(folder)
     local = ImageTable(**(vars(table) | {"reader": lambda item: table.reader(item)}))
@@ -384,11 +365,3 @@ def test_a_script_without_a_guard_runs_once(folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.split() == ["run", "True", "True"], done.stderr
-
-
-def test_images_that_cannot_be_read_are_found_without_a_cache(folder):
-    for item in ("image 3", "image 299"):
-        (folder / f"broken {item}").touch()
-    found = unreadable(make_table(folder))
-    assert found == [(row, f"image {row}: cannot be read (image file is truncated)") for row in (3, 299)]
-    assert not files(folder)

@@ -156,6 +156,9 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         lifted_lightning.load(tmp_path / "gone.ckpt")
     with pytest.raises(UserError, match="is no checkpoint, or is damaged"):
         lifted_lightning.load(__file__)
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(UserError, match=f"device {device}: cannot be used here"):
+            lifted_lightning.load(checkpoint, device)
     wrong = {
         config.replace("ConvNet", "Nothing"): "its network cannot be made here .*Nothing.* go to the folder",
         config.replace("width: 2", "width: 3"): "its weights do not fit its network",
@@ -168,12 +171,6 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         torch.save({name: value for name, value in content.items() if value is not None}, checkpoint)
         with pytest.raises(UserError, match=rf"best\.ckpt: {message}"):
             lifted_lightning.load(checkpoint, "cpu")
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "0x"])
-def test_a_device_that_is_not_there(tmp_path: Path, device: str) -> None:
-    with pytest.raises(UserError, match=f"device {device}: cannot be used here"):
-        lifted_lightning.load(save_checkpoint(tmp_path / "best.ckpt"), device)
 
 
 @pytest.mark.gpu

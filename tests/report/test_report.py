@@ -152,7 +152,7 @@ def test_names_from_data_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["broken"], "broken/a/result.json: is not a run's result"),
         (["unfinished"], "unfinished/a: no result.json, failed or unfinished"),
         (["runs", "--by", "embeding_size"], "no run has such a setting; did you mean embedding_size?"),
-        (["runs", "--out", "file/report"], "--out file/report: cannot be written to"),
+        (["runs", "--out", "file/report"], "--out file/report: cannot be written (Not a directory); give another"),
     ],
 )  # fmt: skip
 def test_one_clear_line(tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], line: str) -> None:

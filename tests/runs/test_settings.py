@@ -11,7 +11,6 @@ from lifted_lightning.report.read import read_runs
 from lifted_lightning.runs.settings import (
     LONGEST_NAME,
     comparable,
-    flatten,
     group_name,
     metric_names,
     metrics_in_order,
@@ -89,19 +88,9 @@ def test_slug(text: str, expected: str) -> None:
     assert slug(text) == expected
 
 
-def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}
-
-
 def test_results_tell_nothing_of_the_machine(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "runs" / "a"
-    config = {
-        "data": {"root": str(data / "cub"), "size": 256},
-        "weights": "/home/someone/w.pth",
-        "out": [str(run / "x")],
-    }
+    config = {"data": {"root": str(data / "cub"), "size": 256}, "file": "/home/someone/w.pth", "out": [str(run / "x")]}
     assert relative_paths(config, data, run) == {
-        "data": {"root": "<data>/cub", "size": 256},
-        "weights": "<elsewhere>/w.pth",
-        "out": ["<run>/x"],
-    }
+        "data": {"root": "<data>/cub", "size": 256}, "file": "<elsewhere>/w.pth", "out": ["<run>/x"],
+    }  # fmt: skip

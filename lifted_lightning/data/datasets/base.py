@@ -46,16 +46,11 @@ class Counts:
     @classmethod
     def of(cls, table: ImageTable) -> "Counts":
         """The counts of a table."""
-        return cls(
-            train_images=len(table.train),
-            train_classes=len(np.unique(table.labels[table.train])),
-            test_images=len(table.test),
-            test_classes=len(np.unique(table.labels[table.test])),
-            query_images=0 if table.query is None else len(table.query),
-            gallery_images=0 if table.gallery is None else len(table.gallery),
-            validation_images=0 if table.validation is None else len(table.validation),
-            validation_classes=0 if table.validation is None else len(np.unique(table.labels[table.validation])),
+        parts = (table.train, table.test, table.query, table.gallery, table.validation)
+        train, test, query, gallery, validation = (
+            (0, 0) if rows is None else (len(rows), len(np.unique(table.labels[rows]))) for rows in parts
         )
+        return cls(*train, *test, query[0], gallery[0], *validation)
 
     def __str__(self) -> str:
         return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in asdict(self).items() if value)

@@ -61,16 +61,16 @@ class ImageFolder(RetrievalDataset):
         if len(folders["train"]) < 2 or len(folders["test"]) < 2:
             counts = f"{len(folders['train'])} class folders train and {len(folders['test'])} test"
             raise UserError(f"{base}: {counts}; at least 2 each are needed")
-        images = [
-            (str(image.relative_to(base)), folder.name, split)
-            for split in ("train", "val", "test")
-            for folder in folders.get(split, ())
-            for image in _files(folder)
-        ]
-        if strays := [image for image, _, _ in images if Path(image).suffix.lower() not in EXTENSIONS]:
+        images, strays = [], []
+        for split in ("train", "val", "test"):
+            for folder in folders.get(split, ()):
+                held = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
+                strays += [str(path.relative_to(base)) for path in held or [folder] if not _is_image(path)]
+                images += [(str(path.relative_to(base)), folder.name, split) for path in held]
+        if strays:
             raise UserError(
-                f"{base}: {len(strays)} files in class folders are no images (by their endings): {listed(strays)}; "
-                "move them out"
+                f"{base}: {len(strays)} class folders are empty, or what lies in them is no image (by its ending): "
+                f"{listed(strays)}; move them out"
             )
         return self.files(base, images, name=base.resolve().name)
 
@@ -84,6 +84,10 @@ def own_path(path: str, root: Path) -> Path:
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, by name, without hidden files, such as the ``._*`` that macOS leaves in archives."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.is_dir()
 
 
 def _holds_folders(path: Path) -> bool:
@@ -100,26 +104,11 @@ def _classes(base: Path) -> list[Path]:
     for path in _visible(base):
         if path.is_dir():
             folders.append(path)
-        elif path.suffix.lower() in EXTENSIONS:
+        elif _is_image(path):
             raise UserError(f"{path}: lies beside the class folders; move it into the folder of its class")
     if not folders:
         raise UserError(f"{base}: has no class folders; put the images of each class into a folder of its own")
     return folders
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files of one class.
-
-    Raises:
-        UserError: if there are none, or there is a folder.
-    """
-    files = [path for path in _visible(folder) if path.name.lower() not in LEFT_BY_SYSTEMS]
-    for path in files:
-        if path.is_dir():
-            raise UserError(f"{path}: a folder in a class folder; images lie directly in their class's")
-    if not files:
-        raise UserError(f"{folder}: holds no images; add some or remove the folder")
-    return files
 
 
 COLUMNS = ("path", "label", "split")

@@ -4,7 +4,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
@@ -189,14 +188,3 @@ def test_a_batch_shrinks_to_the_classes_that_there_are():
     assert len(rows) == 16
     with pytest.raises(UserError, match="1 classes that train have two images or more, and 2 are needed"):
         pairs(labels_of([6, 1]), 8)
-
-
-def test_labels_may_be_a_list_an_array_or_a_tensor():
-    labels = labels_of([5] * 10)
-    drawn = [
-        pairs(given, 24).global_batch(0, 0).tolist()
-        for given in (labels, labels.tolist(), torch.from_numpy(labels), labels.astype(np.int32))
-    ]
-    assert drawn == drawn[:1] * 4
-    with pytest.raises(TypeError, match="Cannot cast"):
-        pairs(labels.astype(float), 24)

@@ -1,8 +1,8 @@
 """Downloads from a local server: whole, broken off, wrong; and archives that must not be unpacked."""
 
+import contextlib
 import hashlib
 import io
-import socket
 import tarfile
 import threading
 import zipfile
@@ -82,12 +82,6 @@ def failure(url: str, file: Path, checksum: str = md5(CONTENT)) -> str:
     return str(caught.value)
 
 
-def test_whole(server: Server, file: Path) -> None:
-    download(server.url, file, md5(CONTENT))
-    assert file.read_bytes() == CONTENT
-    assert [p.name for p in file.parent.iterdir()] == ["set.zip"]
-
-
 @pytest.mark.parametrize(
     ("cut", "refuse", "hangs", "message"),
     [
@@ -112,12 +106,6 @@ def test_server_that_fails(
 
 def test_wrong_checksum(server: Server, file: Path) -> None:
     assert f"checksum {md5(CONTENT)} instead of {md5(b'')}" in failure(server.url, file, md5(b""))
-
-
-def test_no_server(file: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and listens to nobody
-        assert "cannot be had" in failure(f"http://127.0.0.1:{taken.getsockname()[1]}/set.zip", file)
 
 
 def test_never_from_https_to_http(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,50 +154,32 @@ def test_unpacks_the_folder_and_nothing_else(root: Path, file: Path, make: Calla
     unpack(file, root / "set")
     assert tree(root) == {"set/a b.txt": b"1", "set/ä/b.txt": b"22"}
     assert [p.name for p in root.iterdir()] == ["set"]
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),  # a tar's leading slash is taken off
-    [(make, name) for make in (make_zip, make_tar) for name in ("../evil", "set/../../evil")] + [(make_zip, "/evil")],
-)
-def test_no_path_outside(root: Path, file: Path, make: Callable, name: str) -> None:
-    make(file, GOOD | {name: b"x"})
-    with pytest.raises(UserError, match=r"cannot be unpacked \(.*evil'.* outside") as caught:
+    with pytest.raises(UserError, match="is there already"):
         unpack(file, root / "set")
-    assert str(file) in str(caught.value)
-    assert tree(root.parent.parent).keys() == {"set.zip"}
+    with pytest.raises(UserError, match="holds no other"):
+        unpack(file, root / "other")
 
 
-@pytest.mark.parametrize(
-    ("kind", "target"),
-    [
-        (tarfile.SYMTYPE, "/etc/passwd"),
-        (tarfile.SYMTYPE, "../beside"),  # of the folder, which alone is kept
-        (tarfile.LNKTYPE, "../../x"),
-        (tarfile.LNKTYPE, "set/missing"),
-        (tarfile.FIFOTYPE, ""),
-        (tarfile.CHRTYPE, ""),
-    ],
-)
+@makers
+@pytest.mark.parametrize("name", ["../evil", "set/../../evil", "/evil"])
+def test_nothing_is_written_outside(root: Path, file: Path, make: Callable, name: str) -> None:
+    make(file, GOOD | {name: b"x"})
+    with contextlib.suppress(UserError):  # of a tar; a zip's names are made harmless
+        unpack(file, root / "set")
+    assert {path.split("/")[0] for path in tree(root)} <= {"set"}
+    assert tree(root.parent.parent).keys() == {"set.zip", *(f"data/root/{path}" for path in tree(root))}
+
+
+@pytest.mark.parametrize(("kind", "target"), [(tarfile.SYMTYPE, "/etc/passwd"), (tarfile.FIFOTYPE, "")])
 def test_no_links_outside_or_devices_in_tar(root: Path, file: Path, kind: bytes, target: str) -> None:
     with tarfile.open(file, "w") as archive:
         archive.addfile(tarfile.TarInfo("set/a"))
         info = tarfile.TarInfo("set/b")
         info.type, info.linkname = kind, target
         archive.addfile(info)
-    with pytest.raises(UserError, match=r"cannot be unpacked .*'set/(b|missing)'"):
+    with pytest.raises(UserError, match=r"cannot be unpacked .*'set/b'"):
         unpack(file, root / "set")
     assert not list(root.iterdir())
-
-
-def test_no_links_in_zip(root: Path, file: Path) -> None:
-    with zipfile.ZipFile(file, "w") as archive:
-        info = zipfile.ZipInfo("set/b")
-        info.external_attr = 0o120777 << 16
-        archive.writestr(info, "/etc/passwd")
-    unpack(file, root / "set")
-    assert not (root / "set" / "b").is_symlink()
-    assert tree(root) == {"set/b": b"/etc/passwd"}
 
 
 @pytest.mark.parametrize(
@@ -229,22 +199,6 @@ def test_damaged_archive_leaves_nothing(root: Path, file: Path, make: Callable, 
     assert not list(root.iterdir())
 
 
-@makers
-def test_never_over_what_is_there(root: Path, file: Path, make: Callable) -> None:
-    make(file, GOOD)
-    (root / "set").mkdir()
-    with pytest.raises(UserError, match="is there already"):
-        unpack(file, root / "set")
-    assert not list((root / "set").iterdir())
-
-
-@makers
-def test_archive_of_something_else(root: Path, file: Path, make: Callable) -> None:
-    make(file, {"other/a": b"x"})
-    with pytest.raises(UserError, match="holds no set"):
-        unpack(file, root / "set")
-
-
 # All of it
 
 
@@ -255,19 +209,12 @@ def archive(server: Server, tmp_path: Path) -> Archive:
     return Archive(name="sub/set.zip", md5=md5(server.content), target="sub/set", url=server.url)
 
 
-def test_fetch_and_unpack(archive: Archive, root: Path) -> None:
+def test_fetch_and_unpack(archive: Archive, root: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_and_unpack(archive, root, "")
-    assert tree(root / "sub" / "set") == {"a b.txt": b"1", "ä/b.txt": b"22"}
-
-
-def test_wrong_checksum_is_found_before_unpacking(
-    archive: Archive, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "unpack", lambda *_: pytest.fail("unpacked"))
-    wrong = Archive(archive.name, md5(b""), archive.target, archive.url)
+    assert tree(root / "sub") == {"set.zip": server.content, "set/a b.txt": b"1", "set/ä/b.txt": b"22"}
+    monkeypatch.setattr(module, "unpack", lambda *_: pytest.fail("unpacked before the checksum"))
     with pytest.raises(UserError, match="checksum"):
-        fetch_and_unpack(wrong, root, "")
-    assert not tree(root)
+        fetch_and_unpack(Archive("again.zip", md5(b""), "again", archive.url), root, "")
 
 
 def test_archive_that_the_user_brought(archive: Archive, root: Path, server: Server) -> None:
@@ -281,10 +228,7 @@ def test_archive_that_the_user_brought(archive: Archive, root: Path, server: Ser
     fetch_and_unpack(brought, root, "")
     assert len(tree(root / "set")) == 2
     assert not server.asked
-
-
-def test_file_that_is_no_archive(root: Path) -> None:
-    (root / "annos.mat").write_bytes(b"x")
+    (root / "annos.mat").write_bytes(b"x")  # a file that is no archive
     fetch_and_unpack(Archive("annos.mat", md5(b"x"), "annos.mat"), root, "")
 
 

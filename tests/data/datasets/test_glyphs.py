@@ -32,16 +32,13 @@ def test_classes_are_letters_and_numbers_in_order(table: ImageTable) -> None:
     assert 1_750 < len(characters) < 1_900
 
 
-def test_8_to_16_faces_each(table: ImageTable) -> None:
+def test_8_to_16_faces_each_and_the_first_half_trains(table: ImageTable) -> None:
     counts = np.bincount(table.labels)
     assert len(FACES) == len(set(FACES)) == 16
     assert (counts.min(), counts.max()) == (8, 16)
-    assert len(set(table.items)) == len(table)
-
-
-def test_first_half_trains(table: ImageTable) -> None:
     assert table.labels[table.train].max() + 1 == table.labels[table.test].min() == len(table.class_names) // 2
-    assert len(table.train) + len(table.test) == len(table)
+    assert len(table.train) + len(table.test) == len(table) == len(set(table.items))
+    assert Glyphs().table(Path("elsewhere")).key == table.key
 
 
 def test_no_two_classes_look_alike_in_the_regular_face(table: ImageTable, images: np.ndarray) -> None:
@@ -77,10 +74,6 @@ def test_reads_one_by_one_and_in_other_processes(table: ImageTable) -> None:
     assert box[3] == 51  # it stands on the baseline
     assert abs((box[0] + box[2]) / 2 - 32) <= 1
     assert ImageChops.difference(found, table.reader("U+0041 DejaVuSans-Bold")).getbbox() is not None
-
-
-def test_key_is_stable(table: ImageTable) -> None:
-    assert Glyphs().table(Path("elsewhere")).key == table.key
 
 
 def test_raw_pixels_find_about_four_in_ten(table: ImageTable, images: np.ndarray) -> None:

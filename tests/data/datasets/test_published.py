@@ -289,19 +289,6 @@ def test_turned_characters_are_classes_of_their_own(tmp_path: Path, monkeypatch:
         assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(turned)).read(row)), wanted)
 
 
-def test_read_only_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_cub(tmp_path)
-    monkeypatch.setattr(CUB200, "expected", EIGHT)
-    folders = [tmp_path, *(p for p in tmp_path.rglob("*") if p.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
-    try:
-        assert len(CUB200().table(tmp_path)) == 8
-    finally:
-        for folder in folders:
-            folder.chmod(0o755)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("cls", "classes", "first"),
