@@ -280,9 +280,11 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespac
     config = parser.parse_args(Parser.arguments)
     if config.model.get("loss"):
         config.model.loss = command_line.name_classes(config.model.loss, "model.loss")
+    given = config.clone()
+    given.pop("model.loss.init_args.num_classes", None)  # null until the data module, which tells it, is made
     set_parsing_settings(unset_sentinel=True)  # else null is taken for "not given", and every class is given it
     try:
-        parser.validate(config)
+        parser.validate(given)
     except TypeError as error:
         parser.error(str(error), error)
     finally:

@@ -167,7 +167,7 @@ WORKS: list[tuple[str, Check]] = [
                 "callbacks+=DeviceStatsMonitor callbacks.cpu_stats=true callbacks+=Timer",
             ]
         ),
-        logs("lr-SGD", "DeviceStatsMonitor.on_train_batch_start/cpu_percent"),
+        logs("lr-SGD/trunk", "DeviceStatsMonitor.on_train_batch_start/cpu_percent"),
     ),
     ("logger=CSVLogger logger.save_dir=logs", has(*(f"logs/*/version_0/{n}" for n in ("hparams.yaml", "metrics.csv")))),
     (callback("EarlyStopping", monitor="validation/map@r"), says("takes less of validation/map@r for better")),
