@@ -43,7 +43,7 @@ class EmbeddingModule(LightningModule):
 
     Args:
         network: maps float images (B, C, H, W) to embeddings (B, D); has ``embedding_size``; parameters below
-            its attributes ``head`` and ``pooling`` learn at ``head_lr_factor`` times the learning rate.
+            its attributes ``head``, ``neck`` and ``pooling`` learn at ``head_lr_factor`` times the learning rate.
         loss: any module whose forward takes embeddings (B, D) and labels (B,) int64 and returns a scalar.
         augment: from uint8 images to normalised float images: random in training, fixed in evaluation.
         optimizer: called with parameter groups; AdamW with a learning rate of 1e-3 if not given.
@@ -178,22 +178,22 @@ class EmbeddingModule(LightningModule):
 
     def on_train_start(self) -> None:
         if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and self.global_step == 0:
-            self.network.begin_head(self._first_seen(self.network).cpu())  # MPS has no float64
+            self.network.begin_head(self._features(self.network).cpu())  # MPS has no float64
             with torch.no_grad():  # unlike machines may turn an axis round
-                weight = self.network.last_layer.weight
+                weight = self.network.head.weight
                 weight.copy_(self.trainer.strategy.broadcast(weight.cpu()))
 
     @torch.no_grad()
-    def _first_seen(self, network: EmbeddingNetwork) -> Tensor:
-        """What the head's last layer sees of as many training images as are wanted, in evaluation mode: (n, F)."""
+    def _features(self, network: EmbeddingNetwork) -> Tensor:
+        """The features of as many training images as are wanted, in evaluation mode: (n, F)."""
         data = data_of(self.trainer)
         rows = np.random.default_rng(self.seed).permutation(data.sampler.rows)[: network.features_wanted]
         network.eval()
         parts = (torch.from_numpy(data.thumbnails(part)) for part in np.array_split(rows, math.ceil(len(rows) / 64)))
         seen = (self.augment(part.permute(0, 3, 1, 2).to(self.device), None) for part in parts)
-        found = torch.cat([network.before_last_layer(images) for images in seen])
+        features = torch.cat([network.features_of(images) for images in seen])
         network.train()
-        return found
+        return features
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         key = self._step_key = (self.seed, self.current_epoch, batch_idx)
@@ -335,7 +335,7 @@ class EmbeddingModule(LightningModule):
         self._plateau.step(metrics[monitor])
 
     def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
-        parts = (getattr(self.network, name, None) or nn.Identity() for name in ("pooling", "head"))
+        parts = (getattr(self.network, name, None) or nn.Identity() for name in ("pooling", "neck", "head"))
         head = [p for part in parts for p in part.parameters() if p.requires_grad]
         in_head = {id(p) for p in head}
         yield "trunk", 1.0, [p for p in self.network.parameters() if p.requires_grad and id(p) not in in_head]

@@ -35,7 +35,7 @@ class Embedder(nn.Module):
 
     Attributes:
         trunk: images to (B, features).
-        head: the embedding layer, or several, which have a learning rate of their own.
+        head: the linear embedding layer, which has a learning rate of its own.
         embedding_size: number of dimensions of an embedding.
         normalize: whether all embeddings have one length.
         length: that length.
@@ -66,7 +66,7 @@ class Embedder(nn.Module):
             raise UserError(f"length={length}, normalize={normalize}: give a length above 0, with normalize=true")
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
-        self.head: nn.Module = nn.Linear(features, embedding_size)
+        self.head = nn.Linear(features, embedding_size)
         self.embedding_size = embedding_size
         self.normalize = normalize
         self.length = length
@@ -85,19 +85,20 @@ class Embedder(nn.Module):
         return None
 
     def load_head(self, file: Path) -> bool:
-        """Take the head of a run's checkpoint, if that gives as many dimensions, and say so; bare weights have none."""
-        head = read_weights(file).head
-        if takes(self.head, head):
-            self.head.load_state_dict(head)
+        """Take a run's head, and what of the network lies before it, if all sizes agree; bare weights have none.
+
+        If they do not, that is said.
+        """
+        saved = read_weights(file).after_trunk
+        own = {name: weights.shape for name, weights in self.state_dict().items() if not name.startswith("trunk.")}
+        if saved and own == {name: weights.shape for name, weights in saved.items()}:
+            self.load_state_dict(saved, strict=False)
             return True
-        if head:
-            size = len(list(head.values())[-1])
-            told = (
-                "has other layers"
-                if size == self.embedding_size
-                else f"gives {size} dimensions, not {self.embedding_size}"
-            )
-            warnings.warn(f"weights_file={file}: its head {told}: the head begins anew", stacklevel=2)
+        if saved:
+            size = len(saved["head.weight"])
+            told = f"its head gives {size} dimensions, not {self.embedding_size}"
+            told = told if size != self.embedding_size else "other layers lie between its trunk and its head"
+            warnings.warn(f"weights_file={file}: {told}: the head begins anew", stacklevel=2)
         return False
 
 
@@ -178,15 +179,15 @@ class EmbeddingNetwork(Embedder):
         freeze_batchnorm: keep the trunk's batch normalisation at its loaded statistics, scale and shift.
         weights_file: a state dict saved by ``torch.save``, used instead of a download; ``$NAME`` in the path
             stands for an environment variable. A classifier in it is passed over. Or a run's checkpoint, to
-            fine-tune from: of that the head is taken too, if its layers are of the same sizes.
+            fine-tune from: of that the head is taken too, if all sizes agree.
         length: of normalised embeddings, as in `ConvNet`.
-        head: how the head's last layer begins: ``orthonormal``, so that embeddings begin with the geometry of what it
-            sees, the trunk's features as a rule (all of it where they have as many dimensions or more, else what the
-            principal axes of the first images keep of it); or ``random``, as torch begins a linear layer.
+        head: how the head begins: ``orthonormal``, so that embeddings begin with the geometry of the features before it
+            (all of it where they have as many dimensions or more, else what the principal axes of the first images
+            keep of it); or ``random``, as torch begins a linear layer.
         pooling: how places become features: ``Average``, ``Max``, ``AverageMax``, ``GeM``, of transformers also
             ``ClassToken`` and ``ClassAverage``, or a subclass of ``Pooling`` by class path; None: the trunk's own way.
-        layer_norm: begin the head with layer normalisation.
-        hidden: begin the head with a hidden layer of so many units (GELU); None: with none.
+        layer_norm: normalise the layer of features.
+        hidden: have a hidden layer of so many units (GELU) before the head; None: none.
 
     Raises:
         UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
@@ -214,36 +215,28 @@ class EmbeddingNetwork(Embedder):
             weights_file = kept_weights(trunk)
         network, features, expected = build_trunk(trunk, pretrained, weights_file, pooling is None)
         features = features if pooling is None else pooling.build(features)
-        super().__init__(network, features, embedding_size, dropout, normalize, length)
+        super().__init__(network, hidden or features, embedding_size, dropout, normalize, length)
         self.mean, self.std = expected.mean, expected.std
         self.interpolation = expected.interpolation if pretrained or weights_file else None
         self.source = (trunk, pretrained, weights_file)
         self.own_size = expected.size
         self.image_size: tuple[int, int] | None = None
         self.pooling = pooling
-        before: list[nn.Module] = [nn.LayerNorm(features)] if layer_norm else []
-        before += [] if hidden is None else [nn.Linear(features, hidden), nn.GELU()]
-        if before:
-            self.head = nn.Sequential(*before, nn.Linear(hidden or features, embedding_size))
-        last = self.last_layer
+        layers: list[nn.Module] = [nn.LayerNorm(features)] if layer_norm else []
+        layers += [] if hidden is None else [nn.Linear(features, hidden), nn.GELU()]
+        self.neck = nn.Sequential(*layers)
         if head == "orthonormal":  # rows, or columns where they are fewer; the identity where the sizes agree
-            (nn.init.eye_ if last.in_features == embedding_size else nn.init.orthogonal_)(last.weight)
-            nn.init.zeros_(last.bias)
+            (nn.init.eye_ if embedding_size == self.head.in_features else nn.init.orthogonal_)(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         loaded = weights_file is not None and self.load_head(Path(os.path.expandvars(weights_file)))
         self._pooling_began = [copy.deepcopy(pooling)]  # in a list, or it would be trained
-        turns = head == "orthonormal" and embedding_size < last.in_features and not loaded
+        turns = head == "orthonormal" and embedding_size < self.head.in_features and not loaded
         self.features_wanted = max(512, 2 * embedding_size) if turns else 0  # of so many images; see begin_head
         self.freeze_batchnorm = freeze_batchnorm
         if freeze_batchnorm:
             for layer in batchnorms(self.trunk):
                 layer.requires_grad_(False)
         self.train()
-
-    def load_head(self, file: Path) -> bool:
-        """See base class; the pooling is taken likewise."""
-        if self.pooling is not None and takes(self.pooling, saved := read_weights(file).pooling):
-            self.pooling.load_state_dict(saved)
-        return super().load_head(file)
 
     def set_image_size(self, size: tuple[int, int]) -> None:
         """Have the trunk take images of this height and width, before weights of a run that had it are loaded.
@@ -256,17 +249,7 @@ class EmbeddingNetwork(Embedder):
 
     def features_of(self, images: Tensor) -> Tensor:
         """See base class."""
-        return self.trunk(images) if self.pooling is None else self.pooling(*map_and_class_token(self.trunk, images))
-
-    @property
-    def last_layer(self) -> nn.Linear:
-        """The layer that gives the embeddings: the head, or its last one."""
-        return cast(nn.Linear, self.head[-1] if isinstance(self.head, nn.Sequential) else self.head)
-
-    def before_last_layer(self, images: Tensor) -> Tensor:
-        """What that layer sees of images (B, C, H, W), but for dropout: (B, F)."""
-        features = self.features_of(images)
-        return self.head[:-1](features) if isinstance(self.head, nn.Sequential) else features
+        return self.neck(pooled(self.trunk, self.pooling, images))
 
     def train(self, mode: bool = True) -> "EmbeddingNetwork":
         """Set training mode, except for frozen batch normalisation."""
@@ -277,11 +260,11 @@ class EmbeddingNetwork(Embedder):
         return self
 
     @torch.no_grad()
-    def begin_head(self, seen: Tensor) -> None:
-        """Turn an orthonormal last layer to the principal axes, about 0, of what it sees (n, F): distances stay."""
-        rows = (functional.normalize(seen) if self.normalize else seen).double()
+    def begin_head(self, features: Tensor) -> None:
+        """Turn an orthonormal head to the principal axes, about 0, of the features (n, F) before it: distances stay."""
+        rows = (functional.normalize(features) if self.normalize else features).double()
         axes = torch.linalg.eigh(rows.T @ rows)[1].flip(1).T  # the longest first
-        self.last_layer.weight.copy_(axes[: self.embedding_size])
+        self.head.weight.copy_(axes[: self.embedding_size])
 
     def initial_trunk(self) -> nn.Module | None:
         """See base class."""
@@ -296,22 +279,21 @@ class EmbeddingNetwork(Embedder):
 
 
 class Pooled(nn.Module):
-    """A trunk and a pooling of its places: (B, C, H, W) images to (B, F) features."""
+    """A trunk and its pooling: (B, C, H, W) images to (B, F) features."""
 
-    def __init__(self, trunk: nn.Module, pooling: Pooling) -> None:
+    def __init__(self, trunk: nn.Module, pooling: Pooling | None) -> None:
         super().__init__()
         self.trunk = trunk
         self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         """See class."""
-        return self.pooling(*map_and_class_token(self.trunk, images))
+        return pooled(self.trunk, self.pooling, images)
 
 
-def takes(module: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Whether a state is that of a module with layers of the same names and sizes; nothing is that of none."""
-    own = module.state_dict()
-    return bool(state) and {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in state.items()}
+def pooled(trunk: nn.Module, pooling: Pooling | None, images: Tensor) -> Tensor:
+    """(B, F) features of images (B, C, H, W); without a pooling the trunk has its own."""
+    return trunk(images) if pooling is None else pooling(*map_and_class_token(trunk, images))
 
 
 def batchnorms(module: nn.Module) -> list[_BatchNorm]:

@@ -231,8 +231,7 @@ class Weights(NamedTuple):
     """What a file of weights holds."""
 
     trunk: dict[str, Tensor]
-    pooling: dict[str, Tensor]  # these two of a run's checkpoint; bare weights have none
-    head: dict[str, Tensor]
+    after_trunk: dict[str, Tensor]  # of a run's checkpoint, "head.weight" and so on; bare weights have none
     size: tuple[int, int] | None  # height and width of the images that a run's checkpoint is for
 
 
@@ -251,16 +250,16 @@ def read_weights(file: Path) -> Weights:
         raise UserError(f"weights_file={file}: not a state dict saved by torch.save ({reason})") from error
     saved = state.get("state_dict") if isinstance(state, dict) else None
     if isinstance(saved, dict):
-        names = [f"network.{part}." for part in ("trunk", "pooling", "head")]
-        trunk, pooling, head = ({k.removeprefix(n): v for k, v in saved.items() if k.startswith(n)} for n in names)
-        if not trunk:
+        state_of = {k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")}
+        trunk = {k.removeprefix("trunk."): state_of.pop(k) for k in [*state_of] if k.startswith("trunk.")}
+        if not trunk or "head.weight" not in state_of:
             raise UserError(f"weights_file={file}: is a checkpoint, but not of a network with trunk and head")
         settings = flatten(yaml.safe_load(state.get(SETTINGS_KEY, "{}")))
         size = settings.get("model.augment.init_args.size") or settings.get("data.size")
-        return Weights(trunk, pooling, head, sides(size) if size else None)
+        return Weights(trunk, state_of, sides(size) if size else None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
-    return Weights(state, {}, {}, None)
+    return Weights(state, {}, None)
 
 
 def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:
@@ -269,7 +268,7 @@ def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> No
     Raises:
         UserError: for a file that cannot be read, and for missing, unexpected or wrongly shaped parameters.
     """
-    state, *_, size = read_weights(file)
+    state, _, size = read_weights(file)
     if size is not None:
         set_image_size(network, size, f"of weights_file={file}")
     for name in [name for name in state if name.startswith(dropped)]:

@@ -101,17 +101,17 @@ def test_statistics_are_the_trunk_s_own():
 
 def test_a_head_with_layer_norm_and_a_hidden_layer():
     plain = network_of("squeezenet1_1", embedding_size=512, normalize=False, layer_norm=True)
-    features = plain.features_of(images())
+    features = plain.trunk(images())
     wanted = torch.nn.functional.layer_norm(features, (512,))
     torch.testing.assert_close(plain(images()), wanted)  # the geometry of the normalised features
     deep = network_of("squeezenet1_1", embedding_size=3, layer_norm=True, hidden=20)
-    assert [type(layer).__name__ for layer in deep.head] == ["LayerNorm", "Linear", "GELU", "Linear"]
-    assert deep.before_last_layer(images()).shape == (2, 20)
-    torch.testing.assert_close(deep.last_layer.weight @ deep.last_layer.weight.T, torch.eye(3))
-    deep.begin_head(deep.before_last_layer(images()))
+    assert [type(layer).__name__ for layer in deep.neck] == ["LayerNorm", "Linear", "GELU"]
+    assert deep.features_of(images()).shape == (2, 20)
+    torch.testing.assert_close(deep.head.weight @ deep.head.weight.T, torch.eye(3))
+    deep.begin_head(deep.features_of(images()))
     groups = (
         EmbeddingModule(deep, ContrastiveLoss(), CropMirror(), head_lr_factor=10).configure_optimizers().param_groups
     )
-    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in deep.head.parameters()}
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for part in (deep.neck, deep.head) for p in part.parameters()}
     with pytest.raises(UserError, match="hidden=0"):
         network_of("squeezenet1_1", hidden=0)
