@@ -22,7 +22,8 @@ from lifted_lightning import processes
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.files import atomic
-from lifted_lightning.runs.folder import CHECKPOINTS
+from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
+from lifted_lightning.runs.loggers import WandbRecord
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's, as Lightning has it
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
@@ -217,6 +218,10 @@ class LastCheckpoint(Checkpoint):
         if not trainer.is_global_zero:
             processes.wait_for_rank_zero(10)
             os._exit(128 + number)
+        if number == signal.SIGTERM and not (self.path.parents[1] / RESULT).exists():  # else nothing is left to do
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbRecord):
+                    logger.mark_preempting()
         if self.path.exists():  # it does not where a checkpoint of another run is tested
             print(
                 f"\nstopped at step {trainer.global_step}; go on with: lifted fit "

@@ -1,7 +1,7 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,28 @@ class RunFolder(Callback):
         return wandb_logger(
             self.folder,
             mode,
+            self.patience,
             project=PROJECT,
             name=f"{experiment}/{self.folder.name}"[-LONGEST_NAME:],
             group=group_name(relative_paths(self.config, data_of(trainer).root, self.folder), summary | untrained),
             job_type=trainer.state.fn.value,
             tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
-            config=flatten(self.config) | summary,
+            config=(flat := flatten(self.config)) | parts_of(flat) | summary,
         )
+
+
+def parts_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Trunk and sampler of a run by short names, as people group runs by them.
+
+    Args:
+        settings: its configuration by dotted names.
+    """
+
+    def named(part: str) -> str:
+        return str(settings.get(part) or str(settings.get(f"{part}.class_path") or "").split(".")[-1])
+
+    trunk = named("model.network.init_args.trunk") or named("model.network")
+    return {"trunk": trunk, "sampler": named("data.sampler")}
 
 
 def log_pending_row(trainer: Trainer) -> None:

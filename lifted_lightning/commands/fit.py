@@ -54,7 +54,7 @@ from lifted_lightning.commands.lightning import (
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.images import sides
 from lifted_lightning.errors import UserError, one_line
-from lifted_lightning.runs.checkpoint import find_checkpoint, unfinished_folder
+from lifted_lightning.runs.checkpoint import checkpoint_of_trial, find_checkpoint, unfinished_folder
 from lifted_lightning.runs.folder import CHECKPOINTS
 from lifted_lightning.runs.loggers import end_record
 from lifted_lightning.runs.settings import slug
@@ -135,7 +135,10 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     check_run(config, data, module, built.evaluation.metric_names)
     if command == "validate" or (command == "fit" and not config.test):
         check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
+    parent = Path(config.runs_dir) / (config.experiment or slug(data.table.name))
     continued, known = None, list[str]()
+    if command == "fit" and not config.ckpt_path:
+        config.ckpt_path = checkpoint_of_trial(parent, settings)
     if config.ckpt_path:
         checkpoint = Path(config.ckpt_path)
         check_checkpoint(module, checkpoint, with_loss=command == "fit")
@@ -150,12 +153,11 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
 
     # The run's folder, and what is written there.
     summary = {
-        "seed": config.seed_everything,
+        "seed": int(config.seed_everything),  # not of a type of its own, which W&B takes for a text
         "dataset": data.table.name,
         "loss": type(module.loss).__name__,
         "embedding_size": getattr(module.network, "embedding_size", None),
     }
-    parent = Path(config.runs_dir) / (config.experiment or slug(summary["dataset"]))
     name = config.name or default_name(command, summary)
     header = f"# lifted {command} --config <this file> repeats the run\n"
     folder = RunFolder(parent, name, settings, summary, continued, header, loggers, config.logger_timeout)

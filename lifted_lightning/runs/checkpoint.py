@@ -1,12 +1,14 @@
 """A run's checkpoint: which one is meant, the folder it lies in, and reading it without unpickling code."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
+from lifted_lightning.files import read_yaml
+from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, IDENTITY, RESULT
 
 SETTINGS_KEY = "lifted_config"  # in a checkpoint: the run's configuration, as YAML
 CLASSES_KEY = "lifted_classes"  # in a checkpoint: data set and digests of the classes that it trained on
@@ -49,6 +51,44 @@ def unfinished_folder(checkpoint: Path) -> Path | None:
     """The run's folder to go on in: the checkpoint's, unless it lies elsewhere or that run has its result already."""
     folder = checkpoint.resolve().parent
     return folder.parent if folder.name == CHECKPOINTS and not (folder.parent / RESULT).exists() else None
+
+
+def checkpoint_of_trial(parent: Path, settings: Mapping[str, Any]) -> Path | None:
+    """What a run that W&B's agent starts goes on from: the last checkpoint of the trial that it is, if there is one.
+
+    A run that was preempted is handed out again: it is known by its id. The values of one that was killed are given
+    to a new run: it is known by its settings, in the same sweep. What is not gone on with is told.
+
+    Args:
+        parent: where the run's folder would be made.
+        settings: the run's complete configuration.
+    """
+    run, sweep = os.environ.get("WANDB_RUN_ID"), os.environ.get("WANDB_SWEEP_ID")
+    for identity in sorted(parent.glob(f"*/{IDENTITY}"), reverse=True) if run and sweep else ():
+        folder, ids = identity.parents[1], identity.read_text().splitlines()
+        if ids[-1:] != [sweep] or (ids[0] != run and _settings_in(folder) != settings):
+            continue
+        last = folder / CHECKPOINTS / "last.ckpt"
+        begun = f"{folder}, W&B's run {ids[0]}, is this trial"
+        if last.exists() and not (folder / RESULT).exists():
+            _tell(f"{begun}: it goes on from its last checkpoint")
+            return last
+        why = "has its result already" if (folder / RESULT).exists() else "was ended before its first checkpoint"
+        _tell(f"{begun}, and {why}: it is run anew")
+    return None
+
+
+def _settings_in(folder: Path) -> Any:
+    try:
+        return read_yaml(folder / CONFIG, CONFIG)
+    except UserError:  # it was killed before it was written
+        return None
+
+
+def _tell(line: str) -> None:
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    rank_zero_only(print)(line, flush=True)
 
 
 def checkpoints_beside(missing: Path) -> str:

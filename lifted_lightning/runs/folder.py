@@ -19,6 +19,7 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 LOCK = ".lock"
+IDENTITY = "wandb/id.txt"  # the id that W&B knows the run by, and that of its sweep, if any
 
 
 def claim_folder(parent: Path, name: str) -> tuple[Path, int]:

@@ -3,10 +3,12 @@
 import contextlib
 import csv
 import os
+import secrets
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.files import atomic
-from lifted_lightning.runs.folder import METRICS, read_metrics
+from lifted_lightning.runs.folder import IDENTITY, METRICS, read_metrics
 from lifted_lightning.runs.guarded import within
 
 
@@ -134,11 +137,15 @@ class TensorBoardRecord(TensorBoardLogger):
 
 
 class WandbRecord(WandbLogger):
-    """Lightning's logger, which also writes to the run's summary alone."""
+    """Lightning's logger, which also writes to the run's summary alone, and knows of runs that are told to stop."""
 
     def log_summary(self, values: Mapping[str, float]) -> None:
         """Set numbers of the summary, by name."""
         self.experiment.summary.update(values)
+
+    def mark_preempting(self) -> None:
+        """Tell W&B that the run was told to stop and may go on: its sweep hands it out again."""
+        self.experiment.mark_preempting()
 
 
 def wandb_mode(patience: float = 30.0) -> str:
@@ -163,7 +170,7 @@ def wandb_mode(patience: float = 30.0) -> str:
         return offline_instead(error)
 
 
-def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
+def wandb_logger(folder: Path, mode: str, patience: float = 30.0, **settings: Any) -> WandbRecord:
     """The W&B logger of a run, on rank zero. If the server does not answer, the run is recorded offline.
 
     What the environment sets (``WANDB_PROJECT``, ``WANDB_NAME`` and so on) wins over ``settings``. So a run that
@@ -171,20 +178,26 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
 
     Args:
         folder: the run's folder; the record lies below its ``wandb/`` (or ``WANDB_DIR``'s), the run's id, which a
-            resumed run continues, always there. A ``wandb/`` beside the folder has links to the records of all runs.
+            resumed run continues, and its sweep's, always there (see
+            :func:`lifted_lightning.runs.checkpoint.checkpoint_of_trial`). A ``wandb/`` beside the folder has links
+            to the records of all runs.
         mode: ``online`` or ``offline``.
+        patience: seconds; a quarter of them is what the server has to say whether it takes an artifact.
         **settings: passed to ``wandb.init`` (project, group, name, tags, config).
     """
     import wandb
 
-    identity = folder / "wandb" / "id.txt"
-    if identity.exists():
-        settings["id"] = identity.read_text().strip()
+    identity = folder / IDENTITY
+    known = identity.read_text().splitlines() if identity.exists() else []
+    settings["id"] = known[0] if known else secrets.token_hex(4)
     taken = [key for key, variable in ENVIRONMENT.items() if os.environ.get(variable)]
     if os.environ.get("WANDB_SWEEP_ID"):  # the agent's run has its project and id
         taken += ["project", "id"]
     settings = {key: value for key, value in settings.items() if key not in taken}
     settings |= {"dir": os.environ.get("WANDB_DIR") or str(folder), "resume": "allow"}
+    identity.parent.mkdir(parents=True, exist_ok=True)
+    sweep = [os.environ["WANDB_SWEEP_ID"]] if os.environ.get("WANDB_SWEEP_ID") else known[1:]
+    identity.write_text("\n".join([settings.get("id") or os.environ.get("WANDB_RUN_ID", ""), *sweep]))
     if mode != "offline":
         try:
             run = wandb.init(settings=wandb.Settings(console="off", init_timeout=8), **settings)
@@ -192,14 +205,24 @@ def wandb_logger(folder: Path, mode: str, **settings: Any) -> WandbRecord:
             mode = offline_instead(error)
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
-    identity.parent.mkdir(exist_ok=True)
-    identity.write_text(run.id)
+    run.log_artifact = partial(  # type: ignore[method-assign]
+        _artifact_if_taken, run, run.log_artifact, patience / 4
+    )
     _list_beside_others(Path(run.dir).parent, folder.parent / "wandb")
     # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
     # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbRecord(experiment=run, save_dir=str(folder))
+
+
+def _artifact_if_taken(run: Any, log: Callable[[Any], Any], patience: float, artifact: Any) -> Any:
+    """Give the server the artifact that W&B makes of a table; if it does not take one, tables go without."""
+    try:
+        return within(patience, lambda: log(artifact))
+    except Exception as error:
+        run.log_artifact = lambda artifact: None
+        rank_zero_warn(f"W&B: tables are recorded, but not as artifacts ({type(error).__name__}: {one_line(error)})")
 
 
 def _list_beside_others(record: Path, shared: Path) -> None:
@@ -232,7 +255,10 @@ def end_record(patience: float, exit_code: int) -> None:
     except (Exception, SystemExit) as error:
         end_wandb_service()
         why = f"no end after {patience:g} s" if isinstance(error, TimeoutError) else one_line(error)
-        print(f"W&B has not taken all of the record ({why}); to upload it: wandb sync {record}", flush=True)
+        print(
+            f"W&B has not taken all of the record ({why}); to upload it: wandb sync --no-skip-online {record}",
+            flush=True,
+        )
 
 
 def end_wandb_service(patience: float = 2.0) -> None:

@@ -1,6 +1,7 @@
 """`lifted dashboard`: the workspace that it would save, without a server."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from lifted_lightning.callbacks import tables
 from lifted_lightning.cli import main
 from lifted_lightning.commands import dashboard
+from tests.helpers.wandb_server import StandIn
 
 
 def test_the_workspace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,17 +37,25 @@ def test_the_workspace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert table == dashboard.RECALL_CURVE == f"{tables.RECALL_CURVE}_table"
 
 
-def test_saving_asks_the_server_and_gives_the_address(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_saved_workspace_is_read_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     import wandb
     from wandb_workspaces.workspaces import Workspace
 
-    saved = []
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(wandb, "login", lambda prompt: True)
-    monkeypatch.setattr(Workspace, "save", lambda self: saved.append((self.entity, self.project)))
-    monkeypatch.setattr(Workspace, "url", "https://wandb.example/lab/ablation?nw=1")
-    assert main(["dashboard", "--project", "ablation", "--entity", "lab"]) == 0
-    assert saved == [("lab", "ablation")]
-    assert capsys.readouterr().out == "https://wandb.example/lab/ablation?nw=1\n"
+    server = StandIn()
+    for name, value in server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()
+    try:
+        assert main(["dashboard", "--project", "ablation", "--entity", "team"]) == 0
+        url = capsys.readouterr().out.strip()
+        assert url.startswith(f"{server.url}/team/ablation?nw=")
+        read = Workspace.from_url(url)
+    finally:
+        wandb.teardown()
+    assert (read.name, read.entity, read.project) == (dashboard.NAME, "team", "ablation")
+    saved = dashboard.workspace("ablation", "team")
+    assert [(s.name, len(s.panels)) for s in read.sections] == [(s.name, len(s.panels)) for s in saved.sections]
+    assert [type(p) for s in read.sections for p in s.panels] == [type(p) for s in saved.sections for p in s.panels]
+    assert read.settings.x_axis == saved.settings.x_axis

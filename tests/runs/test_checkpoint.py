@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.runs.checkpoint import checkpoints_beside, find_checkpoint, unfinished_folder
+from lifted_lightning.runs.checkpoint import (
+    checkpoint_of_trial,
+    checkpoints_beside,
+    find_checkpoint,
+    unfinished_folder,
+)
 
 
 def test_a_missing_checkpoint_s_neighbours_are_named(tmp_path: Path) -> None:
@@ -37,3 +42,35 @@ def test_last_is_that_of_the_run_whose_config_is_given(tmp_path: Path) -> None:
     (config.parent / "checkpoints" / "last.ckpt").unlink()  # a run that was killed before it saved one
     with pytest.raises(UserError, match=r"last: no such checkpoint .*without --ckpt_path a fit begins anew"):
         find_checkpoint({**settings, "name": None, "config": [config]})
+
+
+@pytest.mark.parametrize(
+    ("run", "sweep", "file", "found", "said"),
+    [
+        ("run1", "sweep1", "checkpoints/last.ckpt", True, "is this trial: it goes on from its last checkpoint"),
+        ("run2", "sweep1", "checkpoints/last.ckpt", True, "W&B's run run1, is this trial: it goes on"),
+        ("run2", "sweep2", "checkpoints/last.ckpt", False, ""),
+        ("run2", "", "checkpoints/last.ckpt", False, ""),
+        ("run2", "sweep1", "", False, "was ended before its first checkpoint: it is run anew"),
+        ("run2", "sweep1", "result.json", False, "has its result already: it is run anew"),
+    ],
+)
+def test_a_trial_of_wandbs_agent_goes_on_where_it_was_begun(
+    run: str, sweep: str, file: str, found: bool, said: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name, seed in (("trial", 3), ("other", 4)):
+        folder = tmp_path / name
+        (folder / "wandb").mkdir(parents=True)
+        (folder / "checkpoints").mkdir()
+        (folder / "wandb" / "id.txt").write_text("run1\nsweep1" if name == "trial" else "run0\nsweep1")
+        (folder / "config.yaml").write_text(f"# how to repeat it\nseed_everything: {seed}\n")
+        (folder / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "trial" / "checkpoints" / "last.ckpt").unlink()
+    if file:
+        (tmp_path / "trial" / file).touch()
+    monkeypatch.setenv("WANDB_RUN_ID", run)
+    monkeypatch.setenv("WANDB_SWEEP_ID", sweep)
+    checkpoint = checkpoint_of_trial(tmp_path, {"seed_everything": 3})
+    assert checkpoint == (tmp_path / "trial" / file if found else None)
+    assert said in capsys.readouterr().out

@@ -158,5 +158,5 @@ def test_a_record_that_does_not_end_is_left_with_what_to_upload(
     loggers.end_record(0.1, exit_code=0)
     assert ended == [1]
     assert capsys.readouterr().out == (
-        "W&B has not taken all of the record (no end after 0.1 s); to upload it: wandb sync run-1\n"
+        "W&B has not taken all of the record (no end after 0.1 s); to upload it: wandb sync --no-skip-online run-1\n"
     )

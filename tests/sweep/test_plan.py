@@ -131,6 +131,15 @@ def test_shipped_sweeps_are_sound(path: Path) -> None:
     assert opening.startswith("# ")
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_values_come_through_wandbs_agent_as_they_were(path: Path) -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    for values in read_sweep(path).examples():
+        given = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})["args"]
+        assert [yaml.safe_load(word.partition("=")[2]) for word in given] == [*values.values()]
+
+
 @pytest.mark.slow
 def test_wandb_takes_the_shipped_sweeps(tmp_path: Path) -> None:
     """W&B's own schema, from its package `sweeps`, which asks for an older NumPy than this project's."""
