@@ -17,7 +17,9 @@ from lifted_lightning.losses.pairs import (
     added,
     check_batch,
     checked_margin,
+    narrow_dtype,
     pair_loss,
+    take,
     wide_dtype,
 )
 
@@ -83,85 +85,60 @@ class ContrastiveLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        if self.pairs == "consecutive":
-            if references is not None:
-                raise UserError("pairs=consecutive: given pairs are none with a memory; leave out pairs")
-            return contrastive_loss_of_given(embeddings, labels, self.margin, self.squared)
-        return contrastive_loss(embeddings, labels, self.margin, self.average, self.squared, references)
+        if self.pairs == "all":
+            return pair_loss(embeddings, labels, self._terms, references)
+        if references is not None:
+            raise UserError("pairs=consecutive: given pairs are none with a memory; leave out pairs")
+        distances, positive = _given(embeddings, labels)
+        terms = torch.where(positive, distances, (self.margin - distances).relu())
+        value = (terms.square() if self.squared else terms).sum() / (2 * max(len(terms), 1))
+        # An embedding that is not finite makes the value so, although no term may have seen it.
+        return torch.add(value, embeddings.detach().sum(dtype=value.dtype), alpha=0).to(narrow_dtype(embeddings))
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the negative pairs that are closer than the margin."""
-        if self.pairs == "consecutive":
-            with torch.no_grad():
-                squares, positive = _given(embeddings, labels)
-                share = (~positive & (squares.sqrt() < self.margin)).sum() / (~positive).sum().clamp_min(1)
-            return {"active_share": share.float()}
-        return {
-            "active_share": active_share(
-                embeddings, labels, lambda p, g: _terms(p, g, self.margin, "all", self.squared)
-            )
-        }
+        if self.pairs == "all":
+            return {"active_share": active_share(embeddings, labels, self._terms)}
+        distances, positive = _given(embeddings.detach(), labels)
+        share = ((distances < self.margin) & ~positive).sum() / (~positive).sum().clamp_min(1)
+        return {"active_share": share.float()}
 
+    def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
+        """Value and gradient of the form on all pairs, in one sweep; to average over the active ones takes one more.
 
-def contrastive_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    margin: float = 1.0,
-    average: Average = "active",
-    squared: bool = False,
-    references: References | None = None,
-) -> Tensor:
-    """The contrastive loss of all pairs; see :class:`ContrastiveLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, average, squared), references)
+        What is added up is Σ_N hinge + r Σ_P D, of both squared or not, to be divided by |N| at the end: r = |N| / |P|.
+        """
+        positives, negatives = (count.clamp_min(1) for count in pairs.counts())
+        counted = negatives if self.average == "all" else self._active(pairs).clamp_min(1)
+        ratio = counted.to(pairs.rows.dtype) / positives
+        factor = ratio.sqrt() if self.squared else ratio
+        total: Any = None
+        laplacian = Laplacian(pairs)
+        for block in pairs.blocks(keep=self.average == "active"):
+            terms = torch.where(block.positive, block.distances * factor, (self.margin - block.distances).relu_())
+            total = added(total, terms.square().sum() if self.squared else terms.sum())
+            if with_gradient:  # minus the derivatives by a distance, divided by it
+                if self.squared:  # not masked_fill_: on CUDA it would read the ratio, and wait
+                    weights = torch.where(block.positive, -ratio, block.over_distances_(terms))
+                else:
+                    weights = block.over_distances_(torch.where(block.positive, -ratio, terms.sign_()))
+                laplacian.add_(block, weights, mutual=True, scale=-(2 if self.squared else 1) * pairs.ends)
+        twice = 2 * counted
+        if with_gradient:
+            return Terms(total / twice, laplacian.gradient().div_(twice), None)
+        return Terms(total / twice, None, self._active(pairs) / negatives)
 
-
-def contrastive_loss_of_given(embeddings: Tensor, labels: Tensor, margin: float, squared: bool) -> Tensor:
-    """The contrastive loss of the pairs (rows 2i and 2i+1); see :class:`ContrastiveLoss`."""
-    squares, positive = _given(embeddings, labels)
-    apart = squares > 0
-    distances = torch.where(apart, torch.where(apart, squares, 1).sqrt(), squares)  # no infinite slope at 0
-    hinge = (margin - distances).relu()
-    terms = torch.where(positive, squares, hinge.square()) if squared else torch.where(positive, distances, hinge)
-    value = terms.sum() / (2 * max(len(terms), 1)) + 0 * embeddings.sum(dtype=terms.dtype)
-    return value.to(torch.promote_types(embeddings.dtype, torch.float32))
+    def _active(self, pairs: PairBlocks) -> Tensor:
+        """The number of negative pairs closer than the margin, each of the batch counted from both its ends."""
+        blocks = pairs.blocks(keep=True)
+        close = (torch.count_nonzero((block.distances < self.margin) > block.positive) for block in blocks)
+        return reduce(added, close)
 
 
 def _given(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance, and whether it is one class, of the pairs (2i, 2i+1): each (B // 2,)."""
+    """Distance, and whether it is one class, of the pairs (2i, 2i+1): each (B // 2,)."""
     check_batch(embeddings, labels)
-    even = len(embeddings) // 2 * 2
-    x = embeddings.to(wide_dtype(embeddings.device))
-    return (x[0:even:2] - x[1:even:2]).square().sum(1), labels[0:even:2] == labels[1:even:2]
-
-
-def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, average: Average, squared: bool) -> Terms:
-    """Value and gradient of the form on all pairs, in one sweep; to average over the active ones takes one more.
-
-    What is added up is Σ_N hinge + r Σ_P D, of both squared or not, to be divided by |N| at the end: r = |N| / |P|.
-    """
-    positives, negatives = (count.clamp_min(1) for count in pairs.counts())
-    counted = negatives if average == "all" else _active(pairs, margin).clamp_min(1)
-    ratio = counted.to(pairs.rows.dtype) / positives
-    factor = ratio.sqrt() if squared else ratio
-    total: Any = None
-    laplacian = Laplacian(pairs)
-    for block in pairs.blocks(keep=average == "active"):
-        terms = torch.where(block.positive, block.distances * factor, (margin - block.distances).relu_())
-        total = added(total, terms.square().sum() if squared else terms.sum())
-        if with_gradient:  # minus the derivatives by a distance, divided by it
-            if squared:  # not masked_fill_: on CUDA it would read the ratio, and wait
-                weights = torch.where(block.positive, -ratio, block.over_distances_(terms))
-            else:
-                weights = block.over_distances_(torch.where(block.positive, -ratio, terms.sign_()))
-            laplacian.add_(block, weights, mutual=True, scale=-(2 if squared else 1) * pairs.ends)
-    twice = 2 * counted
-    value = total / twice
-    if with_gradient:
-        return Terms(value, laplacian.gradient().div_(twice), None)
-    return Terms(value, None, _active(pairs, margin) / negatives)
-
-
-def _active(pairs: PairBlocks, margin: float) -> Tensor:
-    """The number of negative pairs closer than the margin, each of the batch counted from both its ends."""
-    close = (torch.count_nonzero((block.distances < margin) > block.positive) for block in pairs.blocks(keep=True))
-    return reduce(added, close)
+    count = len(labels) // 2
+    rows, names = (take(values, slice(0, 2 * count)).unflatten(0, (count, 2)) for values in (embeddings, labels))
+    first, second = rows.to(wide_dtype(rows.device)).unbind(1)
+    return torch.linalg.vector_norm(first - second, dim=1), names[:, 0] == names[:, 1]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
-    WHOLE_ROWS,
     Block,
     Laplacian,
     PairBlocks,
@@ -72,97 +71,81 @@ class LiftedStructureLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return lifted_structure_loss(embeddings, labels, self.margin, self.smooth, references)
+        return pair_loss(embeddings, labels, self._terms, references)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the positive pairs whose hinge is above 0."""
-        share = active_share(embeddings, labels, lambda p, g: _terms(p, g, self.margin, self.smooth))
-        return {"active_share": share}
+        return {"active_share": active_share(embeddings, labels, self._terms)}
 
+    def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
+        """Value and gradient in two sweeps: the lift of each row; the hinge of each positive pair and the gradient.
 
-def lifted_structure_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    margin: float = 0.1,
-    smooth: bool | float = 0.1,
-    references: References | None = None,
-) -> Tensor:
-    """The lifted structure loss as a function; see :class:`LiftedStructureLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, smooth), references)
-
-
-def _terms(pairs: PairBlocks, with_gradient: bool, margin: float, smooth: bool | float) -> Terms:
-    """Value and gradient in three sweeps: the lift of each row, the hinge of each positive pair, the gradient.
-
-    Distances and margin are in units of the temperature. A row's lift is l_i = log Σ_k e^{α − D_ik} over its
-    negatives, and J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 the lift is the maximum, and so is the join of the
-    two ends. A pair is met from both its ends; against references only from its row, so that the lift of a column, and
-    what is felt of it, are added up along the column.
-    """
-    unit, size = float(smooth or 1), len(pairs.rows)
-    pairs.unit = unit
-    if not smooth:
-        pairs.widen()
-    if pairs.apart:
-        pairs.join()
-    # What the third sweep needs of each block again, if it may be kept.
-    reaches: list[Tensor] = []
-    hinges: list[Tensor] = []
-    lift = total = count = active = push = felt = cast(Any, None)
-    for block in pairs.blocks(keep=True):
-        reach = _reach(block, margin / unit)
-        lift = put(lift, reach.logsumexp(1) if smooth else reach.amax(1), block.rows, size)
-        reaches += [reach] if size <= WHOLE_ROWS else []
-    other = lift
-    if pairs.apart:  # a row or column that has but a row's own copy has no lift at all
-        other = (reach.logsumexp(0) if smooth else reach.amax(0)).clamp_min_(-FAR)
-        lift.clamp_min_(-FAR)
-    for block in pairs.blocks(keep=True):
-        hinge, share = _hinge(block, lift, other, bool(smooth))
-        total = added(total, hinge.square().sum())
-        count = added(count, torch.count_nonzero(block.positive))
+        A pair is met from both its ends. With J, D and α in units of the temperature, a row's lift is
+        l_i = log Σ_k e^{α − D_ik} over its negatives, and J_ij = log(e^{l_i} + e^{l_j}) + D_ij; in eq. 3 the lift is
+        the maximum, and so is the join of the two ends. By dl_i/dD_ik = −s_ik the negative pair (i, k) has the
+        derivative −s_ik Σ_j max(0, J_ij) dJ_ij/dl_i, and as much from its other end. Against references a pair is met
+        only from its row, so that the lift of a column, and what is felt of it, are added up along the column.
+        """
+        if not self.smooth:
+            pairs.widen()
+        if pairs.apart:
+            pairs.join()
+        shares: list[Tensor] = []  # of each block, if they may be kept
+        lift = total = count = active = cast(Any, None)
+        for block in pairs.blocks(keep=True):
+            part, share = self._lift(reach := self._reach(pairs, block), 1)
+            lift = put(lift, part, block.rows, len(pairs.rows))
+            shares += [share] if pairs.keeps else []
+        other, other_share = self._lift(reach, 0) if pairs.apart else (lift.T, None)
+        laplacian = Laplacian(pairs)
+        for number, block in enumerate(pairs.blocks(keep=True)):
+            hinge, felt = self._hinge(block, take(lift, block.rows), other)
+            total = added(total, hinge.square().sum())
+            count = added(count, torch.count_nonzero(block.positive))
+            if with_gradient:
+                push = felt.mul_(hinge).sum(1, keepdim=True)
+                share = shares[number] if shares else self._lift(self._reach(pairs, block), 1)[1]
+                weights = share.mul_(push).sub_(hinge, alpha=1 / pairs.ends)
+                if other_share is not None:
+                    weights.addcmul_(other_share, hinge.sub_(felt).sum(0))
+                laplacian.add_(block, block.over_distances_(weights), mutual=False, scale=-pairs.ends * self._unit)
+            else:
+                active = added(active, torch.count_nonzero(hinge))
+        count = count.clamp_min(1)
+        value = total * (self._unit**2 / 2) / count
         if with_gradient:
-            parts = hinge * share
-            push = put(push, parts.sum(1), block.rows, size)
-            felt = hinge.sub(parts).sum(0) if pairs.apart else push
-            hinges += [hinge] if size <= WHOLE_ROWS else []
-        else:
-            active = added(active, torch.count_nonzero(hinge))
-    count = count.clamp_min(1)
-    value = total * (unit**2 / 2) / count
-    if not with_gradient:
+            return Terms(value, laplacian.gradient().div_(count), None)
         return Terms(value, None, active / count)
 
-    laplacian = Laplacian(pairs)
-    offset, other_offset = push.log() - lift, felt.log() - other
-    for number, block in enumerate(pairs.blocks(keep=True)):
-        reach = reaches[number] if reaches else _reach(block, margin / unit)
-        hinge = hinges[number] if hinges else _hinge(block, lift, other, bool(smooth))[0]
-        if smooth:
-            # By dl_i/dD_ik = −e^{α − l_i − D_ik} the negative pair (i, k) has the derivative
-            # −push_i e^{α − l_i − D_ik} − push_k e^{α − l_k − D_ik}, whose factors go into the exponents.
-            weights = (take(offset, block.rows)[:, None] + reach).exp_()
-            weights.add_((other_offset + reach).exp_()).sub_(hinge)
+    @property
+    def _unit(self) -> float:
+        """Of the distances in a hinge."""
+        return float(self.smooth or 1)
+
+    def _reach(self, pairs: PairBlocks, block: Block) -> Tensor:
+        """α − D of a block's negative pairs, very low elsewhere: (R, N)."""
+        reach = torch.rsub(block.distances, self.margin / self._unit, alpha=1 / self._unit)
+        reach.masked_fill_(block.positive, -FAR)
+        return reach.clamp_min_(-FAR) if pairs.apart else reach  # where a row or column has but a row's own copy
+
+    def _lift(self, reach: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """The lifts of rows (R, 1), or of columns (1, N), and their derivatives by α − D of each pair: (R, N)."""
+        if not self.smooth:
+            lift, nearest = reach.max(dim, keepdim=True)
+            return lift, torch.zeros_like(reach).scatter_(dim, nearest, 1)
+        share = reach.softmax(dim)  # of which the largest is 1 / Σ_k e^{reach_k − the largest reach}
+        return reach.amax(dim, keepdim=True) - share.amax(dim, keepdim=True).log_(), share
+
+    def _hinge(self, block: Block, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """max(0, J) of the positive pairs, 0 elsewhere, and the derivative of the join by the row's lift: (R, N).
+
+        Of the lifts of the block's rows (R, 1), and of all columns (1, N).
+        """
+        felt = own - other
+        if self.smooth:  # log(e^a + e^b) = a − log sigmoid(a − b): log1p, which logaddexp takes, is ten times slower
+            felt.sigmoid_().clamp_min_(1 / FAR)
+            own = own - felt.log()
         else:
-            nearest = reach.argmax(1, keepdim=True)
-            weights = hinge.mul_(-1 / pairs.ends).scatter_add_(1, nearest, take(push, block.rows)[:, None])
-            if pairs.apart:
-                weights.scatter_add_(0, reach.argmax(0, keepdim=True), felt[None])
-        laplacian.add_(block, block.over_distances_(weights), mutual=bool(smooth), scale=-pairs.ends)
-    return Terms(value, laplacian.gradient().div_(count), None)
-
-
-def _reach(block: Block, margin: float) -> Tensor:
-    """α − D of a block's negative pairs, very low elsewhere: (R, N)."""
-    return (margin - block.distances).masked_fill_(block.positive, -FAR)
-
-
-def _hinge(block: Block, lift: Tensor, other: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
-    """max(0, J) of the positive pairs, 0 elsewhere, and the derivative of the join by the row's lift: each (R, N)."""
-    own = take(lift, block.rows)[:, None]
-    difference = own - other
-    if smooth:
-        join, share = torch.logaddexp(own, other), difference.sigmoid_()
-    else:
-        join, share = torch.maximum(own, other), difference.sign_().add_(1).div_(2)
-    return torch.where(block.positive, join.add_(block.distances), 0).relu_(), share
+            felt = torch.heaviside(felt, felt.new_full((), 0.5))
+        join = torch.maximum(own, other).add_(block.distances, alpha=1 / self._unit)
+        return torch.where(block.positive, join, 0).relu_(), felt

@@ -90,7 +90,7 @@ class PairBlocks:
         apart: whether these are two things.
         ends: how many of a pair's two ends are moved by it; a reference is not.
         widest: the widest type of the device.
-        unit: in which distances are given; set before the first block. The gradient stays that by the embeddings.
+        keeps: whether all distances may be kept for the length of a forward.
         readable: whether a number may be read from the device: not where a small batch would wait for it, nor under
             `torch.compile`. Shapes then depend on B and D alone.
     """
@@ -115,8 +115,8 @@ class PairBlocks:
         )
         self._centred: dict[bool, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._kept: list[Block] = []
-        self.unit = 1.0
         size = len(embeddings)
+        self.keeps = size * len(self.columns) <= WHOLE_ROWS**2
         height = max(BLOCK_ROWS, (BLOCK_ENTRIES_CPU if on_cpu else BLOCK_ENTRIES_GPU) // max(len(self.columns), 1))
         self._slices = [slice(start, min(start + height, size)) for start in range(0, size, height)]
 
@@ -125,13 +125,13 @@ class PairBlocks:
         self._slices = [slice(0, len(self.rows))]
 
     def blocks(self, keep: bool = False) -> Iterator[Block]:
-        """The blocks; with `keep`, and up to `WHOLE_ROWS`, the next sweep meets the same, and need not compute them."""
+        """The blocks; with `keep`, and where it `keeps`, the next sweep meets the same, and need not compute them."""
         if self._kept:
             yield from self._kept
             return
         for rows in self._slices:
             block = self._block(rows)
-            if keep and len(self.rows) * len(self.columns) <= WHOLE_ROWS**2:
+            if keep and self.keeps:
                 self._kept.append(block)
             yield block
 
@@ -178,22 +178,21 @@ class PairBlocks:
         wide = squared is None
         if squared is None:
             squared, norms = self._squared(rows, True)
-            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps / self.unit**2), 0)
+            squared.masked_fill_(squared < norms * (ROUNDING * torch.finfo(norms.dtype).eps), 0)
         return Block(rows, squared.sqrt_().to(self.rows.dtype), positive, close, wide)
 
     def _squared(self, rows: slice, wide: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (R, N) by a product, infinity between a row and itself, and the rows' norms (R, 1)."""
         x, norms, y, others = self.centred(wide)
         here = take(norms, rows)[:, None]
-        scale = 1 / self.unit**2
-        squared = (here + others).addmm_(take(x, rows), y.T, beta=scale, alpha=-2 * scale)
+        squared = (here + others).addmm_(take(x, rows), y.T, alpha=-2)
         self._fill_own_(squared, rows, torch.inf)
         return squared, here
 
     def _repaired(self, rows: slice) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """Squared distances by float32 products, with the close pairs mended; None if these are too many."""
         squared, norms = self._squared(rows, False)
-        apart = squared > norms * (CLOSE / self.unit**2)  # not so where it is NaN: float32 overflows
+        apart = squared > norms * CLOSE  # not so where it is NaN: float32 overflows
         count = apart.numel() - int(torch.count_nonzero(apart))
         if not count:
             return squared, None
@@ -201,7 +200,7 @@ class PairBlocks:
             return None, None
         here, there = apart.logical_not_().nonzero(as_tuple=True)
         close = here, there
-        squared[close] = self.differences(rows, close).div_(self.unit).square_().sum(1)
+        squared[close] = self.differences(rows, close).square_().sum(1)
         return squared, close
 
     def differences(self, rows: slice, close: tuple[Tensor, Tensor]) -> Tensor:
@@ -231,7 +230,7 @@ class Laplacian:
         """
         mutual = mutual or self._pairs.apart
         if not mutual and len(weights) == len(self._pairs.rows):
-            weights, mutual = weights + weights.T, True
+            weights, mutual = weights.T.contiguous().add_(weights), True
         x, _, y, _ = self._pairs.centred(block.wide)
         weights, rows = weights.to(x.dtype), take(x, block.rows)
         apart = None
@@ -354,13 +353,12 @@ def pair_loss(
             result = Terms(pairs.rows.new_zeros(()), torch.zeros_like(pairs.rows) if wanted else None, None)
         else:
             result = terms(pairs, wanted)
-        narrow = narrow_dtype(embeddings)
         # An embedding that is not finite makes the value so, although no term may have seen it.
-        value, witness = result.value.to(narrow), pairs.rows.sum().to(narrow)
+        parts, narrow = (result.value, pairs.rows.sum()), narrow_dtype(embeddings)
         if result.gradient is None:
-            return torch.add(value, witness, alpha=0)
+            return torch.add(*parts, alpha=0).to(narrow)
         gradient = result.gradient.to(narrow)
-    return _Attach.apply(embeddings, value, witness, gradient)
+    return _Attach.apply(embeddings, *parts, gradient)
 
 
 @torch.compiler.disable
@@ -394,7 +392,7 @@ class _Attach(torch.autograd.Function):
     def forward(ctx: FunctionCtx, embeddings: Tensor, value: Tensor, witness: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
         ctx.dtype = embeddings.dtype  # type: ignore[attr-defined]
-        return torch.add(value, witness, alpha=0)
+        return torch.add(value, witness, alpha=0).to(gradient.dtype)
 
     @staticmethod
     @once_differentiable

@@ -76,25 +76,82 @@ class TripletLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return triplet_loss(embeddings, labels, self.margin, self.squared, self.mining, self.average, references)
+        return pair_loss(embeddings, labels, self._terms, references)
 
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the kept triplets whose hinge is above 0."""
-        options = self.margin, self.squared, self.mining, self.average
-        return {"active_share": active_share(embeddings, labels, lambda p, g: _terms(p, g, *options))}
+        return {"active_share": active_share(embeddings, labels, self._terms)}
 
+    def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
+        """Value and gradient for any choice of triplets, in one sweep."""
+        if self.squared or self.mining != "all":
+            pairs.widen()
+        total = kept = active = cast(Any, None)
+        laplacian = Laplacian(pairs) if with_gradient else None
+        for block in pairs.blocks():
+            parts = (self._sum_all if self.mining == "all" else self._sum_mined)(pairs, block, laplacian)
+            total, kept, active = (added(a, part) for a, part in zip((total, kept, active), parts, strict=True))
+        twice = 2 * (active if self.average == "active" else kept).clamp_min(1)
+        if laplacian:
+            return Terms(total / twice, laplacian.gradient().div_(twice), None)
+        return Terms(total / twice, None, active / kept.clamp_min(1))
 
-def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    margin: float = 0.1,
-    squared: bool = False,
-    mining: Mining = "all",
-    average: Average = "active",
-    references: References | None = None,
-) -> Tensor:
-    """The triplet loss as a function; see :class:`TripletLoss`."""
-    return pair_loss(embeddings, labels, lambda p, g: _terms(p, g, margin, squared, mining, average), references)
+    def _sum_all(self, pairs: PairBlocks, block: Block, laplacian: Laplacian | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of all triplets' hinges, the number of triplets, and of those above 0.
+
+        No third dimension: the K positives of an anchor put thresholds D_ap + α on the line. A negative is active with
+        every threshold above it: a binary search counts those, and the counts, added up from the left, say of each
+        threshold how many negatives lie below it.
+        """
+        measure = self._measure(block.distances)
+        count, values, columns = _sorted_positives(pairs, block, measure)
+        missing, thresholds = values == torch.inf, values.add_(self.margin)
+        far = measure.masked_fill(block.positive, torch.inf)
+        place = torch.searchsorted(thresholds, far, right=True)
+        histogram = place.new_zeros(len(place), thresholds.shape[1] + 1)
+        histogram.scatter_add_(1, place, place.new_ones(()).expand(place.shape))
+        below = histogram.cumsum(1)[:, :-1].masked_fill(missing, 0).to(measure.dtype)
+        above = (count[:, None] - place).clamp_min_(0).to(measure.dtype)  # the padding counts as below infinity
+        far.masked_fill_(above == 0, 0)  # 0 × ∞ is not 0
+        total = (below * thresholds.masked_fill_(missing, 0)).sum(dtype=pairs.widest)
+        total -= (above * far).sum(dtype=pairs.widest)
+        triplets, active = (count * (len(pairs.columns) - 1 - count)).sum(), above.sum()
+        if laplacian:  # from the derivative by the measure to that by the distance, divided by it
+            weights = above.neg_().scatter_add_(1, columns, below)
+            weights = weights if self.squared else block.over_distances_(weights)
+            laplacian.add_(block, weights, mutual=False, scale=2 if self.squared else 1)
+        return total, triplets, active
+
+    def _sum_mined(self, pairs: PairBlocks, block: Block, laplacian: Laplacian | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of the mined triplets' hinges, the number of those triplets, and of those above 0."""
+        far = block.distances.masked_fill(block.positive, torch.inf)
+        mined = self._semihard(pairs, block, far) if self.mining == "semihard" else _hard(block, far)
+        difference = self._measure(mined.positive) - self._measure(mined.negative)
+        hinge = torch.where(mined.valid, difference + self.margin, 0).relu_()
+        felt = hinge.sign()
+        if laplacian:
+            columns, distances = torch.cat((mined.near, mined.far), 1), torch.cat((mined.positive, mined.negative), 1)
+            weights = torch.cat((felt, -felt), 1)
+            weights = 2 * weights if self.squared else weights.div_(distances).masked_fill_(distances == 0, 0)
+            if self.mining == "hard":
+                laplacian.add_edges_(block, weights, columns)
+            else:
+                weights = torch.zeros_like(far).scatter_add_(1, columns, weights)
+                laplacian.add_(block, weights, mutual=False)
+        return hinge.sum(), mined.valid.sum(), felt.sum()
+
+    def _semihard(self, pairs: PairBlocks, block: Block, far: Tensor) -> "_Triplets":
+        """For each anchor and positive the nearest negative beyond the positive, if it is within the margin."""
+        _, values, near = _sorted_positives(pairs, block, block.distances)
+        far, columns = far.sort(1)
+        place = torch.searchsorted(far, values * (1 + TIE), right=True).clamp_max_(far.shape[1] - 1)
+        nearest = far.gather(1, place)
+        within = self._measure(nearest) < self._measure(values) + self.margin
+        return _Triplets(values, near, nearest, columns.gather(1, place), (values < nearest) & within)
+
+    def _measure(self, distances: Tensor) -> Tensor:
+        """What a triplet compares."""
+        return distances.square() if self.squared else distances
 
 
 class _Triplets(NamedTuple):
@@ -105,87 +162,6 @@ class _Triplets(NamedTuple):
     negative: Tensor  # distances (R, k)
     far: Tensor  # the negatives' columns (R, k)
     valid: Tensor  # bool (R, k)
-
-
-def _terms(
-    pairs: PairBlocks, with_gradient: bool, margin: float, squared: bool, mining: Mining, average: Average
-) -> Terms:
-    """Value and gradient for any choice of triplets, in one sweep."""
-    if squared or mining != "all":
-        pairs.widen()
-    total = kept = active = cast(Any, None)
-    laplacian = Laplacian(pairs) if with_gradient else None
-    for block in pairs.blocks():
-        if mining == "all":
-            parts = _sum_all(pairs, block, laplacian, margin, squared)
-        else:
-            parts = _sum_mined(pairs, block, laplacian, margin, squared, mining)
-        total, kept, active = (added(a, part) for a, part in zip((total, kept, active), parts, strict=True))
-    twice = 2 * (active if average == "active" else kept).clamp_min(1)
-    if laplacian:
-        return Terms(total / twice, laplacian.gradient().div_(twice), None)
-    return Terms(total / twice, None, active / kept.clamp_min(1))
-
-
-def _sum_all(
-    pairs: PairBlocks, block: Block, laplacian: Laplacian | None, margin: float, squared: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum of all triplets' hinges, the number of triplets, and of those above 0.
-
-    No third dimension: the K positives of an anchor put thresholds D_ap + α on the line. A negative is active with
-    every threshold above it: a binary search counts those, and the counts, added up from the left, say of each
-    threshold how many negatives lie below it.
-    """
-    measure = _measure(block.distances, squared)
-    count, values, columns = _sorted_positives(pairs, block, measure)
-    missing, thresholds = values == torch.inf, values.add_(margin)
-    far = measure.masked_fill(block.positive, torch.inf)
-    place = torch.searchsorted(thresholds, far, right=True)
-    histogram = place.new_zeros(len(place), thresholds.shape[1] + 1)
-    histogram.scatter_add_(1, place, place.new_ones(()).expand(place.shape))
-    below = histogram.cumsum(1)[:, :-1].masked_fill(missing, 0).to(measure.dtype)
-    above = (count[:, None] - place).clamp_min_(0).to(measure.dtype)  # the padding counts as below infinity
-    far.masked_fill_(above == 0, 0)  # 0 × ∞ is not 0
-    total = (below * thresholds.masked_fill_(missing, 0)).sum(dtype=pairs.widest) - (above * far).sum(
-        dtype=pairs.widest
-    )
-    triplets, active = (count * (len(pairs.columns) - 1 - count)).sum(), above.sum()
-    if laplacian:  # from the derivative by the measure to that by the distance, divided by it
-        weights = above.neg_().scatter_add_(1, columns, below)
-        weights = weights if squared else block.over_distances_(weights)
-        laplacian.add_(block, weights, mutual=False, scale=2 if squared else 1)
-    return total, triplets, active
-
-
-def _sum_mined(
-    pairs: PairBlocks, block: Block, laplacian: Laplacian | None, margin: float, squared: bool, mining: Mining
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum of the mined triplets' hinges, the number of those triplets, and of those above 0."""
-    far = block.distances.masked_fill(block.positive, torch.inf)
-    mined = _semihard(pairs, block, far, margin, squared) if mining == "semihard" else _hard(block, far)
-    difference = _measure(mined.positive, squared) - _measure(mined.negative, squared)
-    hinge = torch.where(mined.valid, difference + margin, 0).relu_()
-    felt = hinge.sign()
-    if laplacian:
-        columns, distances = torch.cat((mined.near, mined.far), 1), torch.cat((mined.positive, mined.negative), 1)
-        weights = torch.cat((felt, -felt), 1)
-        weights = 2 * weights if squared else weights.div_(distances).masked_fill_(distances == 0, 0)
-        if mining == "hard":
-            laplacian.add_edges_(block, weights, columns)
-        else:
-            weights = torch.zeros_like(far).scatter_add_(1, columns, weights)
-            laplacian.add_(block, weights, mutual=False)
-    return hinge.sum(), mined.valid.sum(), felt.sum()
-
-
-def _semihard(pairs: PairBlocks, block: Block, far: Tensor, margin: float, squared: bool) -> _Triplets:
-    """For each anchor and positive the nearest negative beyond the positive, if it is within the margin."""
-    _, values, near = _sorted_positives(pairs, block, block.distances)
-    far, columns = far.sort(1)
-    place = torch.searchsorted(far, values * (1 + TIE), right=True).clamp_max_(far.shape[1] - 1)
-    nearest = far.gather(1, place)
-    within = _measure(nearest, squared) < _measure(values, squared) + margin
-    return _Triplets(values, near, nearest, columns.gather(1, place), (values < nearest) & within)
 
 
 def _hard(block: Block, far: Tensor) -> _Triplets:
@@ -201,8 +177,3 @@ def _sorted_positives(pairs: PairBlocks, block: Block, measure: Tensor) -> tuple
     most = max(1, int(count.max()) if pairs.readable else len(pairs.columns) - 1)
     values, columns = torch.where(block.positive, measure, torch.inf).topk(most, 1, largest=False)
     return count, values, columns
-
-
-def _measure(distances: Tensor, squared: bool) -> Tensor:
-    """What a triplet compares."""
-    return distances.square() if squared else distances

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lifted_lightning.losses import LiftedStructureLoss, lifted, pairs
+from lifted_lightning.losses import LiftedStructureLoss, pairs
 from tests.helpers.losses import CASES, batches
 from tests.helpers.reference import loops
 
@@ -22,7 +22,6 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
             patch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
             patch.setattr(pairs, "BLOCK_ROWS", 5)
             patch.setattr(pairs, "WHOLE_ROWS", 0)
-            patch.setattr(lifted, "WHOLE_ROWS", 0)
         if request.param == "static":
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
         yield request.param

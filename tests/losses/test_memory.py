@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import UserError
-from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss, lifted, pairs
+from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss, pairs
 from lifted_lightning.losses.pairs import References
 from tests.helpers.losses import CASES
 from tests.helpers.ranks import run_ranks
@@ -53,7 +53,6 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
             patch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
             patch.setattr(pairs, "BLOCK_ROWS", 2)
             patch.setattr(pairs, "WHOLE_ROWS", 0)
-            patch.setattr(lifted, "WHOLE_ROWS", 0)
         if request.param == "static":
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
         yield request.param

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, pairs
 from tests.helpers.losses import CASES
+from tests.helpers.reference import dense, loops
 
 LABELS = torch.arange(8).repeat_interleave(3)
 CASES_WITH_TRUTH = [name for name in CASES if CASES[name].dense]
@@ -62,9 +63,25 @@ def test_float32_is_right(monkeypatch: pytest.MonkeyPatch, way: str, name: str, 
     assert relative(value, true_value) <= 1e-6
     value.backward()
     true_value.backward()
-    # e^(−D/τ) has the relative error that D/τ has absolutely: 6e-5, 2e-4 where distances are 1,000, 3,300 temperatures.
-    large = {"lifted": 5e-5, "lifted-cold": 2e-4} if kind == "norm 1e3" else {}
-    assert relative(ours.grad, truth.grad) <= large.get(name, 1e-6)
+    assert relative(ours.grad, truth.grad) <= 2e-6
+
+
+@pytest.mark.parametrize("temperatures", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("way", ["whole", "float64"])
+def test_lifted_keeps_its_digits_far_beyond_its_temperature(
+    monkeypatch: pytest.MonkeyPatch, way: str, temperatures: float
+) -> None:
+    """Distances of so many temperatures: then a few negatives are all of the sum, and its limit is eq. 3."""
+    if way == "float64":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    options = {"margin": 0.1, "smooth": 1 / temperatures}
+    ours = batch("norm 1").requires_grad_()
+    truth = ours.detach().double().requires_grad_()
+    value = LiftedStructureLoss(**options)(ours, LABELS)
+    value.backward()
+    dense.lifted(truth, LABELS, **options).backward()
+    assert value.item() == pytest.approx(loops.lifted(truth.detach().numpy(), LABELS.numpy(), **options), rel=1e-6)
+    assert relative(ours.grad, truth.grad) <= 1e-5
 
 
 @pytest.mark.parametrize("name", CASES_WITH_TRUTH)
