@@ -42,6 +42,8 @@ TABLE: list[
     ),
     (module, "head_lr_factor", (0, 10), (-1, nan, inf)),
     (module, "loss_lr_factor", (0, 10), (-1, nan, inf)),
+    (module, "layer_decay", (1e-9, 1), (-1, 0, 1.1, nan, inf)),
+    (module, "freeze_trunk_steps", (0, 7), (-1,)),
     (module, "micro_batch", (1,), (0, -1)),
     (ConvNet, "embedding_size", (1,), (0, -3)),
     (ConvNet, "channels", (1,), (0, -1)),

@@ -41,7 +41,7 @@ MOMENTS: dict[str, tuple[Sequence[Moment], int]] = {  # the events at which proc
 }
 RANKS = (  # the rows in which the number of processes may matter
     "WarmupCosine", "ReduceLROnPlateau", "pictures", "baseline, k-means, tables", "EarlyStopping", "ModelCheckpoint",
-    "EMAWeightAveraging", "accumulate_grad_batches", "batch normalisation", "ProxyAnchorLoss",
+    "EMAWeightAveraging", "freeze_trunk_steps", "accumulate_grad_batches", "batch normalisation", "ProxyAnchorLoss",
     "neighbours of difficult classes", "ReleasedPairs",
 )  # fmt: skip
 AFTER = 9.0  # seconds after which a rank whose peer was killed is ended too
@@ -114,6 +114,8 @@ OTHERS: dict[str, list[str]] = {
     "bf16-mixed": ["--trainer.precision=bf16-mixed"],
     "micro_batch": ["--model.micro_batch=4"],
     "head_lr_factor": ["--model.head_lr_factor=10"],
+    "freeze_trunk_steps": ["--model.freeze_trunk_steps=16", "--model.weight_decay_on=matrices",
+                           "--model.network.batchnorm=true"],
     "Adam with amsgrad": ["--model.optimizer=Adam", "--model.optimizer.amsgrad=true"],
     "SGD with momentum": ["--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--model.optimizer.momentum=0.9"],
     "batch normalisation": ["--model.network.batchnorm=true"],

@@ -24,6 +24,7 @@ from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
 from lifted_lightning.runs.loggers import WandbRecord
+from lifted_lightning.training.lora import ADAPTER, TRUNK_KEY, adapter
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's, as Lightning has it
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
@@ -41,6 +42,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         checkpoint = safe(checkpoint)
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._write(checkpoint, target)
+        if TRUNK_KEY in checkpoint and target.name in ("best.ckpt", "last.ckpt"):
+            self._write(adapter(checkpoint), target.with_suffix(ADAPTER))
+
+    @staticmethod
+    def _write(checkpoint: dict[str, Any], target: Path) -> None:
         # Checksums, which torch.load does not look at, take as long as writing.
         try:
             with atomic(target) as file, config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
@@ -192,7 +199,10 @@ class LastCheckpoint(Checkpoint):
         if best is None or best._last_global_step_saved != trainer.global_step:
             trainer.save_checkpoint(self.path)
         elif trainer.is_global_zero:
-            _link(Path(best.best_model_path), self.path)
+            source = Path(best.best_model_path)
+            for kind in (self.path.suffix, ADAPTER):
+                if source.with_suffix(kind).exists():
+                    _link(source.with_suffix(kind), self.path.with_suffix(kind))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop_signal = number

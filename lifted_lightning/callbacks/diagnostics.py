@@ -26,7 +26,8 @@ class BatchDiagnostics(Callback):
     - ``batch/norm_mean``, ``batch/positive_distance``, ``batch/negative_distance``, ``batch/effective_rank``:
       see :func:`batch_figures`.
     - ``lr/trunk``, ``lr/head``, ``lr/loss``: the learning rate of each of the optimiser's groups in that step (a group
-      without a name is known by its number); left to Lightning's ``LearningRateMonitor`` where there is one.
+      without a name is known by its number; of a trunk's layers it is the last one's, of which the others' are fixed
+      shares); left to Lightning's ``LearningRateMonitor`` where there is one.
 
     Every rank takes them of the same gathered batch, so nothing is communicated.
     """
@@ -37,8 +38,8 @@ class BatchDiagnostics(Callback):
         if not every or (trainer.global_step + 1) % every:
             return
         if not any(isinstance(callback, LearningRateMonitor) for callback in callbacks_of(trainer)):
-            named = {f"lr/{group.get('name', i)}": float(group["lr"]) for i, group in enumerate(optimizer.param_groups)}
-            rates = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in named.items()}
+            groups = {group.get("part", group.get("name", i)): group for i, group in enumerate(optimizer.param_groups)}
+            rates = {f"lr/{name}": torch.tensor(float(g["lr"]), dtype=torch.float64) for name, g in groups.items()}
             pl_module.log_dict(rates, on_step=True, on_epoch=False)
 
     def on_train_batch_end(

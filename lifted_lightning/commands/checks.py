@@ -30,6 +30,7 @@ NOT_0 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interv
 # optimiser's state belong to. Where a run lies and what it is called is not told.
 KEPT = (
     "seed_everything", "model_class", "model.network", "model.loss.class_path", "model.optimizer.class_path",
+    "model.frozen", "model.weight_decay_on",
     *(f"data.{key}" for key in ("sampler", "batch_size", "batches_per_epoch", "channels")),
 )  # fmt: skip
 GOES_ON = {  # what of a checkpoint Lightning goes on from
@@ -236,11 +237,12 @@ def check_changes(settings: dict[str, Any], path: Path, module: EmbeddingModule)
     saved = load_checkpoint(path).get(SETTINGS_KEY)
     if not isinstance(saved, str):
         return
-    before, now = (flatten(_by_number(config), NOT_TOLD) for config in (yaml.safe_load(saved), settings))
-    before |= added_since(yaml.safe_load(saved))
+    configs = yaml.safe_load(saved), settings
+    before, now = (flatten(_by_number(config), NOT_TOLD) | added_since(config) for config in configs)
     changed = [key for key in dict.fromkeys([*now, *before]) if before.get(key) != now.get(key)]
     told = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in changed}
-    optimizer = ("model.optimizer", "model.scheduler", "model.head_lr_factor", "model.loss_lr_factor")
+    factors = ("model.head_lr_factor", "model.loss_lr_factor", "model.layer_decay")
+    optimizer = ("model.optimizer", "model.scheduler", *factors)
     own = type(module).configure_optimizers is not EmbeddingModule.configure_optimizers
     kept = (*KEPT, *(optimizer if own else ()))
     refused = [told[key] for key in changed if f"{key}.".startswith(tuple(f"{name}." for name in kept))]

@@ -37,8 +37,8 @@ SETTINGS: dict[str, tuple[tuple[object, ...], str]] = {
 CALLBACKS: dict[type[Callback], str] = {
     LearningRateFinder: "sets one rate for all groups, and a schedule forgets it: compare a few by lifted sweep",
     BatchSizeFinder: "would change the batch that the loss sees: choose data.batch_size; for memory, model.micro_batch",
-    BaseFinetuning: "adds to an optimiser whose schedule and checkpoints know nothing of it: give the trunk a low rate "
-    "(model.optimizer.lr) and the head a multiple of it (model.head_lr_factor)",
+    BaseFinetuning: "adds to an optimiser whose schedule and checkpoints know nothing of it: give "
+    "model.freeze_trunk_steps, and the head a multiple of the trunk's rate (model.head_lr_factor)",
     StochasticWeightAveraging: "puts a schedule of its own in place of the run's, cannot resume exactly, and no "
     "checkpoint has its average: give WeightAveraging or EMAWeightAveraging",
 }

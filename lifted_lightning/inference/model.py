@@ -28,6 +28,7 @@ from lifted_lightning.data.images import (
 from lifted_lightning.data.pixels import Steps
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY, checkpoints_beside, file_sha256, load_checkpoint
+from lifted_lightning.training.lora import TRUNK_KEY, is_frozen
 from lifted_lightning.training.networks import Embedder
 
 AnyImage = str | os.PathLike[str] | Image.Image | UInt8Array
@@ -41,6 +42,9 @@ BATCH = 64  # images that pass the network at a time
 def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedModel":
     """Load a checkpoint of ``lifted fit``, which says itself what network it is of and how images are read.
 
+    Or the ``.adapter`` file beside one of a run with LoRA: the trunk's own weights are then looked for where the run
+    had them, and in ``LIFTED_WEIGHTS_DIR``, or downloaded.
+
     Nothing in it is unpickled. A network of one's own must be importable, as it was in training.
 
     Args:
@@ -48,7 +52,8 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
         device: ``auto`` (CUDA if there is any, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
 
     Raises:
-        UserError: if it is no such file, its network cannot be imported, or there is no such device.
+        UserError: if it is no such file, its network cannot be imported, there is no such device, or an adapter is of
+            another trunk.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -62,8 +67,16 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> "TrainedMo
             _ = [config[part][key] for key in keys]
     except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: is not a checkpoint of lifted fit: it does not say what network it is of") from error
-    module = build(config, path)
     weights = {name: value for name, value in saved["state_dict"].items() if not name.startswith("loss.")}
+    alone = TRUNK_KEY in saved and not any(map(is_frozen, weights))
+    module = build(config, path, with_trunk=not alone)
+    if alone:
+        if (found := str(getattr(module.network, "trunk_digest", None))) != saved[TRUNK_KEY]:
+            raise UserError(
+                f"{path}: was learnt on another trunk than is found here (SHA-256 {saved[TRUNK_KEY][:12]}, here "
+                f"{found[:12]}); put its weights where the run had them, or into LIFTED_WEIGHTS_DIR"
+            )
+        weights |= {name: value for name, value in module.state_dict().items() if is_frozen(name)}
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -201,15 +214,15 @@ class Evaluation(nn.Module):
         return self.network(self.augment(images, None))
 
 
-def build(config: dict[str, Any], path: Path) -> nn.Module:
-    """The module that a run's configuration describes, without its loss, and without downloading weights.
+def build(config: dict[str, Any], path: Path, with_trunk: bool = True) -> nn.Module:
+    """The module that a run's configuration describes, without its loss; weights are only looked for as a trunk's.
 
     Raises:
         UserError: if a class that it names cannot be imported or made; ``path`` is the checkpoint, for the message.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    settings = {**config["model"], "network": without_weights(config["model"]["network"])}
+    settings = {**config["model"], "network": without_weights(config["model"]["network"], with_trunk)}
     parser = ArgumentParser(exit_on_error=False)
     try:
         if config.get("model_class") is None:
@@ -247,8 +260,8 @@ def own_class(path: str) -> type[nn.Module]:
     return kind
 
 
-def without_weights(network: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a network that is about to get a checkpoint's weights: it needs no others."""
+def without_weights(network: dict[str, Any], with_trunk: bool = True) -> dict[str, Any]:
+    """The configuration of a network that gets a checkpoint's weights: it needs no others, or the trunk's alone."""
     try:
         kind = pkgutil.resolve_name(network["class_path"])
     except (ImportError, AttributeError, ValueError):
@@ -256,5 +269,8 @@ def without_weights(network: dict[str, Any]) -> dict[str, Any]:
     if not (isinstance(kind, type) and issubclass(kind, Embedder)):
         return network
     settings = {**network.get("init_args", {})}
-    settings.update({key: value for key, value in WITHOUT.items() if key in settings})
+    if with_trunk:
+        settings.update({key: value for key, value in WITHOUT.items() if key in settings})
+    elif not Path(os.path.expandvars(settings.get("weights_file") or "")).is_file():  # nor is there the run's own file
+        settings.update(pretrained=True, weights_file=None)
     return {**network, "init_args": settings}

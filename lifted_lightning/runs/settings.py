@@ -22,7 +22,10 @@ SET_ASIDE = frozenset((
 ))  # fmt: skip
 
 # What the loss and the optimiser are does not matter to a network that has taken no step.
-OF_TRAINING = frozenset(("model.loss", "model.optimizer", "model.scheduler", "model.head_lr_factor"))
+OF_TRAINING = frozenset(
+    f"model.{key}" for key in ("loss", "optimizer", "scheduler", "head_lr_factor", "loss_lr_factor", "layer_decay",
+                               "weight_decay_on", "frozen", "freeze_trunk_steps")
+)  # fmt: skip
 
 # Settings that came later than some runs: the class that has it, if some have not, its name, and the value that
 # repeats those runs.
@@ -31,8 +34,13 @@ ADDED = {
     ("EmbeddingNetwork", "model.network.init_args.pooling"): None,
     ("EmbeddingNetwork", "model.network.init_args.layer_norm"): False,
     ("EmbeddingNetwork", "model.network.init_args.hidden"): None,
+    ("EmbeddingNetwork", "model.network.init_args.lora_rank"): 0,
     (None, "data.single_images"): "refuse",
     (None, "data.interpolation"): "bilinear",
+    (None, "model.layer_decay"): 1.0,
+    (None, "model.weight_decay_on"): "all",
+    (None, "model.frozen"): None,
+    (None, "model.freeze_trunk_steps"): 0,
 }
 
 LONGEST_NAME = 128  # characters that W&B takes

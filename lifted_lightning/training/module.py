@@ -1,12 +1,13 @@
 """EmbeddingModule: a network, a loss and an optimiser; the loss is that of the global batch on every rank."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from lifted_lightning.data.images import sides
 from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.losses import CrossBatchMemory
-from lifted_lightning.training import loss_state
+from lifted_lightning.training import groups, loss_state
 from lifted_lightning.training.batchnorm import SyncBatchNorm
+from lifted_lightning.training.lora import TRUNK_KEY
 from lifted_lightning.training.microbatch import embed_in_pieces
 from lifted_lightning.training.networks import EmbeddingNetwork, batchnorms
 from lifted_lightning.training.schedules import describe, describe_schedule, fit_to_run, go_on, keep_factors
@@ -51,6 +53,13 @@ class EmbeddingModule(LightningModule):
             ReduceLROnPlateau).
         head_lr_factor: learning rate of the network's head as a multiple of the trunk's (the paper: 10).
         loss_lr_factor: learning rate of the loss's own parameters (proxies) as a multiple of the trunk's.
+        layer_decay: learning rate of each of the trunk's layers as a share of that of the next one; the last has the
+            optimiser's (for transformers 0.65 to 0.9 are usual).
+        weight_decay_on: ``all`` parameters, or ``matrices`` only: no norms, biases, position or class tokens, proxies.
+        frozen: parts of the trunk that never learn, by their names in it, with wildcards: ``patch_embed``,
+            ``blocks.[0-5]``, or ``*`` for all of it. Batch normalisation there keeps its statistics.
+        freeze_trunk_steps: the whole trunk is frozen in so many first steps, in which head and loss learn. Its
+            gradient is taken and dropped; its rates follow the schedule meanwhile.
         gather: whether the loss sees the global batch; False takes it on each rank's own rows, for ablations.
         micro_batch: embed in pieces of so many rows of this rank and recompute them in the backward pass: the
             gradient of the full batch in the memory of a piece. None embeds the whole batch at once.
@@ -67,6 +76,10 @@ class EmbeddingModule(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         head_lr_factor: float = 1.0,
         loss_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
+        weight_decay_on: groups.Decayed = "all",
+        frozen: list[str] | None = None,
+        freeze_trunk_steps: int = 0,
         gather: bool = True,
         micro_batch: int | None = None,
         compile: bool = False,
@@ -78,6 +91,10 @@ class EmbeddingModule(LightningModule):
         for name, factor in (("head_lr_factor", head_lr_factor), ("loss_lr_factor", loss_lr_factor)):
             if not 0 <= factor < math.inf:
                 raise UserError(f"{name}={factor}: give a finite factor of at least 0")
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"layer_decay={layer_decay}: give a factor above 0 and at most 1")
+        if freeze_trunk_steps < 0:
+            raise UserError(f"freeze_trunk_steps={freeze_trunk_steps}: give at least 0")
         self.network = network
         self.loss = loss
         self.augment = augment
@@ -86,6 +103,11 @@ class EmbeddingModule(LightningModule):
         self.scheduler = scheduler
         self.head_lr_factor = head_lr_factor
         self.loss_lr_factor = loss_lr_factor
+        self.layer_decay = layer_decay
+        self.weight_decay_on: groups.Decayed = weight_decay_on
+        self.frozen = frozen or []
+        groups.freeze(self._trunk(), self.frozen)
+        self.freeze_trunk_steps = freeze_trunk_steps
         self.gather = gather
         self.micro_batch = micro_batch
         self.seed = seed
@@ -161,6 +183,10 @@ class EmbeddingModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._finite = FiniteLoss()
+        if self._rates and rank() == 0:
+            print(groups.table(self.trainer.optimizers[0].param_groups, self._rates["groups"], self.network))
+            if self.freeze_trunk_steps:
+                print(f"the trunk is frozen in the first {self.freeze_trunk_steps} steps")
         batches = self.trainer.accumulate_grad_batches
         if batches > 1:
             rank_zero_warn(
@@ -194,6 +220,15 @@ class EmbeddingModule(LightningModule):
         features = torch.cat([network.features_of(images) for images in seen])
         network.train()
         return features
+
+    def _trunk(self) -> nn.Module:
+        return getattr(self.network, "trunk", self.network)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if 0 < self.freeze_trunk_steps == self.global_step:
+            self.network.train()  # as it has it itself
+        if self.frozen or self.global_step < self.freeze_trunk_steps:  # a validation, too, has set modes anew
+            groups.keep_statistics(self._trunk(), everywhere=self.global_step < self.freeze_trunk_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         key = self._step_key = (self.seed, self.current_epoch, batch_idx)
@@ -237,12 +272,21 @@ class EmbeddingModule(LightningModule):
         return loss + 0 * sum((p.sum() for p in self.loss.parameters() if p.requires_grad), embeddings.sum())
 
     def on_after_backward(self) -> None:
+        # An optimiser passes over what has no gradient: no update, decay, or moments. (Parameters that ask for none
+        # would be left out by DDP, which is told of them once, and never be synchronised again.)
+        if self.global_step < self.freeze_trunk_steps:
+            for parameter in groups.trunk_parameters(self.network):
+                parameter.grad = None
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # the callbacks' figures are taken of this step
             self._check_finite()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check_finite()
+        if checkpoint.get("averaging_state", {}).get("n_averaged") == 0:  # see on_validation_start
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
+        if digest := getattr(self.network, "trunk_digest", None):
+            checkpoint[TRUNK_KEY] = digest
         checkpoint[RATES_KEY] = self._rates
         checkpoint[LOSS_KEY] = loss_state.changes(self._loss_began, self.loss)
         for name in self._ddp_params_and_buffers_to_ignore if "current_model_state" in checkpoint else ():
@@ -252,6 +296,8 @@ class EmbeddingModule(LightningModule):
         if self._trainer is not None and self.trainer.state.fn != "fit":
             self._keep_own_loss(checkpoint)
             return
+        if TRUNK_KEY in checkpoint:
+            self.network.trunk_digest = checkpoint[TRUNK_KEY]
         where = self._trainer.strategy.root_device if self._trainer is not None else self.device
         loss_state.restore(self.loss, checkpoint.get(LOSS_KEY, {}), where)
         own = type(self).configure_optimizers is not EmbeddingModule.configure_optimizers
@@ -269,7 +315,12 @@ class EmbeddingModule(LightningModule):
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if k not in saved} | own
 
     def on_validation_start(self) -> None:
+        """Until an average of weights begins it is the weights, not what they were before the head was turned."""
         self._check_finite()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            if average is not None and not average.n_averaged:
+                average.module.load_state_dict(self.state_dict())
 
     def on_validation_epoch_start(self) -> None:  # a callback that averages weights has put the average in by now
         broadcast_buffers(self.network)
@@ -294,9 +345,12 @@ class EmbeddingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
-        groups = [(name, factor, parameters) for name, factor, parameters in self._parameter_groups() if parameters]
-        optimizer = make([{"params": parameters, "name": name} for name, _, parameters in groups])
-        factors = [factor for _, factor, _ in groups]
+        rates = (1.0, self.head_lr_factor, self.loss_lr_factor)
+        found = groups.parameter_groups(self.network, self.loss, rates, self.layer_decay, self.weight_decay_on)
+        if self.freeze_trunk_steps and all(group["name"].startswith("trunk") for group, _ in found):
+            raise UserError("model.freeze_trunk_steps: neither head nor loss has parameters that would learn meanwhile")
+        optimizer = make([group for group, _ in found])
+        factors = [factor for _, factor in found]
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] *= factor
         self._rates = describe(optimizer)
@@ -304,7 +358,7 @@ class EmbeddingModule(LightningModule):
             return optimizer
         scheduler = self.scheduler(optimizer)
         if not keep_factors(scheduler, factors):
-            rank_zero_warn(f"{type(scheduler).__name__} does not keep model.head_lr_factor and model.loss_lr_factor")
+            rank_zero_warn(f"{type(scheduler).__name__} keeps no ratio of rates: head_lr_factor, layer_decay and so on")
         if self._trainer is not None and (told := fit_to_run(scheduler, self._steps_of_run())):
             rank_zero_warn(told)
         self._rates |= describe_schedule(scheduler)
@@ -333,14 +387,6 @@ class EmbeddingModule(LightningModule):
                 f"model.scheduler.monitor {monitor}: no such metric; give one of {', '.join(sorted(metrics))}"
             )
         self._plateau.step(metrics[monitor])
-
-    def _parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
-        parts = (getattr(self.network, name, None) or nn.Identity() for name in ("pooling", "neck", "head"))
-        head = [p for part in parts for p in part.parameters() if p.requires_grad]
-        in_head = {id(p) for p in head}
-        yield "trunk", 1.0, [p for p in self.network.parameters() if p.requires_grad and id(p) not in in_head]
-        yield "head", self.head_lr_factor, head
-        yield "loss", self.loss_lr_factor, [p for p in self.loss.parameters() if p.requires_grad]
 
 
 def in_full_precision(embeddings: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.training.lora import add_lora
 from lifted_lightning.training.pooling import Pooling
 from lifted_lightning.training.trunks import (
     build_trunk,
@@ -188,6 +189,8 @@ class EmbeddingNetwork(Embedder):
             ``ClassToken`` and ``ClassAverage``, or a subclass of ``Pooling`` by class path; None: the trunk's own way.
         layer_norm: normalise the layer of features.
         hidden: have a hidden layer of so many units (GELU) before the head; None: none.
+        lora_rank: above 0 the trunk, a transformer of timm, is frozen, and matrices of this rank learn beside its
+            linear layers (see ``training/lora.py``).
 
     Raises:
         UserError: for an unknown trunk, a size or length that is not positive, weights that cannot be downloaded
@@ -208,14 +211,19 @@ class EmbeddingNetwork(Embedder):
         pooling: Pooling | None = None,
         layer_norm: bool = False,
         hidden: int | None = None,
+        lora_rank: int = 0,
     ) -> None:
+        if lora_rank < 0:
+            raise UserError(f"lora_rank={lora_rank}: give at least 1, or 0 to train the trunk itself")
         if hidden is not None and hidden < 1:
             raise UserError(f"hidden={hidden}: give at least 1 unit, or leave it out")
         if weights_file is None and pretrained is True:
             weights_file = kept_weights(trunk)
         network, features, expected = build_trunk(trunk, pretrained, weights_file, pooling is None)
+        digest = add_lora(network, lora_rank) if lora_rank else None
         features = features if pooling is None else pooling.build(features)
         super().__init__(network, hidden or features, embedding_size, dropout, normalize, length)
+        self.trunk_digest = digest  # of the weights that LoRA has frozen
         self.mean, self.std = expected.mean, expected.std
         self.interpolation = expected.interpolation if pretrained or weights_file else None
         self.source = (trunk, pretrained, weights_file)
@@ -244,7 +252,10 @@ class EmbeddingNetwork(Embedder):
         Raises:
             UserError: with the nearest sizes, if it cannot.
         """
+        learns = {name: p.requires_grad for name, p in self.trunk.named_parameters()}
         set_image_size(self.trunk, size, self.source[0])
+        for name, parameter in self.trunk.named_parameters():  # position embeddings are new ones
+            parameter.requires_grad_(learns.get(name, True))
         self.image_size = size
 
     def features_of(self, images: Tensor) -> Tensor:

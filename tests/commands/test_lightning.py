@@ -312,7 +312,9 @@ def test_tips_alone_are_left_out() -> None:
 
 # Weight averaging
 
-AVERAGE = option(callback("EMAWeightAveraging", decay=0.8))
+RECIPE = Path(__file__).parents[2] / "experiments" / "modern" / "averaged.yaml"
+AVERAGE = [f"--config={RECIPE}", "--trainer.callbacks.decay=0.8"]
+LATER = [*AVERAGE, "--trainer.callbacks.update_starting_at_step=4"]
 
 
 def test_an_average_of_weights_is_what_is_tested(run: Callable[..., Done]) -> None:
@@ -331,9 +333,24 @@ def test_an_average_of_weights_is_what_is_tested(run: Callable[..., Done]) -> No
     assert json.loads(Path("runs/e/raw/result.json").read_text())["test"] != tested, "else this tests nothing"
 
 
-def test_an_average_of_weights_goes_on_exactly(run: Callable[..., Done]) -> None:
+def test_until_an_average_begins_it_is_the_weights(run: Callable[..., Done]) -> None:
+    """In validations and checkpoints; Lightning's own is what they were before training, and never changes."""
+    plain = run(*BASE).result["history"]
+    assert run(*BASE, *LATER, "--name=later").code == 0
+    later = json.loads(Path("runs/e/later/result.json").read_text())["history"]
+    scores = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (plain, later)]
+    assert [row["step"] for row in plain] == [2, 4, 6]
+    assert scores[0][:2] == scores[1][:2]
+    assert scores[0][2] != scores[1][2]
+    assert run(*BASE, *LATER, "--trainer.max_steps=3", "--name=short").code == 0
+    saved = load(Path("runs/e/short"), "last")
+    assert_same(dict(saved["state_dict"]), dict(saved["current_model_state"]))
+
+
+@pytest.mark.parametrize("average", [AVERAGE, LATER], ids=["from the first step", "later"])
+def test_an_average_of_weights_goes_on_exactly(average: list[str], run: Callable[..., Done]) -> None:
     """Also where training ended between two validations, where Lightning puts the average in the weights' place."""
-    epochs = [*BASE, *AVERAGE, "--trainer.max_steps=-1", "--trainer.check_val_every_n_epoch=3"]
+    epochs = [*BASE, *average, "--trainer.max_steps=-1", "--trainer.check_val_every_n_epoch=3"]
     assert run(*epochs, "--trainer.max_epochs=4").code == 0
     assert run(*epochs, "--trainer.max_epochs=2", "--name=first").code == 0
     on = ["fit", "--config=runs/e/first/config.yaml", "--ckpt_path=last", "--trainer.max_epochs=4", "--name=second"]

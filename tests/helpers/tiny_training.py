@@ -51,6 +51,7 @@ class Case:
     dropout: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    freeze: int = 0
     compiled: bool = False
     batch_size: int = 24
     validate: bool = False
@@ -131,7 +132,7 @@ def build(case: Case) -> EmbeddingModule:
     return (TwoViews if case.two_views else EmbeddingModule)(
         TinyNetwork(SIZE, case.batchnorm, case.dropout), LOSSES[case.loss](), CropMirror(size=12),
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3), head_lr_factor=2.0, gather=case.gather,
-        micro_batch=case.micro_batch, compile=case.compiled, seed=3,
+        micro_batch=case.micro_batch, compile=case.compiled, seed=3, freeze_trunk_steps=case.freeze,
     )  # fmt: skip
 
 

@@ -89,10 +89,14 @@ SCHEDULES = {
 }  # fmt: skip
 
 
+FROZEN = ["--model.freeze_trunk_steps=8", "--model.optimizer=AdamW", "--model.weight_decay_on=matrices"]  # 7, then 8
 ACCUMULATION = ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 1, 1: 2}"]
 
 
-@pytest.mark.parametrize("given", [*SCHEDULES.values(), ACCUMULATION], ids=[*SCHEDULES, "accumulation"])
+GOING_ON = SCHEDULES | {"accumulation": ACCUMULATION, "trunk frozen at first": FROZEN}
+
+
+@pytest.mark.parametrize("given", GOING_ON.values(), ids=GOING_ON)
 def test_a_run_that_was_ended_twice_is_the_unbroken_one(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss's plain attributes and the schedule among what goes on."""
     given = [*given, "--model.loss=tests.training.test_going_on.Fails", f"--trainer.max_steps={STEPS}"]

@@ -19,6 +19,8 @@ EVERYDAY = {
     "clipped": Case(clip=0.5),
     "two views": Case(two_views=True, micro_batch=5),
     "batch normalisation": Case(batchnorm=True),
+    "trunk frozen at first": Case(freeze=7),
+    "trunk and statistics frozen at first": Case(freeze=7, batchnorm=True),
     "validation": Case(validate=True),
     "local loss": Case(gather=False, steps=1),
     **{
@@ -29,7 +31,8 @@ EVERYDAY = {
     **{f"single precision, {name}": Case(loss=name, steps=1, precision="32-true") for name in LOSSES},
     **{f"bf16, {name}": Case(loss=name, steps=3, precision="bf16-mixed", clip=1.0, micro_batch=5) for name in LOSSES},
 }
-EXACT = [*LOSSES, "micro batch", "proxy anchor, micro batch", "clipped", "two views", "validation"]
+EXACT = [*LOSSES, "micro batch", "proxy anchor, micro batch", "clipped", "two views", "validation",
+         "trunk frozen at first"]  # fmt: skip
 Worlds = Callable[[int], dict[str, tuple[Outcome, ...]]]
 
 
@@ -71,9 +74,10 @@ def test_gradient_in_single_precision(worlds: Worlds, world_size: int, name: str
 
 
 @ranks
-def test_synchronised_batch_normalisation(worlds: Worlds, world_size: int) -> None:
-    (one,) = worlds(1)["batch normalisation"]
-    for outcome in worlds(world_size)["batch normalisation"]:
+@pytest.mark.parametrize("name", ["batch normalisation", "trunk and statistics frozen at first"])
+def test_synchronised_batch_normalisation(worlds: Worlds, world_size: int, name: str) -> None:
+    (one,) = worlds(1)[name]
+    for outcome in worlds(world_size)[name]:
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 1e-10
         assert relative_difference(outcome.weights, one.weights) <= 1e-9
         for buffer, expected in one.buffers.items():
