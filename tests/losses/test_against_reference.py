@@ -1,30 +1,15 @@
 """Every loss and option against the paper's formulas: values against loops, gradients against autograd."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from lifted_lightning.losses import LiftedStructureLoss, pairs
+from lifted_lightning.losses import LiftedStructureLoss
 from tests.helpers.losses import CASES, batches
 from tests.helpers.reference import loops
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(params=["whole", "blocks", "static"], scope="module")
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One block; many blocks with everything recomputed; shapes that do not depend on the labels."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param != "whole":
-            patch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
-            patch.setattr(pairs, "BLOCK_ROWS", 5)
-            patch.setattr(pairs, "WHOLE_ROWS", 0)
-        if request.param == "static":
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        yield request.param
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,7 +1,6 @@
 """A loss of a batch against the embeddings of earlier batches."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import UserError
-from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss, pairs
+from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
 from lifted_lightning.losses.pairs import References
 from tests.helpers.losses import CASES
 from tests.helpers.ranks import run_ranks
@@ -43,19 +42,6 @@ def same(value: Tensor, expected: Tensor, ours: Tensor, truth: Tensor) -> None:
     value.backward()
     (expected + 0 * truth.sum()).backward()
     torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-7, atol=1e-9)
-
-
-@pytest.fixture(params=["whole", "blocks", "static"], scope="module")
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One block; many blocks with everything recomputed; shapes that do not depend on the labels."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param != "whole":
-            patch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
-            patch.setattr(pairs, "BLOCK_ROWS", 2)
-            patch.setattr(pairs, "WHOLE_ROWS", 0)
-        if request.param == "static":
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        yield request.param
 
 
 @pytest.mark.parametrize("name", TWO_SETS)

@@ -82,8 +82,11 @@ class Runs:
         return self._unbroken[setting]
 
     def assert_goes_on(self, folder: Path, setting: Setting) -> None:
-        """Resume, and compare with the unbroken run."""
-        run = self.resume(folder, setting)
+        """Resume, or start anew where nothing was saved, and compare with the unbroken run."""
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            run = self.resume(folder, setting)
+        else:
+            run, folder = self.start(setting)
         assert run.wait() == [0] * setting.world_size, run.output
         assert_same_run(folder, self.unbroken(setting))
 
@@ -287,14 +290,10 @@ def test_killed_at_random_moments(runs: Runs) -> None:
             victim = 0  # who writes
         prepare = [kills.at(event, count) if r == victim else None for r in range(setting.world_size)]
         run, folder = runs.start(setting, prepare)
-        codes = run.wait()
+        run.processes[victim].join(DEADLINE)
+        codes = run.wait(1)
         assert codes[victim] == -signal.SIGKILL, (event, count, setting, codes, run.output)
-        if (folder / "checkpoints" / "last.ckpt").exists():
-            runs.assert_goes_on(folder, setting)
-        else:
-            run, folder = runs.start(setting)
-            assert run.wait() == [0] * setting.world_size, run.output
-            assert_same_run(folder, runs.unbroken(setting))
+        runs.assert_goes_on(folder, setting)
 
 
 @pytest.mark.slow
