@@ -1,8 +1,6 @@
-import pytest
 import torch
 
-from lifted_lightning.distributed import gather_rows, gather_with_gradient, own_share, rank, sum_over_ranks, world_size
-from lifted_lightning.metrics.collection import EmbeddingSet
+from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
 from tests.helpers.ranks import run_ranks
 
 DATA = torch.arange(24, dtype=torch.float64).reshape(6, 4).sin()
@@ -24,23 +22,6 @@ def test_gathered_gradient_is_that_of_one_process() -> None:
     expected = _gradient_of_weight()  # here: one process
     for gradient in run_ranks(_gradient_of_weight, 3):
         torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=0)
-
-
-def _gathered(lengths: list[int]) -> tuple[torch.Tensor, EmbeddingSet]:
-    start, length = sum(lengths[: rank()]), lengths[rank()]
-    rows = torch.arange(start, start + length)
-    indices = (rows * 7) % 5  # repeats, on one rank and across ranks
-    batches = [(indices, indices[:, None].float(), indices % 2)] if length else []
-    return gather_rows(rows), EmbeddingSet.gather(batches, rows.device)
-
-
-@pytest.mark.parametrize("lengths", [[4, 2], [3, 0, 4]])
-def test_uneven_rows_are_joined_and_repeats_dropped(lengths: list[int]) -> None:
-    for rows, gathered in run_ranks(_gathered, len(lengths), lengths):
-        assert rows.tolist() == list(range(sum(lengths)))
-        assert gathered.rows.tolist() == [0, 1, 2, 3, 4]
-        assert gathered.embeddings.flatten().tolist() == [0, 1, 2, 3, 4]
-        assert gathered.labels.tolist() == [0, 1, 0, 1, 0]
 
 
 def _share_of(count: int) -> list[int]:

@@ -65,15 +65,15 @@ class RetrievalResult:
         result["queries_without_positive"] = float(len(kept) - count)
         return result
 
-    def per_class_recall(self, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Recall@k of each class that has a query with a positive.
+    def per_class_recall(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Recall@1 of each class that has a query with a positive.
 
         Returns:
             (C,) labels, ascending; (C,) float64 recall; (C,) the number of queries it is the mean of.
         """
         kept = self.answerable
         labels, place, counts = self.labels[kept].unique(return_inverse=True, return_counts=True)
-        hits = torch.zeros_like(counts).index_add_(0, place, (self.rank[kept] <= k).long())
+        hits = torch.zeros_like(counts).index_add_(0, place, (self.rank[kept] == 1).long())
         return labels, hits / counts.double(), counts
 
 

@@ -44,36 +44,26 @@ class TestBackground:
         assert recorder.images == [(KEY, "tsne_2.png", 2)]
         assert [p.name for p in (tmp_path / "plots").iterdir()] == ["tsne_2.png"]
 
-    def test_a_killed_worker_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        instead(monkeypatch, "sh", "-c", "kill -KILL $$")
-        with pytest.warns(UserWarning, match=r"tsne_4\.png was not drawn: its process was ended by signal 9"):
-            model, recorder = fit(tmp_path, TSNEPlot(every_n=2))
-        assert model.steps == 6
-        assert recorder.images == []
-
-    def test_a_raising_worker_is_a_warning_with_its_last_line(self, tmp_path: Path) -> None:
-        with pytest.warns(UserWarning, match=r"tsne_6\.png was not drawn: ValueError: .* of 3 points .*needs 4"):
-            model, recorder = fit(tmp_path, TSNEPlot(every_n=3), items=clusters(3))
-        assert model.steps == 6
-        assert recorder.images == []
-
-    def test_a_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*args: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(pictures, "start_drawing", full)
-        with pytest.warns(UserWarning, match=r"tsne_6\.png was not drawn: .*No space left on device"):
-            model, _ = fit(tmp_path, TSNEPlot(every_n=3))
-        assert model.steps == 6
-
-    def test_the_end_of_training_waits_no_longer_than_the_timeout(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("command", "settings", "told"),
+        [
+            (("sh", "-c", "kill -KILL $$"), {}, "was not drawn: its process was ended by signal 9"),
+            ((), {}, "was not drawn: ValueError: .* of 3 points .*needs 4"),
+            (("no such command",), {}, "was not drawn: .*No such file"),
+            (("sleep", "60"), {"timeout": 0.2}, r"was not finished 0\.2 s after the end"),
+        ],
+        ids=["killed", "raising", "not started", "late"],
+    )
+    def test_a_picture_that_is_not_drawn_is_a_warning(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], settings: Any, told: str
     ) -> None:
-        instead(monkeypatch, "sleep", "60")
+        if command:
+            instead(monkeypatch, *command)
         start = time.monotonic()
-        with pytest.warns(UserWarning, match=r"tsne_6\.png was not finished 0\.2 s after the end"):
-            model, _ = fit(tmp_path, TSNEPlot(every_n=3, timeout=0.2))
+        with pytest.warns(UserWarning, match=rf"tsne_6\.png {told}"):
+            model, recorder = fit(tmp_path, TSNEPlot(every_n=3, **settings), items=clusters(3))
         assert model.steps == 6
+        assert recorder.images == []
         assert time.monotonic() - start < 20
 
     def test_the_worker_ends_with_its_parent_and_not_with_ctrl_c(self, tmp_path: Path) -> None:

@@ -115,16 +115,6 @@ def test_nothing_is_nearest_where_nothing_is_searched_or_kept(kept: dict[str, An
     assert result.answerable.tolist() == ["gallery" not in kept] * 6
 
 
-def test_per_class_recall() -> None:
-    x, labels = make("random", 90, 3, 7, 1)
-    result = rank_queries(x, labels)
-    classes, recall, counts = result.per_class_recall(2)
-    assert classes.tolist() == sorted(set(labels.tolist()))
-    assert float((recall * counts).sum() / counts.sum()) == pytest.approx(result.metrics((2,))["recall@2"])
-    mine = result.labels == classes[3]
-    assert float(recall[3]) == pytest.approx(float((result.rank[mine] <= 2).double().mean()))
-
-
 def test_pytorch_metric_learning_agrees_without_ties() -> None:
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
