@@ -119,9 +119,8 @@ def main() -> int:
                 return "–"
             fault, moment = name.split(" at ")
             ended = run(Path(top, name.replace(" ", "-")), cast(Fault, fault), moment)
-            if options.show:
-                print(f"\n{ended.text}", file=sys.stderr)
-            return told(ended, good)
+            print(f"{name}: {(cell := told(ended, good))}{ended.text if options.show else ''}", file=sys.stderr)
+            return cell
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for fault in FAULTS:

@@ -233,9 +233,9 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="what each sweep printed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wandb-sweeps-") as top:
-        unbroken = {}
-        if not options.files:
-            unbroken = {ranks: sweep(Path(top, f"unbroken{ranks}"), None, ranks) for ranks in (1, 2)}
+        chosen = [c for c in (files() if options.files else cases()) if re.search(options.only, str(c))]
+        of = sorted({case.ranks for case in chosen if isinstance(case, Case)})
+        unbroken = {ranks: sweep(Path(top, f"unbroken{ranks}"), None, ranks) for ranks in of}
 
         def row(case: Case | Path) -> str:
             place = Path(top, re.sub(r"\W+", "-", str(case)))
@@ -243,11 +243,10 @@ def main() -> int:
                 cell = shipped(place, case)
             else:
                 cell = told(sweep(place, case, case.ranks), unbroken[case.ranks])
-            if options.show:
-                print((place / "log.txt").read_text(), file=sys.stderr)
+            text = (place / "log.txt").read_text() if options.show else ""
+            print(f"{case}: {cell}{text}", file=sys.stderr)
             return cell
 
-        chosen = [c for c in (files() if options.files else cases()) if re.search(options.only, str(c))]
         wrong = 0
         with ThreadPoolExecutor(options.jobs) as pool:
             for case, cell in zip(chosen, pool.map(row, chosen), strict=True):

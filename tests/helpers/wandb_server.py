@@ -11,7 +11,6 @@ import os
 import random
 import re
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -207,11 +206,7 @@ class StandIn:
     def take(self, path: str, content: bytes) -> Any:
         """What it answers to a request."""
         if path.endswith("file_stream"):
-            sent = json.loads(content)
-            if sent.get("complete") and self.at_end:
-                threading.Thread(target=self.turn, args=[self.at_end]).start()
-                time.sleep(0.5)
-            self.run(path.split("/")[-2]).stream(sent)
+            self.run(path.split("/")[-2]).stream(json.loads(content))
             return {"limits": {}}
         if path.startswith("/storage/"):
             _, _, run, name = path.split("/", 3)
@@ -324,7 +319,10 @@ def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:
             if order := re.fullmatch(r"/turn/(\d)", self.path):
                 server.turn(FAULTS[int(order[1])])
                 self._answer(200, {})
-            elif server.fault == "hangs":
+                return
+            if server.at_end and self.path.endswith("file_stream") and json.loads(content).get("complete"):
+                server.turn(server.at_end)
+            if server.fault == "hangs":
                 threading.Event().wait(600)
             elif server.fault == "fails":
                 self._answer(500, {})
