@@ -158,15 +158,19 @@ def sweep(place: Path, case: Case | None, ranks: int = 1, more: tuple[str, ...] 
     ]
     environment = server.environment(place) | {"LIFTED_CACHE_DIR": str(place.parent / "cache"), "WANDB_DIR": str(place)}
     with (place / "log.txt").open("w") as log:
-        for _ in range(3):
+        for _ in range(4):
             agent = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=240)
+            log.write(f"the agent has ended: {agent.returncode}\n")
+            log.flush()
+            runs = [server.run(name) for name in trials.handed_out]
             if not trials.waiting and not trials.given:
-                break
+                if runs[-1].exit_code == 0 or len(runs) > 1:
+                    break
+                log.write("W&B was told that it failed; it is handed out anew by hand\n")
+                trials.add(f"{runs[-1].id}again", trials.values[runs[-1].id])
             if to == "machine" or (case and case.forward):  # its trial is no more either
                 for run in list(trials.given):
                     trials.ended(server.run(run))
-            log.write(f"agent: {agent.returncode}\n")
-            log.flush()
     folders = [path.parent for path in sorted(place.glob("e/*/config.yaml"))]
     return Swept(server, folders, (place / "log.txt").read_text(), notes)
 
@@ -180,11 +184,11 @@ def told(swept: Swept, unbroken: Swept) -> str:
     if not any(run.exit_code == 0 and "test/recall@1" in run.summary for run in runs):
         wrong.append("not finished with W&B")
     again = len(swept.steps) - len(set(swept.steps))
-    said = re.findall(r"is this trial(?::|, and) (.*)", swept.text)
+    said = re.findall(r"is this trial(?::|, and) (.*)|(W&B was told.*)", swept.text)
     if again > 4 and not said:  # since the last checkpoint
         wrong.append(f"{again} steps again without a word")
     how = f"{again} steps again, {len(swept.results)} result, {len(runs)} run of W&B"
-    return "; ".join([*wrong, how, *(said or ["nothing said"])])
+    return "; ".join([*wrong, how, *("".join(words) for words in said or ["nothing said"])])
 
 
 def files() -> list[Path]:

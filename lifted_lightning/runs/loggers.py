@@ -157,6 +157,7 @@ def wandb_mode(patience: float = 30.0) -> str:
     Raises:
         UserError: if ``WANDB_MODE`` is none of W&B's modes.
     """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports for which a process waits at its very end
     mode = os.environ.get("WANDB_MODE")
     if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE={mode}: no such mode; set it to {', '.join(MODES)}, or unset it")
