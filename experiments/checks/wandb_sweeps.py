@@ -181,7 +181,7 @@ def told(swept: Swept, unbroken: Swept) -> str:
     if not swept.results or any(result["test"] != unbroken.results[0]["test"] for result in swept.results):
         wrong.append("LOST: " + ("another result" if swept.results else "no result"))
     runs = [run for run in swept.server.runs.values() if run.begun]
-    if not any(run.exit_code == 0 and "test/recall@1" in run.summary for run in runs):
+    if not any(run.exit_code == 0 and {"test/recall@1", "best/map@r"} <= run.summary.keys() for run in runs):
         wrong.append("not finished with W&B")
     again = len(swept.steps) - len(set(swept.steps))
     said = re.findall(r"is this trial(?::|, and) (.*)|(W&B was told.*)", swept.text)

@@ -1,6 +1,7 @@
 """The run's folder: chosen on rank zero, the same on every rank, with the configuration and the loggers in it."""
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import one_line
 from lifted_lightning.files import atomic, writing
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
-from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, claim_folder, lock, remove_unfinished
+from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, RESULT, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.guarded import guarded
 from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, moved_into, wandb_logger, wandb_mode
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
@@ -112,9 +113,13 @@ class RunFolder(Callback):
             return
         prefix = "validation/"
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRecord):
-                logger.log_summary({f"best/{k.removeprefix(prefix)}": values[k] for k in values})
+        log_best(trainer, {k.removeprefix(prefix): values[k] for k in values})
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put it there again where a run was gone on with: W&B may know it by another id than when it was the best."""
+        if self.existing is not None and trainer.is_global_zero:
+            assert self.folder is not None
+            log_best(trainer, json.loads((self.folder / RESULT).read_text())["validation"])
 
     def _choose(self) -> Path:
         with writing(f"--runs_dir: {self.existing or self.parent}"):
@@ -168,6 +173,13 @@ def parts_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
     trunk = named("model.network.init_args.trunk") or named("model.network")
     return {"trunk": trunk, "sampler": named("data.sampler")}
+
+
+def log_best(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Put the metrics of the best validation into W&B's summary."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbRecord):
+            logger.log_summary({f"best/{name}": value for name, value in values.items()})
 
 
 def log_pending_row(trainer: Trainer) -> None:
