@@ -164,7 +164,7 @@ def sweep(place: Path, case: Case | None, ranks: int = 1, more: tuple[str, ...] 
             log.flush()
             runs = [server.run(name) for name in trials.handed_out]
             if not trials.waiting and not trials.given:
-                if runs[-1].exit_code == 0 or len(runs) > 1:
+                if len(runs) > 1 or [*place.glob(f"e/*/{RESULT}")]:
                     break
                 log.write("W&B was told that it failed; it is handed out anew by hand\n")
                 trials.add(f"{runs[-1].id}again", trials.values[runs[-1].id])
@@ -181,7 +181,7 @@ def told(swept: Swept, unbroken: Swept) -> str:
     if not swept.results or any(result["test"] != unbroken.results[0]["test"] for result in swept.results):
         wrong.append("LOST: " + ("another result" if swept.results else "no result"))
     runs = [run for run in swept.server.runs.values() if run.begun]
-    if not any(run.exit_code == 0 and {"test/recall@1", "best/map@r"} <= run.summary.keys() for run in runs):
+    if not any(run.exit_code is not None and {"test/recall@1", "best/map@r"} <= run.summary.keys() for run in runs):
         wrong.append("not finished with W&B")
     again = len(swept.steps) - len(set(swept.steps))
     said = re.findall(r"is this trial(?::|, and) (.*)|(W&B was told.*)", swept.text)

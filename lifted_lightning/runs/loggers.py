@@ -275,6 +275,6 @@ def end_wandb_service(patience: float = 2.0) -> None:
         return
     killer = threading.Timer(patience, connection._proc._process.kill)
     killer.start()
-    with contextlib.suppress(SystemExit):  # which W&B raises if its process was killed
+    with contextlib.suppress(Exception, SystemExit):  # which W&B raises if its process was killed, or has died
         wandb.teardown()
     killer.cancel()
