@@ -20,6 +20,7 @@ class RunProgressBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5, leave=False)
+        self._shown: dict[str, Any] = {}
 
     def _get_train_description(self, current_epoch: int) -> str:
         trainer, epochs = self.trainer, self.trainer.max_epochs or 0
@@ -28,8 +29,12 @@ class RunProgressBar(RichProgressBar):
         return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        items = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in items.items() if name != "v_num"}
+        """Anew where a step is logged and after a validation: to read them waits for the device."""
+        every: int = trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
+        if not trainer.training or trainer.global_step % every == 0:
+            items = super().get_metrics(trainer, pl_module)
+            self._shown = {name: value for name, value in items.items() if name != "v_num"}
+        return self._shown
 
 
 def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> None:

@@ -19,6 +19,7 @@ from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient
 from lifted_lightning.errors import RunError, UserError
 from lifted_lightning.losses import CrossBatchMemory
 from lifted_lightning.training import groups, loss_state
+from lifted_lightning.training.allocator import keep_freed_memory
 from lifted_lightning.training.batchnorm import SyncBatchNorm
 from lifted_lightning.training.lora import TRUNK_KEY
 from lifted_lightning.training.microbatch import embed_in_pieces
@@ -182,6 +183,7 @@ class EmbeddingModule(LightningModule):
             self.augment.match(self.network, sides(data_of(self.trainer).size))
 
     def on_fit_start(self) -> None:
+        keep_freed_memory(self.device.type == "cpu")
         self._finite = FiniteLoss()
         if self._rates and rank() == 0:
             print(groups.table(self.trainer.optimizers[0].param_groups, self._rates["groups"], self.network))
@@ -201,6 +203,9 @@ class EmbeddingModule(LightningModule):
                 f"{len(plain)} layers of batch normalisation see a part of the batch on each of {world_size()} "
                 "processes, which is another network: set trainer.sync_batchnorm, or freeze them"
             )
+
+    def on_fit_end(self) -> None:
+        keep_freed_memory(False)
 
     def on_train_start(self) -> None:
         if isinstance(self.network, EmbeddingNetwork) and self.network.features_wanted and self.global_step == 0:
