@@ -24,6 +24,11 @@ def one_line(error: object, longest: int = 200) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def counted(number: int, things: str) -> str:
+    """``1 class``, ``2 classes``; given as it stands in the singular."""
+    return f"{number:,} {things}" + ("" if number == 1 else "es" if things.endswith("s") else "s")
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names in one line, the first few of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -322,7 +322,7 @@ def array(made: Cluster, *given: str, ranks: int = 1) -> int:
         (folder,) = (made.work / f"array{ranks}").glob(f"array/seed{seed}-*")
         check_same(folder, unbroken(made, ranks, seed))
     out = made.run("lifted", "sweep", file, runs)
-    if "all 4 trials are done" not in out:
+    if "4 trials, all done" not in out:
         raise RuntimeError(out)
     return restarts
 

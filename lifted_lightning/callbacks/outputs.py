@@ -17,6 +17,7 @@ from torch import Tensor
 from lifted_lightning import __version__
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
+from lifted_lightning.errors import counted
 from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
 from lifted_lightning.metrics.distances import Distance
 from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256
@@ -228,5 +229,5 @@ class PredictionFile(Callback):
             channels=data.channels,
             distance=self.distance,
         ).save(path)
-        of = f" of {there}" if len(items) < (there := len(data.rows_of("test"))) else ""
-        print(f"{len(items)}{of} embeddings: {path}")
+        of = f" of {there:,} images" if len(items) < (there := len(data.rows_of("test"))) else ""
+        print(f"{counted(len(items), 'embedding')}{of}: {path}")

@@ -44,6 +44,8 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
+    if trained:
+        console.print(f"selected:   the checkpoint of step {result['selected_step']} of {result['steps']}")
     if any((folder / PLOTS).glob("*.png")):
         console.print(f"pictures:   {folder / PLOTS}")
     wandb = Path(os.environ.get("WANDB_DIR") or folder) / "wandb"

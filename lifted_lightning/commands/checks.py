@@ -19,7 +19,7 @@ from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.images import INTERPOLATIONS, sides
 from lifted_lightning.data.table import positives
-from lifted_lightning.errors import UserError, did_you_mean, listed, one_line
+from lifted_lightning.errors import UserError, counted, did_you_mean, listed, one_line
 from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import added_since, flatten
@@ -38,6 +38,7 @@ GOES_ON = {  # what of a checkpoint Lightning goes on from
     "pytorch-lightning_version": str,
 }  # fmt: skip
 NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test", "logger_timeout")
+FEW = 5  # validation classes, of which many an image is found by chance
 MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 
 
@@ -88,12 +89,12 @@ def check_cameras(data: RetrievalDataModule) -> None:
 
 
 def check_validation_classes(data: RetrievalDataModule) -> None:
-    """Say that a single validation class, which every image is of, tells nothing."""
-    if len(np.unique(data.table.labels[data.validation_rows])) == 1:
-        rank_zero_warn(
-            "validation has one class, so all its metrics are 1, and the first checkpoint is the best: raise "
-            "data.validation_share, or set it to 0 for the last one"
-        )
+    """Say that a single validation class, which every image is of, tells nothing, and that few say little."""
+    classes = len(np.unique(data.table.labels[data.validation_rows]))
+    if 0 < classes <= FEW:
+        why = "Recall@1 says little" if classes > 1 else "all its metrics are 1, and the first checkpoint is the best"
+        remedy = "raise data.validation_share, or set it to 0 for the last checkpoint"
+        rank_zero_warn(f"validation has {counted(classes, 'class')}, so {why}: {remedy}")
 
 
 def check_names(config: Namespace) -> None:
@@ -268,7 +269,7 @@ def check_same_classes(data: RetrievalDataModule, path: Path) -> None:
     if seen is None or torch.equal(seen["train"], now["train"]):
         return
     before, after = ({name for name, _ in kept["train"].tolist()} for kept in (seen, now))
-    what = f"{len(before)} classes of {seen['dataset']}, and here are {len(after)} of {now['dataset']}"
+    what = f"{counted(len(before), 'class')} of {seen['dataset']}, and here: {len(after)} of {now['dataset']}"
     both = f", {len(before & after)} of the same names" if before != after else ", with other images"
     raise UserError(
         f"--ckpt_path {path}: trained on {what}{both}: give the data that it was trained on, or begin anew from its "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.data.images import EXTENSIONS
-from lifted_lightning.errors import UserError, harmless, one_line
+from lifted_lightning.errors import UserError, counted, harmless, one_line
 from lifted_lightning.files import writing
 from lifted_lightning.runs.embeddings import Embeddings
 
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         channels=model.channels,
         distance=model.distance,
     ).save(options.out)
-    print(f"{len(read)} embeddings: {options.out}")
+    print(f"{counted(len(read), 'embedding')}: {options.out}")
     if unreadable:
         print(f"warning: {len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
     return 0

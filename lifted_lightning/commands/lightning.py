@@ -91,14 +91,21 @@ def launched(trainer: Namespace) -> dict[str, Any]:
 
     They are as many devices as processes on each machine, and under SLURM GPUs exactly if the job was given any. What
     the user has set stays, and Lightning says so if it does not fit.
+
+    Raises:
+        UserError: in a job of several tasks, of which this process is none: it would wait for the others.
     """
     variables, found = os.environ, dict[str, Any]()
     if "TORCHELASTIC_RUN_ID" in variables:
         here = int(variables["LOCAL_WORLD_SIZE"])
         found = {"devices": here, "num_nodes": int(variables["WORLD_SIZE"]) // here}
     elif SLURMEnvironment.detect():
-        devices, nodes = (int(variables.get(f"SLURM_{name}", 1)) for name in ("NTASKS_PER_NODE", "NNODES"))
-        gpus = any(variables.get(f"SLURM_{name}") for name in ("GPUS_ON_NODE", "STEP_GPUS", "JOB_GPUS"))
+        tasks, devices, nodes = (
+            int(variables.get(f"SLURM_N{name}", 1)) for name in ("TASKS", "TASKS_PER_NODE", "NODES")
+        )
+        if tasks > 1 and "SLURM_STEP_ID" not in variables:
+            raise UserError(f"SLURM has {tasks} tasks for this job, and none of them is this process: start it by srun")
+        gpus = variables.get("SLURM_GPUS_ON_NODE")
         found = {"devices": devices, "num_nodes": nodes, "accelerator": "gpu" if gpus else "cpu"}
     return {name: value for name, value in found.items() if trainer[name] == (1 if name == "num_nodes" else "auto")}
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.commands.embed import add_device, check_writable
-from lifted_lightning.errors import UserError, harmless
+from lifted_lightning.errors import UserError, counted, harmless
 from lifted_lightning.runs.embeddings import Embeddings, read_embeddings
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def draw_answers(
     labels, own = index.labels[rows], np.where(itself >= 0, index.labels[itself], -1)[:, None]
     files = [[query, *map(index.file, found)] for query, found in zip(queries, rows, strict=True)]
     names = [
-        [short_name(query)] + [f"{short_name(file)} d={d:.3g}" for file, d in zip(found, near, strict=True)]
+        [short_name(query)] + [f"d={d:.3g} {short_name(file)}" for file, d in zip(found, near, strict=True)]
         for (query, *found), near in zip(files, distances, strict=True)
     ]
     draw_gallery(
@@ -148,7 +148,7 @@ def draw_answers(
         np.array([[_picture(file, index.resize) for file in line] for line in files]),
         names,
         np.where((labels >= 0) & (own >= 0), np.where(labels == own, RIGHT, WRONG), UNKNOWN),
-        [f"nearest of {len(index):,} images"] * len(files),
+        [f"nearest of {counted(len(index), 'image')}"] * len(files),
         title,
     )
 

@@ -4,13 +4,13 @@ import argparse
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from lifted_lightning import processes
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, counted
 from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Pool, Progress, run_trials, start_ray
 from lifted_lightning.sweep.plan import Sweep, read_sweep
@@ -68,15 +68,14 @@ def run(arguments: Sequence[str]) -> int:
     if options.dry_run:
         show_trials(sweep, there, total)
         return 0
+    if not missing and len(there) >= total:
+        print(f"{sweep.name}: {counted(len(there), 'trial')}, all done; next: lifted report {os.path.relpath(parent)}")
+        return 0
     if options.task is not None:
         return run_here(there[0])
-    if not missing and len(there) >= total:
-        print(f"{sweep.name}: all {len(there)} trials are done; next: lifted report {os.path.relpath(parent)}")
-        return 0
-    with extra_installed():
-        from lifted_lightning.sweep.search import Search
+    from lifted_lightning.sweep.search import Search
 
-        ray = start_ray(options.address)
+    ray = start_ray(options.address)
     pool = Pool(ray, cpus, options.gpus_per_trial)
     progress = Progress(sweep, [trial for trial in there if trial.ended], total)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has one of its own, so ours comes after it
@@ -90,15 +89,6 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if progress.failed else 0
 
 
-@contextmanager
-def extra_installed() -> Iterator[None]:
-    """A library that is missing becomes the user's error."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
-
-
 def numbered(number: int, sweep: Sweep, trials: Trials, grid: list[Trial]) -> Trial:
     """The trial of a number from 0: of a grid in its order, else in that in which a sweep begun anew draws them.
 
@@ -109,11 +99,11 @@ def numbered(number: int, sweep: Sweep, trials: Trials, grid: list[Trial]) -> Tr
     if sweep.method == "bayes":
         raise UserError(f"--task {number}: {sweep.path} draws each trial by the results of others; leave out --task")
     if sweep.method == "random":
-        with extra_installed():
-            from lifted_lightning.sweep.search import Search
+        from lifted_lightning.sweep.search import Search
+
         there = list(iter(Search(sweep, trials, []).next, None))
     if not 0 <= number < len(there):
-        raise UserError(f"--task {number}: {sweep.path} has {len(there)} trials; give 0 to {len(there) - 1}")
+        raise UserError(f"--task {number}: {sweep.path} has {counted(len(there), 'trial')}; give 0 to {len(there) - 1}")
     return there[number]
 
 
@@ -126,10 +116,7 @@ def run_here(trial: Trial) -> int:
     processes.stay_together()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     with held(trial) if first else nullcontext(not trial.ended) as left:
-        if left:
-            return fit("fit", fit_arguments(trial, []))
-        print(f"{os.path.relpath(trial.folder)}: {trial.state}")
-        return 0
+        return fit("fit", fit_arguments(trial, [])) if left else 0
 
 
 def check_arguments(sweep: Sweep, missing: list[Trial]) -> None:

@@ -27,7 +27,7 @@ from lifted_lightning.data.images import (
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
-from lifted_lightning.errors import UserError, listed
+from lifted_lightning.errors import UserError, counted, listed
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -143,7 +143,7 @@ class RetrievalDataModule(LightningDataModule):
         if leave_out or self.dataset.expected is None:
             table, left_out = with_pairs(table, leave_out)
             if left_out:
-                what = f"{len(left_out)} classes of a single image are left out"
+                what = f"left out: {counted(len(left_out), 'class')} of a single image"
                 rank_zero_warn(f"{table.name}: {what}: {listed(left_out)}")
         return table
 
@@ -255,7 +255,7 @@ class RetrievalDataModule(LightningDataModule):
         broken = np.flatnonzero(~readable)
         if len(broken):
             named = listed(self.names(broken.tolist()))
-            rank_zero_warn(f"{self.table.name}: {len(broken)} images cannot be decoded and are left out: {named}")
+            rank_zero_warn(f"{self.table.name}: left out, cannot be decoded: {counted(len(broken), 'image')}: {named}")
         return readable
 
     def _tell_of_colour(self) -> None:

@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-from optuna.trial import TrialState
-
+from lifted_lightning.errors import UserError
 from lifted_lightning.sweep.plan import Parameter, Sweep, Values
 from lifted_lightning.sweep.trials import Trial, Trials
+
+try:
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
+    from optuna.trial import TrialState
+except ImportError as error:
+    raise UserError("sweeps need Ray and Optuna: pip install 'lifted-lightning[sweep]'") from error
 
 REDRAWS = 50  # after so many known ones in a row there is nothing new to draw
 

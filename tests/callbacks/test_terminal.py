@@ -10,7 +10,8 @@ from rich.console import Console
 from lifted_lightning.callbacks.terminal import metrics_table, print_summary
 
 RESULT = {
-    "dataset": "own", "steps": 10, "loss": "TripletLoss", "embedding_size": 8, "baseline_name": "raw pixels",
+    "dataset": "own", "steps": 10, "selected_step": 8, "loss": "TripletLoss", "embedding_size": 8,
+    "baseline_name": "raw pixels",
     "test": {"recall@1": None, "map@r": 0.25}, "baseline": {"recall@1": None, "map@r": 0.125},
 }  # fmt: skip
 
@@ -26,7 +27,8 @@ def test_a_run_that_trained_can_be_repeated_with_the_next_seed(
 ) -> None:
     (tmp_path / "result.json").write_text(json.dumps(RESULT | {"seed": 3}))
     print_summary(tmp_path, "test", trained)
-    assert ("--seed_everything 4\n" in capsys.readouterr().out) == trained
+    out = capsys.readouterr().out
+    assert ("--seed_everything 4\n" in out) == ("the checkpoint of step 8 of 10\n" in out) == trained
 
 
 def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

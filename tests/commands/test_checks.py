@@ -67,11 +67,14 @@ def test_another_interpolation_than_the_trunk_s_is_said(capsys: pytest.CaptureFi
     assert not capsys.readouterr().out
 
 
-def test_a_single_validation_class_is_said() -> None:
-    data = SimpleNamespace(table=SimpleNamespace(labels=np.array([0, 0, 1, 1, 2])), validation_rows=np.array([2, 3]))
-    with pytest.warns(UserWarning, match="validation has one class"):
+def test_few_validation_classes_are_said() -> None:
+    data = SimpleNamespace(table=SimpleNamespace(labels=np.arange(20) // 2), validation_rows=np.arange(2))
+    with pytest.warns(UserWarning, match="validation has 1 class, so all its metrics are 1"):
         check_validation_classes(data)  # type: ignore[arg-type]
-    data.validation_rows = np.array([1, 2])
+    data.validation_rows = np.arange(10)
+    with pytest.warns(UserWarning, match="validation has 5 classes, so Recall@1 says little"):
+        check_validation_classes(data)  # type: ignore[arg-type]
+    data.validation_rows = np.arange(12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_validation_classes(data)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from lifted_lightning.cli import main
 from lifted_lightning.commands.fit import make_parser, parse
 from lifted_lightning.commands.lightning import TIPS, launched
 from lifted_lightning.data.table import ImageTable
+from lifted_lightning.errors import UserError
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.tiny import Blobs
@@ -265,17 +266,20 @@ def test_each_setting_of_the_trainer_has_a_row() -> None:
     assert there == {row.split("=")[0].split(".")[0].rstrip("+") for row in rows}
 
 
+STEP = {"SLURM_STEP_ID": "0"}
+
+
 @pytest.mark.parametrize(
     ("variables", "given", "expected"),
     [
         ({}, {}, {}),
         ({"SLURM_NTASKS": "1"}, {}, {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}),
         (
-            {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "2"},
+            {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "2"} | STEP,
             {},
             {"devices": 2, "num_nodes": 2, "accelerator": "gpu"},
         ),
-        ({"SLURM_NTASKS": "2"}, {"devices": 1, "accelerator": "gpu", "num_nodes": 2}, {}),
+        ({"SLURM_NTASKS": "2"} | STEP, {"devices": 1, "accelerator": "gpu", "num_nodes": 2}, {}),
         ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, {}, {}),
         (
             {"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "SLURM_NTASKS": "1"},
@@ -292,7 +296,13 @@ def test_devices_are_those_of_whoever_has_started_the_processes(
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launched(Namespace(**({"devices": "auto", "num_nodes": 1, "accelerator": "auto"} | given))) == expected
+    trainer = Namespace(**({"devices": "auto", "num_nodes": 1, "accelerator": "auto"} | given))
+    assert launched(trainer) == expected
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    if not variables.keys() & {"TORCHELASTIC_RUN_ID", "SLURM_JOB_NAME"}:
+        with pytest.raises(UserError, match="start it by srun"):
+            launched(trainer)
 
 
 def test_tips_alone_are_left_out() -> None:

@@ -1,6 +1,7 @@
 """`lifted search` against sorting all distances with numpy; what it draws; and one line for what it cannot do."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_the_gallery(lifted: Lifted, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(drawn["status"], expected)
     assert drawn["images"].shape == (2, 20, 128, 128, 3)
     assert drawn["names"][0][0] == "new"
-    assert drawn["names"][0][1].startswith("class 2/0 ")
+    assert re.fullmatch(r"d=\S+ class 2/0", drawn["names"][0][1])
     gone = [path.endswith("class 1/0.png") for *_, path in rows].index(True)
     assert (drawn["images"].reshape(40, -1)[[1 + gone + gone // 19]] == 255).all(), "it is white"
     with Image.open("g.png") as picture:

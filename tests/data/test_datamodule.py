@@ -29,7 +29,7 @@ def test_the_sampler_draws_rows_that_train_and_can_be_read(folder, cache):
         ImageFolder(str(folder)), PositivePairs(2), batch_size=4, size=8, validation_share=0.25, workers=2,
         cache=cache, cache_dir=str(folder / "cache"), skip_broken=True, seed=3,
     )  # fmt: skip
-    named = r"3 images cannot be decoded and are left out: class 0/0\.png, class 1/0\.png, class 7/0\.png"
+    named = r"left out, cannot be decoded: 3 images: class 0/0\.png, class 1/0\.png, class 7/0\.png"
     with pytest.warns(UserWarning, match=named):
         data.setup("fit")
     sampler, broken = data.sampler, [0, 4, 28]
@@ -54,7 +54,7 @@ def test_single_images_are_named_all_or_left_out(folder):
     with pytest.raises(UserError, match=r"2 classes have a single image.*: class 2, class 6; add images, or "):
         _ = RetrievalDataModule(**settings).table
     data = RetrievalDataModule(**settings, single_images="leave_out")
-    with pytest.warns(UserWarning, match="2 classes of a single image are left out: class 2, class 6"):
+    with pytest.warns(UserWarning, match="left out: 2 classes of a single image: class 2, class 6"):
         table = data.table
     assert (data.num_classes, len(data.train_rows), len(table.test), len(table)) == (3, 12, 12, 26)
     assert table.labels[table.test].tolist() == [4] * 4 + [5] * 4 + [7] * 4

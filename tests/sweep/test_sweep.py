@@ -147,7 +147,7 @@ def test_killed_and_started_again_each_step_is_done_once(folder: Path) -> None:
     assert len(after) == 4
     assert finished.items() <= after.items()  # untouched
     assert [logged_steps(folder / "runs" / "s" / name) for name in after] == [list(range(10))] * 4
-    assert "all 4 trials are done" in output(start(folder))
+    assert "4 trials, all done" in output(start(folder))
     assert results(folder) == after
 
 
@@ -177,7 +177,7 @@ def test_a_trial_stopped_early_saves_a_checkpoint_and_stays_stopped(folder: Path
         assert "seed1" in stopped.name
         assert len(logged_steps(stopped)) < 10
         assert (stopped / "checkpoints" / "last.ckpt").exists()
-    assert "all 2 trials are done" in out
+    assert "2 trials, all done" in out
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_a_task_is_told_to_stop_and_goes_on_and_the_sweep_has_it(folder: Path, r
     out = output(start(folder, "--task", "1"))
     assert f"run folder: runs/s/{trial.name}" in out
     assert logged_steps(trial) == list(range(10))
-    assert output(start(folder, "--task", "1")) == f"runs/s/{trial.name}: done\n"
+    assert output(start(folder, "--task", "1")) == "s: 1 trial, all done; next: lifted report runs/s\n"
     listed = output(start(folder, "--dry-run"))
     assert f"done     runs/s/{trial.name}" in listed
     assert "s: 1 done, 1 missing" in listed
@@ -315,5 +315,5 @@ def test_a_grid_is_cut_at_its_cap_and_a_finished_one_left_alone(
         (folder / path).mkdir(parents=True)
         (folder / path / "result.json").write_text("{}")
     code, out, _ = sweep()
-    assert (code, f"all {len(seeds)} trials are done" in out) == (0, True)
+    assert (code, f"{len(seeds)} trials, all done" in out) == (0, True)
     assert len(list(folder.glob("runs/s/*"))) == len(seeds)

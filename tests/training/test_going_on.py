@@ -300,7 +300,7 @@ def test_more_test_images_are_allowed_other_training_images_refused(capfd: pytes
     blob("7/9").save("photos/train/class07/9.png")
     go_on(folder, "--trainer.max_steps=4", "--name=other", code=2)
     told = capfd.readouterr().err
-    assert "trained on 6 classes of photos, and here are 6 of photos, with other images: give the data" in told
+    assert "trained on 6 classes of photos, and here: 6 of photos, with other images: give the data" in told
     assert not Path("runs/e/other").exists()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lifted_lightning.data.batches.base import GlobalBatchSampler
 from lifted_lightning.data.batches.neighbours import EmbeddingTable, nearest_of_other_classes
 from lifted_lightning.data.table import IntArray
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, counted
 
 # More than any loader draws ahead.
 _SHARES_KEPT = 4096
@@ -199,7 +199,7 @@ class PositivePairs(GlobalBatchSampler):
             named = [str(label) if self.class_names is None else self.class_names[label] for label in single[:10]]
             more = f" and {len(single) - 10} more" if len(single) > 10 else ""
             warnings.warn(
-                f"{len(single)} classes with a single image are left out of training batches: {', '.join(named)}{more}",
+                f"training leaves out {counted(len(single), 'class')} of a single image: {', '.join(named)}{more}",
                 stacklevel=3,
             )
         return [group for group in groups if len(group) > 1]

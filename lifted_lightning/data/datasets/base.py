@@ -14,7 +14,7 @@ import numpy as np
 from lifted_lightning.data.datasets.download import Archive, fetch_and_unpack
 from lifted_lightning.data.images import FileReader
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError, one_line
+from lifted_lightning.errors import UserError, counted, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -53,7 +53,8 @@ class Counts:
         return cls(*train, *test, query[0], gallery[0], *validation)
 
     def __str__(self) -> str:
-        return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in asdict(self).items() if value)
+        there = {key.replace("_classes", " class").replace("_images", " image"): n for key, n in asdict(self).items()}
+        return ", ".join(counted(number, what) for what, number in there.items() if number)
 
 
 class RetrievalDataset(ABC):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lifted_lightning.data.datasets.base import GALLERIES, QUERIES, SPLITS, RetrievalDataset, read_columns, text_columns
 from lifted_lightning.data.images import EXTENSIONS
 from lifted_lightning.data.table import ImageTable
-from lifted_lightning.errors import UserError, listed, one_line
+from lifted_lightning.errors import UserError, counted, listed, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -69,7 +69,7 @@ class ImageFolder(RetrievalDataset):
                 images += [(str(path.relative_to(base)), folder.name, split) for path in held]
         if strays:
             raise UserError(
-                f"{base}: {len(strays)} class folders are empty, or what lies in them is no image (by its ending): "
+                f"{base}: {counted(len(strays), 'class folder')} empty, or with what is no image (by its ending): "
                 f"{listed(strays)}; move them out"
             )
         return self.files(base, images, name=base.resolve().name)

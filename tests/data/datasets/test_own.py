@@ -73,7 +73,7 @@ def test_a_val_folder_has_the_validation_classes(tmp_path: Path) -> None:
     table = ImageFolder(str(tmp_path)).table(Path("nowhere"))
     assert [table.items[row] for row in table.validation] == ["val/m/0.png", "val/m/1.png"]
     assert (len(table.train), len(table.test)) == (4, 6)
-    assert str(Counts.of(table)).endswith("2 validation images, 1 validation classes")
+    assert str(Counts.of(table)).endswith("2 validation images, 1 validation class")
     assert [part.tolist() for part in split_training_rows(table, 0.5, 0)] == [[0, 1, 2, 3], [4, 5]], "no share"
 
 
@@ -152,7 +152,7 @@ def test_key_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Zeder/", b"", ": 1 class folders are empty, or what lies in them is no image (by its ending): Zeder; move"),
+        ("Zeder/", b"", ": 1 class folder empty, or with what is no image (by its ending): Zeder; move"),
         ("Ahorn/notes.txt", b"x", "is no image (by its ending): Ahorn/notes.txt;"),
         ("Ahorn/old/0.png", b"x", "is no image (by its ending): Ahorn/old;"),
         ("2.jpg", b"x", "/2.jpg: lies beside the class folders"),
