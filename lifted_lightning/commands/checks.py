@@ -24,6 +24,7 @@ from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import added_since, flatten
 from lifted_lightning.training.module import EmbeddingModule
+from lifted_lightning.training.networks import EmbeddingNetwork
 
 NOT_0 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval", "max_steps", "max_epochs")
 # What a run that goes on may not change: it decides what batches are drawn, and what the weights and the
@@ -135,14 +136,29 @@ def check_images_fit(module: EmbeddingModule, data: RetrievalDataModule) -> None
         with torch.compiler.set_stance("force_eager"):
             module(torch.zeros(shape, dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError) as error:
-        own = getattr(module.network, "own_size", None)
-        hint = f" (the trunk was trained on {own[0]}x{own[1]})" if own else ""
         raise UserError(
             f"images of {'x'.join(map(str, shape[1:]))} do not pass the network ({one_line(error)}): make "
-            f"data.channels, data.size, model.augment and model.network agree{hint}"
+            f"data.channels, data.size, model.augment and model.network agree{nearest_size(module)}"
         ) from error
     finally:
         module.train(training)
+
+
+def nearest_size(module: EmbeddingModule) -> str:
+    """What to say of the nearest side of images that a network's trunk takes, by trying; nothing if none is found."""
+    network = module.network
+    if not isinstance(network, EmbeddingNetwork) or network.image_size is None:
+        return ""
+    side = min(network.image_size)
+    near = {side // 32 * 32, -(-side // 32) * 32, min(network.own_size)} - {0}
+    for other in sorted(near, key=lambda other: abs(other - side)):
+        try:
+            network.set_image_size((other, other))
+            network(torch.zeros(1, 3, other, other))
+        except (UserError, RuntimeError, ValueError, AssertionError):
+            continue
+        return f"; the nearest side that it takes is {other}"
+    return ""
 
 
 def check_interpolation(module: EmbeddingModule, data: RetrievalDataModule) -> None:

@@ -187,7 +187,7 @@ def unpooled(network: Any, features: int, name: str) -> tuple[nn.Module, int]:
     """A trunk without its own pooling, and how many numbers it gives of each place; see :func:`map_and_class_token`.
 
     Raises:
-        UserError: if it gives no map and no tokens.
+        UserError: if its own pooling cannot be taken away.
     """
     if name.startswith("timm:"):
         try:
@@ -213,15 +213,20 @@ def map_and_class_token(trunk: Any, images: Tensor) -> tuple[Tensor, Tensor | No
 
     Returns:
         (B, C, h, w), of each place, a transformer's patch say; and (B, C), the class token, if it has one.
+
+    Raises:
+        UserError: if it gives no map and no tokens in a grid.
     """
     given = trunk(images)
     if isinstance(given, dict):  # of torchvision
         return given["map"], None
-    if given.ndim == 3:
-        grid = trunk.patch_embed.dynamic_feat_size(images.shape[2:])
-        places = given[:, trunk.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
-        return places, None if getattr(trunk, "cls_token", None) is None else given[:, 0]
-    return (given.permute(0, 3, 1, 2) if getattr(trunk, "output_fmt", "") == "NHWC" else given), None
+    if given.ndim == 4:
+        return (given.permute(0, 3, 1, 2) if getattr(trunk, "output_fmt", "") == "NHWC" else given), None
+    if given.ndim != 3 or not (hasattr(trunk, "num_prefix_tokens") and hasattr(trunk.patch_embed, "dynamic_feat_size")):
+        raise UserError(f"pooling: {type(trunk).__name__} gives no map of places; leave out pooling")
+    grid = trunk.patch_embed.dynamic_feat_size(images.shape[2:])
+    places = given[:, trunk.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+    return places, None if getattr(trunk, "cls_token", None) is None else given[:, 0]
 
 
 # Weights

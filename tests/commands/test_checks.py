@@ -14,6 +14,7 @@ from torch import nn
 from lifted_lightning.commands.checks import (
     GOES_ON,
     check_goes_on,
+    check_images_fit,
     check_interpolation,
     check_numbers,
     check_signature,
@@ -23,6 +24,7 @@ from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses import LiftedStructureLoss
 from lifted_lightning.training.module import EmbeddingModule
+from lifted_lightning.training.networks import EmbeddingNetwork
 
 
 def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
@@ -54,6 +56,22 @@ def test_a_run_goes_on_from_a_whole_checkpoint(tmp_path: Path) -> None:
 def test_numbers_that_mean_no_limit_or_all_are_allowed() -> None:
     trainer = Namespace(max_steps=-1, devices=[0, 1], num_sanity_val_steps=-1, val_check_interval=0.25, precision="32")
     check_numbers(Namespace(trainer=trainer, model=Namespace(loss=Namespace(margin=float("nan")))))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "nearest"), [("timm:mixer_s32_224", 224), ("timm:dla34", 96), ("squeezenet1_1", 112)]
+)
+def test_the_nearest_size_that_a_trunk_takes_is_said(trunk: str, nearest: int) -> None:
+    data: Any = SimpleNamespace(channels=3, size=112)
+    network = EmbeddingNetwork(trunk, pretrained=False, embedding_size=4)
+    module = EmbeddingModule(network, LiftedStructureLoss(), CropMirror(112))
+    if trunk == "squeezenet1_1":
+        check_images_fit(module, data)
+        return
+    with pytest.raises(
+        UserError, match=rf"images of 3x112x112 do not pass .*; the nearest side that it takes is {nearest}$"
+    ):
+        check_images_fit(module, data)
 
 
 def test_another_interpolation_than_the_trunk_s_is_said(capsys: pytest.CaptureFixture[str]) -> None:
