@@ -4,7 +4,7 @@ python -m experiments.checks.trunks               # the whole table; timm's smal
 python -m experiments.checks.trunks --only DINO
 
 Each row is a run of two steps, by experiments/photographs.yaml with SGD, on drawn images at a size that is not the
-trunk's own.
+trunk's own. Stochastic depth, which Swin has, is left out: like dropout it draws other numbers on each process.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Family:
         return folder
 
     def _lifted(self, line: list[str], ranks: int = 1, moment: tuple[str, int] | None = None) -> None:
-        run = lifted(line, self.place, ranks, [faults.at(*moment)] if moment else ())
+        run = lifted(line, self.place, ranks, [partial(prepare, moment)] * ranks)
         if run.wait(220)[-1] != (-signal.SIGKILL if moment else 0):
             raise RuntimeError(f"{line[0]} ended with {run.codes}: {run.output[-600:]}")
 
@@ -122,6 +123,15 @@ class Family:
         """How far a compiled network ends from one that is not, as a share of the second step's length."""
         found = weights(self.run("compiled", "--model.compile=true"))
         return f"{(found - self.whole).norm() / (self.whole - self.half).norm():.0e}"
+
+
+def prepare(moment: tuple[str, int] | None) -> None:
+    """In a process of a run: without stochastic depth, and killed at the moment."""
+    from timm.layers import DropPath
+
+    DropPath.forward = lambda self, x: x
+    if moment is not None:
+        faults.at(*moment)()
 
 
 def weights(folder: Path) -> Tensor:
