@@ -300,29 +300,29 @@ def one_name_twice(made: Cluster) -> int:
     return 0
 
 
-def write_sweep(made: Cluster, seconds: float) -> str:
+def write_sweep(made: Cluster, seconds: float, trials: int) -> str:
     content = {
-        "method": "grid", "parameters": {"seed_everything": {"values": [0, 1, 2, 3]}},
+        "method": "grid", "parameters": {"seed_everything": {"values": list(range(trials))}},
         "command": ["${env}", "lifted", "fit", *options(seconds), "${args}"],
     }  # fmt: skip
     (made.work / "array.yaml").write_text(yaml.safe_dump(content))
     return "array.yaml"
 
 
-def array(made: Cluster, *given: str, ranks: int = 1) -> int:
-    """Four trials as the tasks of a job array, one of them queued again; then `lifted sweep` finds all done."""
+def array(made: Cluster, *given: str, ranks: int = 1, trials: int = 4) -> int:
+    """Trials as the tasks of a job array, one of them queued again; then `lifted sweep` finds all done."""
     runs = f"--runs_dir=array{ranks}"
-    file = write_sweep(made, 0.5)
-    job = made.submit("--array=0-3", *given, SWEEP, file, runs)
+    file = write_sweep(made, 0.5, trials)
+    job = made.submit(f"--array=0-{trials - 1}", *given, SWEEP, file, runs)
     wait_for(lambda: list((made.work / f"array{ranks}").glob("array/seed1-*/config.yaml")), PATIENCE)
     (folder,) = (made.work / f"array{ranks}").glob("array/seed1-*")
     requeue(made, f"{job}_1", folder, 6)
-    restarts = sum(int(made.end(f"{job}_{number}")["Restarts"]) for number in range(4))
-    for seed in range(4):
+    restarts = sum(int(made.end(f"{job}_{number}")["Restarts"]) for number in range(trials))
+    for seed in range(trials):
         (folder,) = (made.work / f"array{ranks}").glob(f"array/seed{seed}-*")
         check_same(folder, unbroken(made, ranks, seed))
     out = made.run("lifted", "sweep", file, runs)
-    if "4 trials, all done" not in out:
+    if f"{trials} trials, all done" not in out:
         raise RuntimeError(out)
     return restarts
 
@@ -338,7 +338,9 @@ CASES: dict[str, Callable[[Cluster], int]] = {
     "out of time, SIGUSR1": lambda made: out_of_time(made, "usr1", "USR1"),
     "one NAME twice, a NAME with a slash": one_name_twice,
     "an array of four, one queued again": array,
-    "an array of trials of two tasks, one queued again": lambda made: array(made, "--ntasks-per-node=2", ranks=2),
+    "an array of two, of two tasks each, one queued again": lambda made: array(
+        made, "--ntasks-per-node=2", ranks=2, trials=2
+    ),
 }
 
 
