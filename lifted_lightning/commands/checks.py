@@ -61,7 +61,6 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
         check_optimizer(module)
         if not config.trainer.callbacks:
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
-    check_validation_classes(data)
     check_cameras(data)
     check_pairs(module, data)
 

@@ -39,6 +39,7 @@ from lifted_lightning.commands.checks import (
     check_run,
     check_same_classes,
     check_validation,
+    check_validation_classes,
     trained_classes,
 )
 from lifted_lightning.commands.lightning import (
@@ -133,6 +134,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     check_callbacks([*own, built.best_checkpoint], [f"validation/{name}" for name in built.evaluation.metric_names])
     loggers = own_loggers(built.trainer.logger)
     check_run(config, data, module, built.evaluation.metric_names)
+    if command in ("fit", "validate"):
+        check_validation_classes(data)
     if command == "validate" or (command == "fit" and not config.test):
         check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
     parent = Path(config.runs_dir) / (config.experiment or slug(data.table.name))

@@ -390,7 +390,7 @@ def test_a_part_is_marked_wherever_it_is_shown(run: Callable[..., Done]) -> None
     assert "e/run: of a part of the test images, not counted" in report.out + report.err
     assert run("report", "runs/e/run").code == 2
     predict = ["predict", f"--config={RUN / 'config.yaml'}", "--ckpt_path=last", "--name=p"]
-    assert "40 of 160 embeddings" in run(*predict, "--trainer.limit_predict_batches=2").out
+    assert "40 embeddings of 160 images" in run(*predict, "--trainer.limit_predict_batches=2").out
 
 
 class FirstBlobs(Blobs):
