@@ -156,7 +156,8 @@ def sweep(place: Path, case: Case | None, ranks: int = 1, more: tuple[str, ...] 
         *(["--forward-signals"] if case and case.forward else []),
         "team/p/s",
     ]
-    environment = server.environment(place) | {"LIFTED_CACHE_DIR": str(place.parent / "cache"), "WANDB_DIR": str(place)}
+    environment = {"LIFTED_CACHE_DIR": str(place.parent / "cache")} | server.environment(place)
+    environment["WANDB_DIR"] = str(place)
     with (place / "log.txt").open("w") as log:
         for _ in range(4):
             agent = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=240)
