@@ -94,7 +94,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[int, wandb_sweeps
     [
         (Case("rank 1", signal.SIGTERM, "after a checkpoint", ranks=2), 1),
         (Case("trial", signal.SIGKILL, "test"), 2),
-        (Case("agent", signal.SIGTERM, "after a checkpoint", forward=True), 1),
     ],
     ids=str,
 )
@@ -106,7 +105,3 @@ def test_a_trial_that_is_ended_goes_on(case: Case, runs: int, unbroken: dict[int
     assert told[0].isdigit(), told
     assert len(swept.server.runs) == runs
     assert len(unbroken[2].server.runs) == 1, "two ranks are one run"
-
-
-def test_a_shipped_sweep_runs_by_wandbs_commands(tmp_path: Path) -> None:
-    assert wandb_sweeps.shipped(tmp_path / "quick", Path("experiments/sweeps/quick.yaml")) == "as it should be"
