@@ -255,7 +255,8 @@ def end_record(patience: float, exit_code: int) -> None:
         within(patience, lambda: run.finish(exit_code))
     except (Exception, SystemExit) as error:
         end_wandb_service()
-        why = f"no end after {patience:g} s" if isinstance(error, TimeoutError) else one_line(error)
+        died = f"{one_line(error)}: W&B's own process has died, and its record lacks the end; {METRICS} has all"
+        why = f"no end after {patience:g} s" if isinstance(error, TimeoutError) else died
         print(
             f"W&B has not taken all of the record ({why}); to upload it: wandb sync --no-skip-online {record}",
             flush=True,
