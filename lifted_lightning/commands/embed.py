@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         help="folders (searched to any depth), image files, or text files (.txt) with one path a line",
     )
-    result.add_argument("--ckpt", required=True, type=Path, help="a checkpoint of lifted fit")
+    result.add_argument("--ckpt", required=True, type=Path, help="a checkpoint of lifted fit, or an .adapter")
     result.add_argument("--out", type=Path, default=Path("embeddings.npz"), help="the file to write")
     add_device(result)
     return result

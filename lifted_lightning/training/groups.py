@@ -132,8 +132,9 @@ def table(groups: Sequence[dict[str, Any]], begun: Sequence[dict[str, Any]], net
     ``groups`` are an optimiser's, ``begun`` has their ``lr`` and ``weight_decay`` before a schedule has changed them.
     """
     lines: dict[str, tuple[list[int], list[float], str]] = {}
-    for group, rate in sorted(zip(groups, begun, strict=True), key=lambda pair: "/" in pair[0]["name"]):
-        name = group.get("part", group["name"]) + (", undecayed" if "/" in group["name"] else "")
+    named = [(str(group.get("name", "all")), group, rate) for group, rate in zip(groups, begun, strict=False)]
+    for name, group, rate in sorted(named, key=lambda line: "/" in line[0]):
+        name = group.get("part", name) + (", undecayed" if "/" in name else "")
         line = lines.setdefault(name, ([], [], format(rate.get("weight_decay", math.nan), ".3g")))
         line[0].append(sum(p.numel() for p in group["params"]))
         line[1].append(rate["lr"])
