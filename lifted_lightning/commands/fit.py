@@ -328,6 +328,7 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     )
     parser.link_arguments("seed_everything", "model.seed")
     parser.link_arguments("seed_everything", "data.seed")
-    parser.link_arguments("model.network.init_args.embedding_size", "model.loss.init_args.embedding_size")
+    for name in ("embedding_size", "descriptors_dim"):  # the latter in pytorch-metric-learning's P2SGradLoss
+        parser.link_arguments("model.network.init_args.embedding_size", f"model.loss.init_args.{name}")
     parser.link_arguments("data.num_classes", "model.loss.init_args.num_classes", apply_on="instantiate")
     return parser

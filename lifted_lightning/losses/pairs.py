@@ -144,7 +144,7 @@ class PairBlocks:
             both = x, x.square().sum(1)
             if self.apart:
                 y = self.columns.to(self.widest) - centre if wide else self.columns - centre
-                self._centred[wide] = *both, y, y.square().sum(1)
+                self._centred[wide] = *both, y, torch.linalg.vector_norm(y, dim=1).square_()  # without a copy of y
             else:
                 self._centred[wide] = *both, *both
         return self._centred[wide]

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from lifted_lightning.report.compare import LOSS, Comparison, Estimates, estimate, show, words
 from lifted_lightning.report.formats import ENOUGH, FEW, NONE, Kind, Table
+from lifted_lightning.report.protocol import published_numbers
 from lifted_lightning.report.read import printable
 
 _NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
@@ -102,7 +101,7 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
 
 
 def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The texts and the values of each baseline that differs from the others; the runs of a row share one."""
+    """The texts and values of each baseline that differs from the others, and of papers of the runs' protocol."""
     found: dict[str, tuple[dict[str, str], dict[str, float]]] = {}
     for _, run in comparison.runs.drop_duplicates("row").sort_values("row").iterrows():
         values = {f"{comparison.stage}/{name}": value for name, value in (run["result"].get("baseline") or {}).items()}
@@ -112,6 +111,10 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
         texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][run["row"]])}
         if numbers:
             found.setdefault(f"{texts} {[round(v, 3) for v in numbers.values()]}", (texts, numbers))
+    for line in published_numbers(comparison) if comparison.stage == "test" else ():
+        if not line.differs:
+            texts = {LOSS: f"{line.loss} ({line.told['source']})", "dataset": show(line.dataset)}
+            found[str(texts)] = texts, {f"test/{name}": value for name, value in line.numbers.items()}
     named, numbers_of = ([part[i] for part in found.values()] for i in (0, 1))
     return pd.DataFrame(named), pd.DataFrame(numbers_of, columns=places, dtype=float)
 
@@ -178,23 +181,19 @@ def _pairs(comparison: Comparison, block: Sequence[int], most: int) -> list[tupl
 
 
 def published(comparison: Comparison) -> Table:
-    """What papers report for the data sets that are here, from ``published.yaml``."""
-    here = set(comparison.rows["dataset"])
-    sets = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
-    texts: list[list[str]] = []
-    values, rules = [], []
-    for name, block in ((key, block) for key in sets if key in here for block in sets[key]):
-        rules.append(len(texts))
-        for loss, numbers in block["losses"].items():
-            texts.append([name, loss, str(block.get("embedding_size", "not told")), block["source"]])
-            values.append(dict(zip(block["metrics"], numbers, strict=True)))
-    mean = pd.DataFrame(values, columns=comparison.metrics, dtype=float).dropna(axis=1, how="all") / 100
-    mean.columns = [metric_name(metric) for metric in mean]
-    found = Estimates(mean, mean * np.nan, mean.notna().astype(int))
-    names = pd.DataFrame(texts, columns=["data set", "loss", "embedding size", "source"])
+    """What papers report for the data sets that are here, and in what they differ from the runs."""
+    found = list(published_numbers(comparison))
+    mean = pd.DataFrame([line.numbers for line in found], columns=comparison.metrics, dtype=float)
+    mean = mean.dropna(axis=1, how="all").rename(columns=metric_name)
+    keys = ("embedding_size", "trunk", "pretraining", "size", "crop", "seeds", "selection", "source")
+    told = [[str(line.told.get(key, "not told")) for key in keys] for line in found]
+    texts = [[line.dataset, line.loss, *about, line.differs] for line, about in zip(found, told, strict=True)]
+    names = pd.DataFrame(texts, columns=["data set", "loss", *map(words, keys), "differs from the runs in"])
     kinds: list[Kind] = ["percent"] * mean.shape[1]
-    note = "in percent; not comparable but with runs of the same network, images and length"
-    return Table("Published numbers", names, found, kinds, mean.notna() & False, rules[1:], note)
+    rules = [i for i in range(1, len(found)) if found[i].told is not found[i - 1].told]
+    note = "in percent; what differs in nothing stands beside the runs, in their table"
+    numbers = Estimates(mean, mean * np.nan, mean.notna().astype(int))
+    return Table("Published numbers", names, numbers, kinds, mean.notna() & False, rules, note)
 
 
 def _seeds(n: float) -> str:

@@ -357,7 +357,11 @@ def test_until_an_average_begins_it_is_the_weights(run: Callable[..., Done]) -> 
     assert_same(dict(saved["state_dict"]), dict(saved["current_model_state"]))
 
 
-@pytest.mark.parametrize("average", [AVERAGE, LATER], ids=["from the first step", "later"])
+MEMORY = ["--model.loss=CrossBatchMemory", "--model.loss.loss=ContrastiveLoss", "--model.loss.size=50"]
+AVERAGES = {"from the first step": AVERAGE, "later": LATER, "with a memory": [*AVERAGE, *MEMORY]}
+
+
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES.keys())
 def test_an_average_of_weights_goes_on_exactly(average: list[str], run: Callable[..., Done]) -> None:
     """Also where training ended between two validations, where Lightning puts the average in the weights' place."""
     epochs = [*BASE, *average, "--trainer.max_steps=-1", "--trainer.check_val_every_n_epoch=3"]
@@ -366,8 +370,12 @@ def test_an_average_of_weights_goes_on_exactly(average: list[str], run: Callable
     on = ["fit", "--config=runs/e/first/config.yaml", "--ckpt_path=last", "--trainer.max_epochs=4", "--name=second"]
     assert run(*on).code == 0
     one, two = load(RUN, "last"), load(Path("runs/e/second"), "last")
-    for key in (*COMPARED, "current_model_state", "averaging_state"):
+    for key in (*COMPARED, "current_model_state", "averaging_state", "lifted_loss"):
         assert_same(one[key], two[key], key)
+    if MEMORY[0] in average:
+        assert one["lifted_loss"] == {"batches": 8, "seen": 128}
+        for name in ("loss.embeddings", "loss.labels"):
+            assert torch.equal(one["state_dict"][name], one["current_model_state"][name]), "a memory has no average"
 
 
 # Parts of an evaluation
@@ -442,18 +450,25 @@ def test_wandb_dir_is_where_wandb_records(run: Callable[..., Done], monkeypatch:
 
 PML = "pytorch_metric_learning"
 NESTED = [
-    [f"losses.TripletMarginLoss --model.loss.distance={PML}.distances.CosineSimilarity"],
-    [f"losses.CrossBatchMemory --model.loss.loss={PML}.losses.MultiSimilarityLoss --model.loss.memory_size=64"],
-    ["losses.MultipleLosses --model.loss.losses",
+    [f"{PML}.losses.TripletMarginLoss --model.loss.distance={PML}.distances.CosineSimilarity"],
+    [f"{PML}.losses.TripletMarginLoss --model.loss.reducer={PML}.reducers.MeanReducer"],
+    [f"{PML}.losses.CrossBatchMemory --model.loss.loss={PML}.losses.MultiSimilarityLoss --model.loss.memory_size=64 "
+     f"--model.loss.miner={PML}.miners.MultiSimilarityMiner"],
+    [f"{PML}.losses.P2SGradLoss"],
+    ["CrossBatchMemory --model.loss.loss=TripletLoss --model.loss.loss.margin=0.2 --model.loss.size=64"],
+    [f"CrossBatchMemory --model.loss.size=64 --model.loss.loss={PML}.losses.MultiSimilarityLoss"],
+    [f"{PML}.losses.MultipleLosses --model.loss.losses",
      f"[{PML}.losses.MultiSimilarityLoss, {{class_path: {PML}.losses.TripletMarginLoss, init_args: "
      f"{{margin: 0.5, distance: {PML}.distances.CosineSimilarity}}}}]"],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("nested", NESTED, ids=lambda nested: nested[0].split()[0])
+@pytest.mark.parametrize(
+    "nested", NESTED, ids=lambda nested: "".join(nested).replace(f"{PML}.", "").replace("--model.loss.", "")
+)
 def test_a_loss_takes_a_distance_or_a_loss_by_its_path(nested: list[str], run: Callable[..., Done]) -> None:
-    words, value = nested[0].split(), nested[1:]
-    options = [f"--model.loss={PML}.{words[0]}", *words[1:-1], "=".join([words[-1], *value])]
+    words, value = f"--model.loss={nested[0]}".split(), nested[1:]
+    options = [*words[:-1], "=".join([words[-1], *value])]
     first = run(*BASE, *options)
     assert first.code == 0, first.err
     assert run("fit", f"--config={RUN / 'config.yaml'}", "--name=again").code == 0

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lifted_lightning.report import formats, tables
+from lifted_lightning.report import formats, protocol, tables
 from lifted_lightning.report.compare import Estimates, estimate
 from lifted_lightning.report.formats import Table, latex, markdown, terminal
 from tests.helpers.run_folders import SCORES, make_run, make_sweep
@@ -127,15 +127,61 @@ def test_diagnostics_and_costs(tmp_path: Path) -> None:
     assert lifted[-3:] == ["100", "100", "12.0 ± 2.0"]
 
 
-def test_published_numbers_stand_apart(tmp_path: Path) -> None:
+def test_published_numbers_say_in_what_they_differ(tmp_path: Path) -> None:
     make_run(tmp_path / "a", dataset="sop")
-    rows = cells_of(tables.published(compared(tmp_path)))
+    head, *rows = cells_of(tables.published(compared(tmp_path)))
+    assert head == [
+        "data set", "loss", "embedding size", "trunk", "pretraining", "size", "crop", "seeds", "selection", "source",
+        "differs from the runs in", "R@1", "MAP@R", "NMI", "F1",
+    ]  # fmt: skip
     source = "Oh Song et al., CVPR 2016"
-    assert rows[0] == ["data set", "loss", "embedding size", "source", "R@1", "MAP@R", "NMI", "F1"]
-    assert ["sop", "LiftedStructure", "not told", source, "62.1", "–", "–", "–"] in rows
-    assert ["sop", "Triplet", "512", f"{source}; read off a figure", "–", "–", "84.7", "14.1"] in rows
+    ours = "trunk, pretraining, size, crop"
+    how = ["GoogLeNet", "ImageNet-1k", "256", "227", "not told", "not told"]
+    untold = "embedding size not told, selection not told"
+    assert ["sop", "LiftedStructure", "not told", *how, source, f"{ours}, {untold}", "62.1", "–", "–", "–"] in rows
+    source += "; read off a figure"
+    other = f"{ours}, embedding size, selection not told"
+    assert ["sop", "Triplet", "512", *how, source, other, "–", "–", "84.7", "14.1"] in rows
     make_run(tmp_path / "b" / "c")
     assert not len(tables.published(compared(tmp_path / "b")))
+
+
+RESNET = {
+    "dataset": "cub200", "embedding_size": 512, "data__size": 256, "model__augment__init_args__size": 224,
+    "model__network__init_args__trunk": "resnet50", "model__network__init_args__pretrained": True,
+}  # fmt: skip
+
+
+def test_published_numbers_of_the_same_protocol_alone_stand_beside_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "a", **RESNET)
+    assert "ProxyAnchor" not in str(cells_of(tables.results(compared(tmp_path))))
+    (selection,) = {row[10] for row in cells_of(tables.published(compared(tmp_path))) if row[3] == "resnet50"}
+    assert selection == "selection"
+    monkeypatch.setattr(protocol, "PROTOCOL", protocol.PROTOCOL[:-1])
+    beside = "ProxyAnchor (Kim et al., CVPR 2020; the authors' README)"
+    rows = {row[0]: row for row in cells_of(tables.results(compared(tmp_path)))}
+    assert rows[beside][-7:-3] == ["69.9", "79.6", "86.6", "91.4"]
+    make_run(tmp_path / "b" / "c", **RESNET | {"embedding_size": 64})
+    assert beside not in str(cells_of(tables.results(compared(tmp_path / "b"))))
+
+
+@pytest.mark.parametrize(
+    ("network", "known"),
+    [
+        ({"trunk": "resnet50", "pretrained": True}, ("resnet50", "ImageNet-1k")),
+        ({"trunk": "timm:vit_small_patch16_224.dino", "pretrained": True}, ("vit_small_patch16_224", "dino")),
+        ({"trunk": "timm:vit_small_patch16_224.dino", "pretrained": False}, ("vit_small_patch16_224", "none")),
+        ({"trunk": "resnet50", "pretrained": True, "weights_file": "<run>/a.pth"}, ("resnet50", "<run>/a.pth")),
+        ({"trunk": "timm:vit_small_patch16_224", "pretrained": True}, ("vit_small_patch16_224", None)),
+    ],
+    ids=str,
+)
+def test_how_a_run_came_about(network: dict[str, object], known: tuple[str, str | None]) -> None:
+    settings = {f"model.network.init_args.{name}": value for name, value in network.items()}
+    found = protocol.protocol_of({"dataset": "sop", "embedding_size": 64, "data.validation_share": 0.0, **settings})
+    assert (found["trunk"], found["pretraining"], found["selection"]) == (*known, "last step")
 
 
 def of_numbers(name: str, kind: formats.Kind, mean: list[float], half: list[float], text: str = "x") -> Table:

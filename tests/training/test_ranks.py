@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.helpers.ranks import run_ranks
-from tests.helpers.tiny_training import LOSSES, Case, Outcome, relative_difference, train
+from tests.helpers.tiny_training import LOSSES, Case, Outcome, build, relative_difference, train
 
 # Rank 0 of two has rows 0-5, all of different classes; the second batch has no positive pair at all.
 NO_POSITIVES_ON_A_RANK = ((0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 8), tuple(range(12)), (0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7))
@@ -119,3 +120,15 @@ def test_mixed_precision_with_clipping_and_micro_batch(worlds: Worlds, world_siz
         assert outcome.weights.dtype == torch.float32
         assert float(outcome.gradients[0].norm()) <= 1 + 1e-4
         assert relative_difference(outcome.gradients[0], one.gradients[0]) <= 0.05
+
+
+def _sent_at_each_step() -> list[str]:
+    module = build(Case(loss="memory", batchnorm=True))
+    sent = DistributedDataParallel(module).modules_buffers
+    return [name for name, buffer in module.named_buffers() if any(buffer is other for other in sent)]
+
+
+def test_a_memory_is_not_sent_around() -> None:
+    names = run_ranks(_sent_at_each_step, 2)[0]
+    assert "network.trunk.2.running_mean" in names
+    assert not [name for name in names if name.startswith("loss.")]

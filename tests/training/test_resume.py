@@ -187,6 +187,12 @@ def test_nothing_is_left_to_train(runs: Runs, limit: list[str]) -> None:
         ("max_steps", 20, 26, ["--data.validation_share=0"]),
         ("max_steps", 16, 24, ["--data.validation_share=0", "--data.sampler.neighbours=0.5"]),
         ("max_steps", 15, 26, ["--trainer.accumulate_grad_batches=2"]),
+        (
+            "max_steps",
+            13,
+            19,
+            ["--model.loss=CrossBatchMemory", "--model.loss.loss=TripletLoss", "--model.loss.size=50"],
+        ),
         ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5"]),
         ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5", "--data.validation_share=0"]),
     ],
