@@ -20,7 +20,7 @@ from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.images import INTERPOLATIONS, sides
 from lifted_lightning.data.table import positives
 from lifted_lightning.errors import UserError, counted, did_you_mean, listed, one_line
-from lifted_lightning.losses import ContrastiveLoss
+from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import added_since, flatten
 from lifted_lightning.training.module import EmbeddingModule
@@ -63,6 +63,7 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
     check_cameras(data)
     check_pairs(module, data)
+    check_memory(module.loss, config.trainer.max_steps)
 
 
 def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
@@ -73,6 +74,12 @@ def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
             "--model.loss.pairs=consecutive: every two rows of --data.sampler=PositivePairs are of one class, and no "
             "pair would be pushed apart; give --data.sampler=ReleasedPairs, or leave out pairs"
         )
+
+
+def check_memory(loss: torch.nn.Module, max_steps: int | None) -> None:
+    """Say that a run ends before its memory is used."""
+    if isinstance(loss, CrossBatchMemory) and 0 <= (max_steps or -1) <= loss.start:
+        rank_zero_warn(f"model.loss.start={loss.start}: in {max_steps} steps the memory is never used; give fewer")
 
 
 def check_cameras(data: RetrievalDataModule) -> None:

@@ -16,13 +16,14 @@ from lifted_lightning.commands.checks import (
     check_goes_on,
     check_images_fit,
     check_interpolation,
+    check_memory,
     check_numbers,
     check_signature,
     check_validation_classes,
 )
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.errors import UserError
-from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.losses import CrossBatchMemory, LiftedStructureLoss
 from lifted_lightning.training.module import EmbeddingModule
 from lifted_lightning.training.networks import EmbeddingNetwork
 
@@ -31,6 +32,16 @@ def test_a_learning_rate_of_0_is_allowed_and_said() -> None:
     optimizer = Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=0.0))
     with pytest.warns(UserWarning, match="lr is 0: nothing is learnt"):
         check_numbers(Namespace(model=Namespace(optimizer=optimizer)))
+
+
+def test_a_memory_that_is_never_used_is_said() -> None:
+    memory = CrossBatchMemory(LiftedStructureLoss(), start=100, embedding_size=8)
+    with pytest.warns(UserWarning, match=r"model.loss.start=100: in 100 steps the memory is never used"):
+        check_memory(memory, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for loss, steps in ((memory, 101), (memory, -1), (memory, None), (LiftedStructureLoss(), 100)):
+            check_memory(loss, steps)
 
 
 def test_a_loss_takes_embeddings_and_labels() -> None:
