@@ -1,5 +1,6 @@
 """EmbeddingModule: learning rates, seeds, what its hooks return, compilation, and a loss that is not finite."""
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,16 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
+from lifted_lightning.callbacks.terminal import RunProgressBar
 from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.errors import RunError
 from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.runs.loggers import MetricsFile
 from lifted_lightning.training.module import EmbeddingModule, FiniteLoss
 from tests.helpers.ranks import run_ranks
 from tests.helpers.tiny import TinyNetwork
@@ -136,6 +142,38 @@ def test_compiled_network_and_loss(tmp_path: Path, world_size: int) -> None:
         for plain, compiled in zip(outcomes[::2], outcomes[1::2], strict=True):
             assert relative_difference(compiled.gradients[0], plain.gradients[0]) <= 1e-4
             assert relative_difference(compiled.weights, plain.weights) <= 1e-2
+
+
+class Reads(TorchDispatchMode):
+    """Notes which file of ours or Lightning's reads a tensor, for which it waits, between the steps that are logged."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+        self.files: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        every: int = self.trainer.log_every_n_steps  # a step's number goes up in the middle of it
+        between = self.trainer.training and 0 < self.trainer.global_step % every < every - 1
+        if between and operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            files = [Path(frame.filename) for frame in traceback.extract_stack()]
+            self.files.add("/".join(next(f for f in reversed(files) if "_lightning/" in str(f)).parts[-2:]))
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_the_device_only_where_it_is_logged(tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_steps=12, log_every_n_steps=5, logger=MetricsFile(tmp_path),
+        callbacks=[RunProgressBar(), BatchDiagnostics()], use_distributed_sampler=False, enable_checkpointing=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    data = blobs(Case(), tmp_path)
+    data.sampler = PositivePairs(samples_per_class=2, neighbours=0.5)
+    with Reads(trainer) as reads:
+        trainer.fit(module(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.01)), datamodule=data)
+    # Augmentation reads its draws, which are on the CPU. Losses that compile as one graph read nothing elsewhere. The
+    # last is Lightning's own, in each call of log.
+    assert reads.files <= {"data/augment.py", "losses/pairs.py", "logger_connector/result.py"}
 
 
 class SecondView(EmbeddingModule):
