@@ -32,16 +32,17 @@ class CrossBatchMemory(nn.Module):
                  + \sum_{(l,j) \in N} e^{(\alpha - D_{lj}) / \tau}\Big)
                  + D_{ij}, \qquad J = \frac{1}{2|P|} \sum_{(i,j) \in P} \max(0, J_{ij})^2 .
 
-    With their options, each as without a memory. The gradient is that of the anchors alone: where the memory holds the
-    batch and no more, the value is that of the loss by itself, and the gradient half of it. A loss of
-    pytorch-metric-learning gets the memory as ``ref_emb``, and all those pairs.
+    With their options, each as without a memory. Where the memory holds the batch and no more, the value is that of the
+    loss by itself; the gradient is that of the anchors alone. (The paper's released code adds the loss of the batch.) A
+    loss of pytorch-metric-learning gets the memory as ``ref_emb``, and all those pairs.
 
     An image that comes again while an earlier embedding of it is remembered is a positive pair with that one, which
     other augmentations and an earlier network made. So a memory should hold at most as many as there are training
     images; beyond, it holds each image several times.
 
-    Given the global batch every rank remembers the same, and nothing is communicated. The memory is in the state, so
-    that a run goes on from a checkpoint as if it had not been interrupted; no average of weights touches it.
+    Given the global batch every rank remembers the same, and nothing is communicated (with ``gather=false`` each its
+    own, and a checkpoint has rank zero's). The memory is in the state, so that a run goes on from a checkpoint as if it
+    had not been interrupted; no average of weights touches it.
 
     Time and memory O(B M), and whatever a loss of pytorch-metric-learning takes.
 
