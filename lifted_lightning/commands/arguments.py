@@ -127,27 +127,11 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
     def in_full(name: str) -> str:
         return next((g for g in given if g.endswith(f".{name}")), name)
 
-    if found := re.search(r"(?:unrecognized arguments: |ambiguous option: |accept option '|Option ')([^\s']+)", text):
-        if "unrecognized" in text and not found[1].startswith("--"):
-            return f"unexpected argument {found[1]!r}; options begin with --"
-        name = in_full(found[1].split("=", 1)[0].removeprefix("--"))
-        parent = name.rpartition(".")[0]
-        of_class = parent and "seed_everything" not in options  # whose parser says margin
-        known = [f"{parent}.{option}" if of_class and "." not in option else option for option in options]
-        others = _class_options()
-        if name in others:
-            return f"no option --{name} of the class chosen, but of {', '.join(others[name])}; leave it out"
-        known = [] if name in known else [*known, *others]  # it may be one in another place
-        return f"no option --{name}; {did_you_mean(name, known, 'see --help', '--')}"
+    if found := re.search(r"(?:unrecognized arguments: --|accept option '|Option ')([^\s'=]+)", text):
+        return _unknown_option(in_full(found[1]), options)
     if found := re.search(r"following arguments are required: ([\w.]+)", text):
         name = next((option for option in _class_options() if option.endswith(f".{found[1]}")), found[1])
         return f"--{name} is missing: give it, or a --config that has it (see experiments/)"
-    if found := re.search(
-        r'^Parser key "(\S+)": Not a valid subclass of \w+\. Got value: ([\[{].*?) Subclass types', text
-    ):
-        return (
-            f"--{found[1]}: {one_line(found[2], 150)} names no class; give it as class_path, its settings as init_args"
-        )
     # Of an option of a class: said already, and told among what else might stand in the place of the class.
     if found := re.search(r"- ((?:no option )?--[\w.]+.*?)(?= - | Given value type)", text):
         return found[1]
@@ -155,7 +139,7 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
         r"dot import path|No module named \S+|module \S+ has no attribute [^\s.]+|No \S+ attribute [^\s.]+|"
         r"(?:subclass of|returns) (?:<class '|Union\[)?(\w+)"
     )
-    if found := re.search(rf'^Parser key "(\S+)":(?!.*<class .(?:int|float)).*({reason})', text):
+    if found := re.search(rf'^Parser key "(\S+)":(?! Not a valid|.*<class .(?:int|float)).*({reason})', text):
         return _wrong_class(in_full(found[1]), found[2], found[3], text)
     for pattern, plain in (
         (r"- Expected a path but .* invalid - |Does not validate against .*? Errors: - ", ""),
@@ -166,20 +150,29 @@ def shorten(message: str, options: Sequence[str], arguments: Sequence[str] = ())
     return one_line(re.sub(r'^Parser key "(\S+)":', lambda key: f"--{in_full(key[1])}:", text), 400)
 
 
+def _unknown_option(name: str, options: Sequence[str]) -> str:
+    parent, others = name.rpartition(".")[0], _class_options()
+    if name in others:
+        return f"no option --{name} of the class chosen, but of {', '.join(others[name])}; leave it out"
+    if parent and "seed_everything" not in options:  # they are those of a class, whose parser says margin
+        options = [option if "." in option else f"{parent}.{option}" for option in options]
+    known = [] if name in options else [*options, *others]  # it may be one in another place
+    return f"no option --{name}; {did_you_mean(name, known, 'see --help', '--')}"
+
+
 def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
     named = (
         r"string: (\S+)|class_path '([^']+)'|path (\S+) does|'([^']+)' to be|"
         r"value: (?:Namespace\(class_path=')?([^\s']+)"
     )
     path = next((part for found in re.findall(named, text) for part in found if part), "")
-    known = classes_for(key)
     if kind:
         return f"--{key}={path}: is no {kind}; give the path of such a class"
-    if reason == "dot import path":
-        choose = f"choose {', '.join(sorted(known))}, or give MODULE.CLASS" if known else "give MODULE.CLASS"
-        return f"--{key}={path}: no such class; {did_you_mean(path, known, choose)}"
-    hint = did_you_mean(path.rsplit(".", 1)[-1], known, "give MODULE.CLASS, importable from here")
-    return f"--{key}={path}: cannot be imported ({reason}); {hint}"
+    known, choose = classes_for(key), "give MODULE.CLASS, importable from here"
+    if "." not in path:
+        reason = "no such class"
+        choose = f"choose {', '.join(sorted(known))}, or give MODULE.CLASS" if known else choose
+    return f"--{key}={path}: cannot be imported ({reason}); {did_you_mean(path.rsplit('.', 1)[-1], known, choose)}"
 
 
 # Classes by their short names
@@ -196,6 +189,7 @@ _CLASSES = {  # the modules whose classes a setting may name by their names alon
     "data.sampler": ("lifted_lightning.data.batches",),
 }
 _BASES = ("Augmentation", "Embedder", "GlobalBatchSampler", "LRScheduler", "Optimizer", "Pooled", "Pooling")
+_TOLD = ("model.loss.num_classes", "model.loss.embedding_size")  # by the data and the network, not by the user
 _NOT_OFFERED = ("torch.", "torchvision.", "torchmetrics.", "pytorch_lightning.", "lightning_fabric.", "timm.")
 
 
@@ -216,7 +210,7 @@ def _class_options() -> dict[str, list[str]]:
     for key, modules in _CLASSES.items():
         for class_name, found in classes_for(key).items() if modules[0].startswith(_OURS) else ():
             for name in inspect.signature(found).parameters:
-                if name not in ("self", "args", "kwargs"):
+                if name not in ("self", "args", "kwargs") and f"{key}.{name}" not in _TOLD:
                     options.setdefault(f"{key}.{name}", []).append(class_name)
     return options
 

@@ -33,7 +33,7 @@ WRONG: list[tuple[str, ...]] = [
     ("frobnicate", "'frobnicate'", "see lifted --help"),
     # lifted fit: options
     ("fit", "--model.network is missing", "--config"),
-    (f"{FIT} stray", "'stray'", "options begin with --"),
+    (f"{FIT} stray", "unrecognized arguments: stray"),
     (f"{FIT} --trainer.max_stps=3", "--trainer.max_stps", "did you mean --trainer.max_steps?"),
     (f"{FIT} --model.embeding_size=3", "embeding_size", "did you mean --model.network.embedding_size?"),
     (f"{FIT} --model.loss.margn=3", "--model.loss.margn", "did you mean --model.loss.margin?"),
@@ -43,7 +43,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --config=broken.yaml", "--config broken.yaml", "line 1", "mend it"),
     (f"{FIT} --config=list.yaml", "--config list.yaml", "holds no settings"),
     (f"{FIT} --config=twice.yaml", "--config twice.yaml", "data is there twice", "line 2"),
-    (f"{FIT} --config=nameless.yaml", "--model.loss: {'class_paht': 'TripletLoss', ", "as class_path"),
+    (f"{FIT} --config=nameless.yaml", "--model.loss: Not a valid subclass", "'class_paht'", "class_path"),
     (f"{FIT} --config=binary.yaml", "--config binary.yaml", "is no YAML"),
     (f"{FIT} --config=/dev/zero", "--config /dev/zero", "longer than 10,000,000 characters"),
     (f"{FIT} --data.neighbours=0.5", "--data.neighbours", "did you mean --data.sampler.neighbours?"),
@@ -53,7 +53,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --config=misspelt.yaml", "batch_sise", "did you mean --data.batch_size?"),
     # lifted fit: classes
     (f"{FIT} --model.loss=LiftedStructreLoss", "LiftedStructreLoss", "did you mean LiftedStructureLoss?"),
-    (f"{FIT} --model.loss=Nonsense", "Nonsense", "ContrastiveLoss, LiftedStructureLoss, TripletLoss"),
+    (f"{FIT} --model.loss=Nonsense", "Nonsense", "choose ContrastiveLoss, ", "LiftedStructureLoss, TripletLoss"),
     (f"{FIT} --model.loss=torch.nn.Nope", "torch.nn.Nope", "cannot be imported", "MODULE.CLASS"),
     (f"{FIT} --model.optimizer=torch.optim.SGDD", "torch.optim.SGDD: cannot be", "did you mean SGD?"),
     (f"{FIT} --model.optimizer=torch.nn.Linear", "--model.optimizer=torch.nn.Linear", "is no Optimizer"),
@@ -63,7 +63,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --model=pathlib.Path", "pathlib.Path", "EmbeddingModule"),
     (f"{FIT} --config moved.yaml", "=lifted_lightning.schedules.WarmupCosine: cannot be", "did you mean WarmupCosine?"),
     (f"{FIT} --diagnostics.x=1", "no option --diagnostics.x; see --help"),
-    (f"{FIT} --model.loss=", "--model.loss=: no such class", "choose ContrastiveLoss"),
+    (f"{FIT} --model.loss=", "--model.loss=: cannot be imported (no such class)", "choose ContrastiveLoss"),
     (f"{FIT} --data.sampler=ReleasedPairs --data.sampler.neighbours=1", "class chosen, but of PositivePairs; leave"),
     (f"{FIT} --model.loss=ContrastiveLoss --model.loss.mining=hard", "mining of the class", "of TripletLoss; leave"),
     # lifted fit: values of the wrong kind
