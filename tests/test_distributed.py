@@ -18,18 +18,15 @@ def _gradient_of_weight() -> torch.Tensor:
     return sum_over_ranks(weight.grad) / world_size()
 
 
-def test_gathered_gradient_is_that_of_one_process() -> None:
+def _gradient_and_share() -> tuple[torch.Tensor, list[int]]:
+    return _gradient_of_weight(), list(own_share(10))
+
+
+def test_ranks_share_the_work_evenly_and_have_the_gradient_of_one_process() -> None:
     expected = _gradient_of_weight()  # here: one process
-    for gradient in run_ranks(_gradient_of_weight, 3):
+    gradients, shares = zip(*run_ranks(_gradient_and_share, 3), strict=True)
+    for gradient in gradients:
         torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=0)
-
-
-def _share_of(count: int) -> list[int]:
-    return list(own_share(count))
-
-
-def test_shares_cover_everything_once_and_evenly() -> None:
-    shares = run_ranks(_share_of, 3, 10)
     assert [i for share in shares for i in share] == list(range(10))
     assert {len(share) for share in shares} == {3, 4}
 

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from lifted_lightning.runs.embeddings import read_embeddings
-
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
 SHORT = ["--trainer.max_steps=12", "--data.batches_per_epoch=6", "--trainer.check_val_every_n_epoch=1"]
@@ -140,33 +138,6 @@ def inspect(run: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run / "wandb")]
     lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-def test_its_config_repeats_the_run_in_a_new_folder(first_run: tuple[Path, str]) -> None:
-    run, _ = first_run
-    done = lifted(run.parents[2], "fit", "--config", str(run / "config.yaml"))
-    assert done.returncode == 0, done.stderr
-    again = run.with_name(run.name + "-2")
-    first, second = (json.loads((folder / "result.json").read_text()) for folder in (run, again))
-    assert first["test"] == second["test"]
-    assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load((run / "config.yaml").read_text())
-
-
-def test_test_and_predict_read_the_checkpoint(first_run: tuple[Path, str]) -> None:
-    run, _ = first_run
-    config = ["--config", str(run / "config.yaml"), "--ckpt_path", "best"]
-    result = json.loads((run / "result.json").read_text())
-    done = lifted(run.parents[2], "test", *config, "--name", "tested")
-    assert done.returncode == 0, done.stderr
-    tested = json.loads((run.with_name("tested") / "result.json").read_text())
-    assert tested["test"] == result["test"]
-    assert "Test metric" not in done.stdout, "one table of them is enough"
-    assert "verbose" not in yaml.safe_load((run.with_name("tested") / "config.yaml").read_text())
-    done = lifted(run.parents[2], "predict", *config, "--name", "predicted")
-    assert done.returncode == 0, done.stderr
-    index = read_embeddings(run.with_name("predicted") / "embeddings.npz")  # as lifted search does
-    assert index.embeddings.shape == (len(set(index.paths.tolist())), 64)
-    assert (index.size, index.distance) == (16, "euclidean")
 
 
 OWN = """

@@ -19,6 +19,7 @@ from lifted_lightning.commands.fit import make_parser, parse
 from lifted_lightning.commands.lightning import TIPS, launched
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
+from lifted_lightning.runs.embeddings import read_embeddings
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.tiny import Blobs
@@ -241,7 +242,8 @@ def test_works(options: str, check: Check, run: Callable[..., Done]) -> None:
     assert done.result["test"]["recall@1"] > 0
     assert check(done) is not False
     assert [p.name for p in Path().iterdir()] == ["runs"], "all is in the run's folder"
-    assert all(noise not in done.out + done.err for noise in ("Tip:", "GPU available", "Restor", "Seed set"))
+    noise = ("Tip:", "GPU available", "Restor", "Seed set", "Test metric")
+    assert not [words for words in noise if words in done.out + done.err]
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED, ids=[options for options, _ in REFUSED])
@@ -399,6 +401,9 @@ def test_a_part_is_marked_wherever_it_is_shown(run: Callable[..., Done]) -> None
     assert run("report", "runs/e/run").code == 2
     predict = ["predict", f"--config={RUN / 'config.yaml'}", "--ckpt_path=last", "--name=p"]
     assert "40 embeddings of 160 images" in run(*predict, "--trainer.limit_predict_batches=2").out
+    index = read_embeddings(Path("runs/e/p/embeddings.npz"))  # as lifted search does
+    assert (index.embeddings.shape, index.size, index.distance) == ((40, 8), 16, "euclidean")
+    assert len(set(index.paths.tolist())) == 40
 
 
 class FirstBlobs(Blobs):

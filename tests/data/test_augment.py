@@ -215,27 +215,21 @@ def test_double_precision_is_kept():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: CropMirror(0),
-        lambda: CropMirror(4, colour_jitter=2),
-        lambda: CropMirror(4, mean=[0.5]),
-        lambda: CropMirror(4, mean=[0.5, 0.5], std=[0.5]),
-        lambda: CropMirror(4, mean=[0.5], std=[0.0]),
-        lambda: CropMirror(4, mean=[0.5], std=[math.inf]),
-        lambda: CropMirror(4, mean=[math.nan], std=[0.5]),
-        lambda: CropMirror(4, mean=[], std=[]),
-        lambda: CropMirror(4, colour_jitter=math.nan),
-        lambda: ResizedCrop(4, ratio=(1, math.inf)),
-        lambda: ResizedCrop(4, scale=(math.nan, 1)),
-        lambda: Affine(4, shift=math.nan),
-        lambda: Affine(4, rotation=math.inf),
-        lambda: ResizedCrop(4, scale=(0.5, 0.2)),
-        lambda: ResizedCrop(4, ratio=(0, 1)),
-        lambda: Affine(4, rotation=-1),
+        *((lambda settings=settings: CropMirror(**{"size": 4, **settings})) for settings in (
+            {"size": 0}, {"colour_jitter": 2}, {"colour_jitter": math.nan}, {"mean": [0.5]}, {"mean": [], "std": []},
+            {"mean": [0.5, 0.5], "std": [0.5]}, {"mean": [0.5], "std": [0.0]}, {"mean": [math.nan], "std": [0.5]},
+        )),
+        *((lambda settings=settings: ResizedCrop(4, **settings)) for settings in (
+            {"scale": (math.nan, 1)}, {"scale": (0.5, 0.2)}, {"ratio": (0, 1)}, {"ratio": (1, math.inf)},
+        )),
+        *((lambda settings=settings: Affine(4, **settings)) for settings in (
+            {"shift": math.nan}, {"rotation": math.inf}, {"rotation": -1},
+        )),
         lambda: CropMirror(9)(random_images(1, 3, 8, 8)),
         lambda: Affine(9)(random_images(1, 3, 8, 8), torch.zeros(1, NUM_DRAWS)),
         lambda: CropMirror(4, **RAW)(random_images(1, 1, 8, 8)),
     ],
-)
+)  # fmt: skip
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(UserError, match=r"\w+"):
         wrong()

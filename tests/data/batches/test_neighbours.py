@@ -210,7 +210,7 @@ def through_a_file(state: dict) -> dict:
 
 @pytest.mark.parametrize(
     ("workers", "kind", "kills"),
-    [(0, DataLoader, range(1, 30)), (0, PrefetchLoader, range(1, 30)), (2, DataLoader, [8, 10, 13, 14, 19])],
+    [(0, DataLoader, range(1, 30)), (0, PrefetchLoader, range(1, 30)), (2, DataLoader, [10, 14])],
 )
 def test_a_killed_run_resumes_with_the_very_batches(workers, kind, kills):
     labels = labels_of([2, 3, 4, 6, 9] * 6)

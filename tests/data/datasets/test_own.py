@@ -311,16 +311,6 @@ def test_wrong_files_are_named(tmp_path: Path, name: str, content: bytes | None,
     assert name in found
 
 
-def test_parquet_without_a_column_or_a_label(tmp_path: Path) -> None:
-    import pandas
-
-    frame = pandas.DataFrame({"path": ["a", "b"], "label": ["x", None], "split": ["train", "train"]})
-    frame.to_parquet(tmp_path / "t.parquet")
-    assert "line 2 has no label" in failure(TableFile("t.parquet"), tmp_path)
-    frame.drop(columns="label").to_parquet(tmp_path / "t.parquet")
-    assert "no column label (found: path, split)" in failure(TableFile("t.parquet"), tmp_path)
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_labels_are_text(tmp_path: Path, suffix: str) -> None:
     labels = ["001", "1", "NA", "None", "True", "nan", "1.0", "null"]
