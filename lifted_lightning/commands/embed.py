@@ -153,7 +153,6 @@ def _images_of(argument: str) -> Iterator[tuple[str, str]]:
 def as_labels(folders: Iterable[str]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
     """Names of classes (C,) and labels (N,) int64, -1 where the folder is empty or says nothing."""
     names = list(folders)
-    none = {"": -1, "..": -1}
-    class_names = sorted(set(names) - none.keys())
-    number = {name: label for label, name in enumerate(class_names)} | none
-    return np.array(class_names, dtype=np.str_), np.array([number[name] for name in names], dtype=np.int64)
+    class_names = np.array(sorted({*names} - {"", ".."}), dtype=np.str_)
+    number = {name: label for label, name in enumerate(class_names.tolist())}
+    return class_names, np.array([number.get(name, -1) for name in names], dtype=np.int64)

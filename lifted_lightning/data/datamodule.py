@@ -1,7 +1,7 @@
 """RetrievalDataModule: from a data set's name to balanced global batches and class-disjoint evaluation."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,12 +20,11 @@ from lifted_lightning.data.images import (
     Interpolation,
     ResizeMode,
     Size,
-    image_or_error,
     in_colour,
     sides,
 )
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
-from lifted_lightning.data.pixels import Pixels, open_pixels, unreadable
+from lifted_lightning.data.pixels import Decoding, Pixels, open_pixels, unreadable
 from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
 from lifted_lightning.errors import UserError, counted, listed
 
@@ -261,7 +260,7 @@ class RetrievalDataModule(LightningDataModule):
     def _tell_of_colour(self) -> None:
         """Say that images in colour are read in grey, by a look at some of them."""
         rows = np.unique(np.linspace(0, len(self.table) - 1, 16, dtype=int)).tolist() if self.channels == 1 else []
-        images = [image_or_error(partial(self.table.read, row), self.table.items[row], 3) for row in rows]
+        images = map(Decoding(self.table).image, rows)
         if coloured := sum(in_colour(image) for image in images if not isinstance(image, UserError)):
             rank_zero_warn(
                 f"data.channels 1: {self.table.name} is in colour ({coloured} of {len(rows)} images looked at) and "
@@ -327,8 +326,8 @@ class RetrievalDataModule(LightningDataModule):
     def _dataset(self, labels: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
             return PixelRows(self.pixels, labels)
-        how = (self.size, self.resize, self.channels, self.interpolation, self.crop_scale)
-        return FileRows(self.table, labels, *how)
+        decoding = Decoding(self.table, self.size, self.resize, self.channels, self.interpolation)
+        return FileRows(decoding, labels, self.crop_scale)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict() if self._bound else {}

@@ -15,18 +15,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lifted_lightning.data.augment import crop_box, draw
 from lifted_lightning.data.batches.base import GlobalBatchSampler
-from lifted_lightning.data.images import (
-    Interpolation,
-    ResizeMode,
-    Size,
-    UInt8Array,
-    channels_last,
-    image_or_error,
-    sides,
-    to_pixels,
-)
-from lifted_lightning.data.pixels import Pixels
-from lifted_lightning.data.table import ImageTable, IntArray
+from lifted_lightning.data.images import UInt8Array, channels_last, sides
+from lifted_lightning.data.pixels import Decoding, Pixels
+from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
 
 Row = int | tuple[int, Sequence[float]]  # of the image table, and the random numbers by which to crop its image
@@ -93,21 +84,13 @@ class FileRows(Dataset):
     are the device's part (``CropMirror(size=None)``).
 
     Args:
-        table: the images.
+        decoding: of the images, as the pixel cache would be told.
         labels: (N,) int64, a class for each row of the table.
-        size: of the images in pixels: a side, or height and width.
-        mode: how an image that is not cropped comes to that, see ``images.to_pixels``.
-        channels: 1 for grey, 3 for colour.
-        interpolation: how pixels are made of others, ``bicubic`` say.
         scale: least and greatest area of a random crop, as a share of the image.
     """
 
-    table: ImageTable
+    decoding: Decoding
     labels: IntArray
-    size: Size
-    mode: ResizeMode = "squash"
-    channels: int = 3
-    interpolation: Interpolation = "bilinear"
     scale: tuple[float, float] = (0.2, 1.0)
 
     def __len__(self) -> int:
@@ -128,21 +111,20 @@ class FileRows(Dataset):
 
     def read(self, row: int, draws: Sequence[float] | None) -> UInt8Array:
         """One image (H, W, C)."""
-        image = image_or_error(lambda: self.table.read(row), self.table.items[row], self.channels)
+        image = self.decoding.image(row)
         if isinstance(image, UserError):
-            raise UserError(f"{self.table.name}: {image}; replace it, or leave it out with --data.skip_broken=true")
-        if draws is not None:
-            return self.random_crop(image, draws)
-        return to_pixels(image, self.size, self.mode, self.interpolation)
+            name = self.decoding.table.name
+            raise UserError(f"{name}: {image}; replace it, or leave it out with --data.skip_broken=true")
+        return self.decoding.resized(image) if draws is None else self.random_crop(image, draws)
 
     def random_crop(self, image: Image.Image, draws: Sequence[float]) -> UInt8Array:
-        h, w = sides(self.size)
+        h, w = sides(self.decoding.size)
         row, aspect = torch.tensor([draws]), image.width / image.height / (w / h)
         width, height, x, y = (float(value) for value in crop_box(row, aspect, self.scale, RATIO))
         left, right = (x - width + 1) / 2 * image.width, (x + width + 1) / 2 * image.width
         top, bottom = (y - height + 1) / 2 * image.height, (y + height + 1) / 2 * image.height
         box = (max(0.0, left), max(0.0, top), min(right, image.width), min(bottom, image.height))
-        return channels_last(image.resize((w, h), Image.Resampling[self.interpolation.upper()], box=box))
+        return channels_last(image.resize((w, h), Image.Resampling[self.decoding.interpolation.upper()], box=box))
 
 
 @dataclass(eq=False)

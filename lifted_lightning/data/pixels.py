@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from lifted_lightning.data.images import Interpolation, ResizeMode, Size, UInt8Array, image_or_error, sides, to_pixels
 from lifted_lightning.data.table import ImageTable, IntArray
@@ -67,16 +68,23 @@ class Decoding:
         shape = [len(self.table), *sides(self.size), self.channels]
         return {"key": digest(self.table.key), "items": items, "mode": self.how, "shape": shape, "block": BLOCK}
 
+    def image(self, row: int) -> Image.Image | UserError:
+        """The image of a row at its own size, or why there is none."""
+        return image_or_error(partial(self.table.read, row), self.table.items[row], self.channels)
+
+    def resized(self, image: Image.Image) -> UInt8Array:
+        """Such an image as (H, W, C) pixels of the one size."""
+        return to_pixels(image, self.size, self.mode, self.interpolation)
+
     def decode(self, rows: Iterable[int], into: UInt8Array | None = None) -> Broken:
         """Decode the images of these rows to those of an array, if there is one; gives those that cannot be."""
         broken: Broken = []
         for row in rows:
-            item = self.table.items[row]
-            image = image_or_error(partial(self.table.reader, item), item, self.channels)
+            image = self.image(row)
             if isinstance(image, UserError):
                 broken.append((row, str(image)))
             elif into is not None:
-                into[row] = to_pixels(image, self.size, self.mode, self.interpolation)
+                into[row] = self.resized(image)
         return broken
 
 

@@ -186,8 +186,6 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("barebones=true", ("--trainer.barebones=True", "leave it out")),
     ("default_root_dir=here", ("--trainer.default_root_dir=here", "give --runs_dir")),
     ("model_registry=mine", ("--trainer.model_registry=mine", "leave it out")),
-    ("profiler=fast", ("profiler", "simple")),
-    ("max_time=1h", ("1h", "DD:HH:MM:SS")),
     (callback("TQDMProgressBar"), ("enable_progress_bar=False", "TQDMProgressBar")),
     (callback("ModelCheckpoint", save_last="true"), ("save_last", "last.ckpt is always kept")),
     (callback("LearningRateFinder"), ("LearningRateFinder", "lifted sweep")),
@@ -196,7 +194,6 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     (callback("StochasticWeightAveraging", swa_lrs=0.01), ("StochasticWeightAveraging", "give WeightAveraging")),
     ("logger=true", ("--trainer.logger=true", "name another")),
     ("logger=WandbLogger", ("--trainer.logger", "WANDB_PROJECT")),
-    ("gradient_clip_algorithm=most gradient_clip_val=1", ("most", "norm")),
     ("check_val_every_n_epoch=null val_check_interval=0.5", ("val_check_interval", "give other settings")),
 ]
 

@@ -344,12 +344,10 @@ def test_as_a_process() -> None:
 
 
 @pytest.mark.usefixtures("_alone")
-@pytest.mark.parametrize("command", ["data verify cup200", "report photos", f"{FIT} --data.size=0"])
-def test_debug_shows_the_traceback(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from lifted_lightning.errors import UserError
 
+    command = "data verify cup200"
     monkeypatch.setattr(sys, "argv", ["lifted", *command.split()])
     with pytest.raises(UserError) as caught:
         main([*command.split(), "--debug"])

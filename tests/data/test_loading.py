@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from lifted_lightning.data.augment import ResizedCrop, draw
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.loading import AHEAD, CropDraws, FileRows, PixelRows, PrefetchLoader, as_batch
-from lifted_lightning.data.pixels import open_pixels
+from lifted_lightning.data.pixels import Decoding, open_pixels
 from lifted_lightning.data.table import ImageTable
 
 
@@ -35,7 +35,7 @@ def table(tmp_path):
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode, size, how):
     cached = PixelRows(open_pixels(table, size, mode=mode, interpolation=how, cache_dir=tmp_path), table.labels)
-    direct = FileRows(table, table.labels, size, mode, interpolation=how)
+    direct = FileRows(Decoding(table, size, mode, interpolation=how), table.labels)
     assert len(direct) == len(cached)
     batch = direct.__getitems__([19, 16])
     assert (batch["indices"].tolist(), batch["labels"].tolist()) == ([19, 16], [4, 4])
@@ -48,7 +48,7 @@ def batches(table, rank=0, world_size=1, start=(0, 0), **options):
     labels = np.where(np.isin(np.arange(24), table.train), table.labels, -1)
     sampler = PositivePairs(2, 0.0).bind(labels, batch_size=8, seed=5, rank=rank, world_size=world_size)
     sampler.start_at(start[0] * 2 + start[1])
-    rows = FileRows(table, table.labels, 16)
+    rows = FileRows(Decoding(table, 16), table.labels)
     loader = DataLoader(rows, batch_sampler=CropDraws(sampler), collate_fn=as_batch, **options)
     sampler.set_epoch(start[0])
     return list(loader)
@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on_with_the_same_crops(table):
 def test_the_crop_is_the_device_s(table, size):
     """The same draws give the same region; a smooth picture hides the difference between the filters."""
     draws = draw((0, 0, 0), 4)
-    rows = FileRows(table, table.labels, size)
+    rows = FileRows(Decoding(table, size), table.labels)
     crops = rows.__getitems__([(i, u) for i, u in enumerate(draws.tolist())])["images"]
     device = ResizedCrop(size, mirror=False, mean=[0.0] * 3, std=[1 / 255] * 3)
     for i in range(4):

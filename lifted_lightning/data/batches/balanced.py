@@ -11,7 +11,7 @@ from torch import Tensor
 from lifted_lightning.data.batches.base import GlobalBatchSampler
 from lifted_lightning.data.batches.neighbours import EmbeddingTable, nearest_of_other_classes
 from lifted_lightning.data.table import IntArray
-from lifted_lightning.errors import UserError, counted
+from lifted_lightning.errors import UserError, counted, listed
 
 # More than any loader draws ahead.
 _SHARES_KEPT = 4096
@@ -196,12 +196,9 @@ class PositivePairs(GlobalBatchSampler):
         groups = np.split(self.rows[order], starts[1:])
         single = [label for label, group in zip(present.tolist(), groups, strict=True) if len(group) == 1]
         if single and self.rank == 0:
-            named = [str(label) if self.class_names is None else self.class_names[label] for label in single[:10]]
-            more = f" and {len(single) - 10} more" if len(single) > 10 else ""
-            warnings.warn(
-                f"training leaves out {counted(len(single), 'class')} of a single image: {', '.join(named)}{more}",
-                stacklevel=3,
-            )
+            names = [str(label) if self.class_names is None else self.class_names[label] for label in single]
+            left_out = f"training leaves out {counted(len(single), 'class')} of a single image"
+            warnings.warn(f"{left_out}: {listed(names, 10)}", stacklevel=3)
         return [group for group in groups if len(group) > 1]
 
 

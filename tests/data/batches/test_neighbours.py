@@ -234,16 +234,6 @@ def test_a_run_resumed_at_another_place_than_recorded_is_refused():
         second.start_at(12)
 
 
-def test_neighbours_may_be_switched_on_when_resuming():
-    labels = labels_of([4] * 30)
-    plain, sampler = build(labels, neighbours=0), build(labels)
-    sampler.load_state_dict(plain.state_dict())
-    sampler.start_at(11)
-    train(sampler, labels, 15)
-    shares = [sampler.diagnostics(number)["neighbour_share"] for number in range(11, 26)]
-    assert shares == [0.0] * 9 + [0.5] * 6, "from the second interval of its own on"
-
-
 def test_the_interval_must_cover_what_a_loader_draws_ahead():
     labels = labels_of([4] * 30)
     assert [drawn_ahead(workers) for workers in (0, 1, 2, 3)] == [3, 3, 5, 7]
