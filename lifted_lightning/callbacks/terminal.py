@@ -18,6 +18,8 @@ from lifted_lightning.runs.settings import metrics_in_order
 class RunProgressBar(RichProgressBar):
     """Lightning's bar, which knows the number of epochs also where ``max_steps`` sets the end."""
 
+    shows_loss = True  # of itself, without Lightning's prog_bar
+
     def __init__(self) -> None:
         super().__init__(refresh_rate=5, leave=False)
         self._shown: dict[str, Any] = {}
@@ -33,7 +35,8 @@ class RunProgressBar(RichProgressBar):
         every: int = trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
         if not trainer.training or trainer.global_step % every == 0:
             items = super().get_metrics(trainer, pl_module)
-            self._shown = {name: value for name, value in items.items() if name != "v_num"}
+            loss = {name: float(value) for name, value in trainer.callback_metrics.items() if name == "train/loss"}
+            self._shown = {name: value for name, value in items.items() if name != "v_num"} | loss
         return self._shown
 
 

@@ -251,7 +251,9 @@ class EmbeddingModule(LightningModule):
         noted = loss.detach() if self.gather else sum_over_ranks(loss.detach())  # on every rank alike
         self._finite.note(self.global_step, noted, embeddings.detach(), indices)
         data_of(self.trainer).sampler.record(indices, embeddings.detach())
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(labels))
+        bar = self.trainer.progress_bar_callback  # Lightning reads what it shows at each step, and ours by itself
+        shown = bar is not None and not getattr(bar, "shows_loss", False)
+        self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=len(labels))
         return {"loss": loss, "embeddings": embeddings.detach(), "labels": labels, "indices": indices}
 
     def _loss_of(self, batch: Batch, embeddings: Tensor, labels: Tensor) -> Tensor:
