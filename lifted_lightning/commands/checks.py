@@ -23,6 +23,7 @@ from lifted_lightning.errors import UserError, counted, did_you_mean, listed, on
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY, load_checkpoint
 from lifted_lightning.runs.settings import added_since, flatten
+from lifted_lightning.training.lora import ADAPTER
 from lifted_lightning.training.module import EmbeddingModule
 from lifted_lightning.training.networks import EmbeddingNetwork
 
@@ -211,6 +212,8 @@ def check_validation(data: RetrievalDataModule, remedy: str) -> None:
 
 def check_checkpoint(module: EmbeddingModule, path: Path, with_loss: bool) -> None:
     """Refuse a checkpoint whose weights are not this module's; an evaluation needs none of a loss's (``with_loss``)."""
+    if path.suffix == ADAPTER:
+        raise UserError(f"{path}: without the trunk it is for lifted embed and search; give the checkpoint beside it")
     saved = load_checkpoint(path)["state_dict"]
     own = module.state_dict()
     for name in sorted(own.keys() | saved.keys()):

@@ -56,7 +56,9 @@ def test_trunks_that_it_is_not_for(name: str, reason: str) -> None:
         add_lora(models.get_model(name, weights=None), 4)
 
 
-def test_a_run_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_and_its_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run's checkpoint is whole; the adapter beside it gives the same embeddings with the trunk, and no other."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("LIFTED_WEIGHTS_DIR", str(tmp_path / "none"))
@@ -86,6 +88,10 @@ def test_a_run_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert all("lora" in name for name in kept if name.startswith("network.trunk"))
         expected = lifted_lightning.load(whole, "cpu").embed(paths)
         np.testing.assert_array_equal(lifted_lightning.load(small, "cpu").embed(paths), expected)
+
+    test = ["test", f"--config={folder / 'config.yaml'}"]
+    assert main([*test, f"--ckpt_path={small}"]) == 2
+    assert "best.adapter: without the trunk it is for lifted embed" in capsys.readouterr().err
 
     weights["norm.bias"][0] += 1
     torch.save(weights, "trunk.pth")
