@@ -141,6 +141,7 @@ class Cluster:
         """Have a job that was queued again begin at once, where SLURM lets it wait; gives what SLURM knows of it."""
         told = self.told(job)
         if told["JobState"] == "PENDING" and told["Reason"] == "BeginTime":
+            time.sleep(3)  # until its script, which has queued it again, has ended too
             self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         return told
 
