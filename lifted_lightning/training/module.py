@@ -9,8 +9,10 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.plugins import DoublePrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
@@ -179,6 +181,10 @@ class EmbeddingModule(LightningModule):
     # Lightning's hooks
 
     def setup(self, stage: str) -> None:
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            # Lightning does so after it has loaded a checkpoint's weights, which rounds them, and of no average.
+            for module in (self, *self._averages()):
+                module.double()
         if self.augment.size is None and getattr(self.trainer, "datamodule", None) is not None:
             self.augment.match(self.network, sides(data_of(self.trainer).size))
 
@@ -324,10 +330,15 @@ class EmbeddingModule(LightningModule):
     def on_validation_start(self) -> None:
         """Until an average of weights begins it is the weights, not what they were before the head was turned."""
         self._check_finite()
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            average = callback._average_model if isinstance(callback, WeightAveraging) else None
-            if average is not None and not average.n_averaged:
+        for average in self._averages():
+            if not average.n_averaged:
                 average.module.load_state_dict(self.state_dict())
+
+    def _averages(self) -> list[AveragedModel]:
+        """What callbacks that average weights have, in training."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        made = [callback._average_model for callback in callbacks if isinstance(callback, WeightAveraging)]
+        return [average for average in made if average is not None]
 
     def on_validation_epoch_start(self) -> None:  # a callback that averages weights has put the average in by now
         broadcast_buffers(self.network)

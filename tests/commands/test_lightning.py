@@ -357,7 +357,8 @@ def test_until_an_average_begins_it_is_the_weights(run: Callable[..., Done]) -> 
 
 
 MEMORY = ["--model.loss=CrossBatchMemory", "--model.loss.loss=ContrastiveLoss", "--model.loss.size=50"]
-AVERAGES = {"from the first step": AVERAGE, "later": LATER, "with a memory": [*AVERAGE, *MEMORY]}
+DOUBLE = "--trainer.precision=64-true"
+AVERAGES = {"from the first step": AVERAGE, "later": LATER, "with a memory": [*AVERAGE, *MEMORY, DOUBLE]}
 
 
 @pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES.keys())
@@ -371,6 +372,10 @@ def test_an_average_of_weights_goes_on_exactly(average: list[str], run: Callable
     one, two = load(RUN, "last"), load(Path("runs/e/second"), "last")
     for key in (*COMPARED, "current_model_state", "averaging_state", "lifted_loss"):
         assert_same(one[key], two[key], key)
+    if DOUBLE in average:
+        assert one["state_dict"]["network.head.weight"].dtype == torch.float64, (
+            "Lightning's own would round the weights"
+        )
     if MEMORY[0] in average:
         assert one["lifted_loss"] == {"batches": 8, "seen": 128}
         for name in ("loss.embeddings", "loss.labels"):

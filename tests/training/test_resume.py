@@ -191,7 +191,10 @@ def test_nothing_is_left_to_train(runs: Runs, limit: list[str]) -> None:
             "max_steps",
             13,
             19,
-            ["--model.loss=CrossBatchMemory", "--model.loss.loss=TripletLoss", "--model.loss.size=50"],
+            [
+                *("--model.loss=CrossBatchMemory", "--model.loss.loss=TripletLoss", "--model.loss.size=50"),
+                "--trainer.precision=64-true",
+            ],
         ),
         ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5"]),
         ("max_epochs", 2, 3, ["--trainer.max_steps=-1", "--data.sampler.neighbours=0.5", "--data.validation_share=0"]),
