@@ -81,7 +81,9 @@ class GeM(Pooling):
         """See base class."""
         with torch.autocast(places.device.type, enabled=False):  # powers leave the range of half precision
             dtype = torch.promote_types(places.dtype, torch.float32)
-            return places.to(dtype).clamp(min=self.least).pow(self.p).mean((2, 3)).pow(1 / self.p)
+            places = places.to(dtype).clamp(min=self.least)
+            largest = places.detach().amax((2, 3), keepdim=True)  # powers of shares of it do not leave float32's
+            return (places / largest).pow(self.p).mean((2, 3)).pow(1 / self.p) * largest.flatten(1)
 
 
 class ClassToken(Pooling):
