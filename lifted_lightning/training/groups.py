@@ -1,7 +1,7 @@
 """Who learns, and how fast: the optimiser's groups of trunk, head and loss, and what of a trunk is frozen."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from lifted_lightning.errors import UserError, did_you_mean
 from lifted_lightning.training.networks import batchnorms
+from lifted_lightning.training.trunks import children_names
 
 Decayed = Literal["all", "matrices"]
 
@@ -79,20 +80,17 @@ def layers(trunk: nn.Module) -> dict[int, int]:
             of_name = group_parameters(module, module.group_matcher(coarse=False), reverse=True)
             return {id(p): of_name[name] for name, p in module.named_parameters()}
     number, numbers = -1, {id(p): 0 for p in trunk.parameters()}
-    for child in _children(trunk):
-        number += any(p.ndim > 1 for p in child.parameters())
-        numbers |= {id(p): max(number, 0) for p in child.parameters()}
+    known = dict(trunk.named_modules())
+    for name in getattr(trunk, "children_names", None) or children_names(trunk):
+        parameters = [*known[name].parameters()] if name in known else []  # a pooling leaves out what is behind it
+        number += any(p.ndim > 1 for p in parameters)
+        numbers |= {id(p): max(number, 0) for p in parameters}
     if number < 2:
         raise UserError(
             f"model.layer_decay: {number + 1} layers of {type(trunk).__name__} are told apart; take timm's network of "
             "the same name (timm:NAME), or give it a method group_matcher as timm's have"
         )
     return numbers
-
-
-def _children(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        yield from _children(child) if type(child) in (nn.Sequential, nn.ModuleList) else [child]
 
 
 def _not_to_decay(network: nn.Module) -> set[int]:

@@ -205,7 +205,18 @@ def unpooled(network: Any, features: int, name: str) -> tuple[nn.Module, int]:
     with torch.no_grad():
         seen = create_feature_extractor(network.eval(), names)(torch.zeros(1, 3, 224, 224))
     maps = [key for key in names if isinstance(seen[key], Tensor) and seen[key].ndim == 4 and seen[key].shape[2] > 1]
-    return create_feature_extractor(network, {maps[-1]: "map"}), seen[maps[-1]].shape[1]
+    extractor = create_feature_extractor(network, {maps[-1]: "map"})
+    extractor.children_names = children_names(network)  # whose own are those of every block
+    return extractor, seen[maps[-1]].shape[1]
+
+
+def children_names(module: nn.Module) -> list[str]:
+    """The names of a module's children, those of a Sequential or ModuleList in its place."""
+    names: list[str] = []
+    for name, child in module.named_children():
+        below = children_names(child) if type(child) in (nn.Sequential, nn.ModuleList) else None
+        names += [name] if below is None else [f"{name}.{other}" for other in below]
+    return names
 
 
 def map_and_class_token(trunk: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -17,7 +17,8 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.losses import ContrastiveLoss
 from lifted_lightning.training.groups import layers, parameter_groups, table
 from lifted_lightning.training.module import EmbeddingModule
-from lifted_lightning.training.networks import ConvNet, batchnorms
+from lifted_lightning.training.networks import ConvNet, EmbeddingNetwork, batchnorms
+from lifted_lightning.training.pooling import Average
 from tests.helpers.tiny import TinyNetwork
 from tests.helpers.tiny_training import LOSSES, Case, blobs
 
@@ -65,6 +66,13 @@ def test_layers_of_another_network_are_its_children(
     assert set(numbers.values()) == set(range(count))
     for place, number in places.items():
         assert {numbers[id(p)] for p in network.get_submodule(place).parameters()} == {number}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_a_pooling_leaves_the_layers_as_they_are(name: str) -> None:
+    alone, pooled = (EmbeddingNetwork(name, pretrained=False, pooling=p).trunk for p in (None, Average()))
+    found = [{k: layers(trunk)[id(p)] for k, p in trunk.named_parameters()} for trunk in (alone, pooled)]
+    assert found[0] == found[1]
 
 
 def test_layers_that_cannot_be_told_apart() -> None:
