@@ -31,6 +31,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.compiler import is_compiling
 
 from lifted_lightning.errors import UserError
 
@@ -106,8 +107,8 @@ class PairBlocks:
         self.apart = references is not None
         self.ends = 1 if self.apart else 2
         on_cpu = embeddings.device.type == "cpu"
-        eager = on_cpu and not torch.compiler.is_compiling()
-        self.readable = eager or (not torch.compiler.is_compiling() and len(embeddings) > WHOLE_ROWS)
+        eager = on_cpu and not is_compiling()
+        self.readable = eager or (not is_compiling() and len(embeddings) > WHOLE_ROWS)
         self._wide = (
             not eager
             or self.rows.dtype == torch.float64
@@ -344,7 +345,7 @@ def pair_loss(
     if references is not None:
         check_batch(references.embeddings, references.labels)
     columns = len(embeddings if references is None else references.embeddings)
-    if torch.compiler.is_compiling() and embeddings.device.type == "cpu" and embeddings.numel() * columns > FUSED:
+    if is_compiling() and embeddings.device.type == "cpu" and embeddings.numel() * columns > FUSED:
         return _uncompiled(embeddings, labels, terms, references)
     wanted = torch.is_grad_enabled() and embeddings.requires_grad
     with torch.no_grad(), _no_autocast(embeddings.device.type):

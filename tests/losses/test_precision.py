@@ -55,7 +55,7 @@ def test_float32_is_right(monkeypatch: pytest.MonkeyPatch, way: str, name: str, 
         monkeypatch.setattr(pairs, "BLOCK_ENTRIES_CPU", 1)
         monkeypatch.setattr(pairs, "BLOCK_ROWS", 5)
     elif way == "float64":
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(pairs, "is_compiling", lambda: True)
     ours = batch(kind).requires_grad_()
     truth = ours.detach().double().requires_grad_()
     value, true_value = CASES[name].loss(ours, LABELS), CASES[name].dense(truth, LABELS)
@@ -73,7 +73,7 @@ def test_lifted_keeps_its_digits_far_beyond_its_temperature(
 ) -> None:
     """Distances of so many temperatures: then a few negatives are all of the sum, and its limit is eq. 3."""
     if way == "float64":
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(pairs, "is_compiling", lambda: True)
     options = {"margin": 0.1, "smooth": 1 / temperatures}
     ours = batch("norm 1").requires_grad_()
     truth = ours.detach().double().requires_grad_()
