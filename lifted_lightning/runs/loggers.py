@@ -8,7 +8,6 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +205,7 @@ def wandb_logger(folder: Path, mode: str, patience: float = 30.0, **settings: An
             mode = offline_instead(error)
     if mode == "offline":
         run = wandb.init(settings=wandb.Settings(mode="offline", console="off", silent=True), **settings)
-    run.log_artifact = partial(  # type: ignore[method-assign]
-        _artifact_if_taken, run, run.log_artifact, patience / 4
-    )
+    run.log_artifact = _artifacts_of_tables_if_taken(run.log_artifact, patience / 4)  # type: ignore[method-assign]
     _list_beside_others(Path(run.dir).parent, folder.parent / "wandb")
     # Pictures are logged when they are finished, with the step that they show: steps are a metric like others.
     # Summaries stay plain numbers, the last ones: sweeps and plots read them by the metric's own name.
@@ -217,13 +214,25 @@ def wandb_logger(folder: Path, mode: str, patience: float = 30.0, **settings: An
     return WandbRecord(experiment=run, save_dir=str(folder))
 
 
-def _artifact_if_taken(run: Any, log: Callable[[Any], Any], patience: float, artifact: Any) -> Any:
-    """Give the server the artifact that W&B makes of a table; if it does not take one, tables go without."""
-    try:
-        return within(patience, lambda: log(artifact))
-    except Exception as error:
-        run.log_artifact = lambda artifact: None
-        rank_zero_warn(f"W&B: tables are recorded, but not as artifacts ({type(error).__name__}: {one_line(error)})")
+def _artifacts_of_tables_if_taken(log: Callable[..., Any], patience: float) -> Callable[..., Any]:
+    """W&B's ``log_artifact``, which gives the server what W&B makes of a table; from the first not taken on, none.
+
+    A user's own artifacts are logged as before, whatever became of a table's.
+    """
+    taken = True
+
+    def log_artifact(artifact: Any, *more: Any, **named: Any) -> Any:
+        nonlocal taken
+        if getattr(artifact, "type", None) != "run_table":
+            return log(artifact, *more, **named)
+        try:
+            return within(patience, lambda: log(artifact, *more, **named)) if taken else None
+        except Exception as error:
+            taken = False
+            why = f"{type(error).__name__}: {one_line(error)}"
+            rank_zero_warn(f"W&B: tables are recorded, but not as artifacts ({why})")
+
+    return log_artifact
 
 
 def _list_beside_others(record: Path, shared: Path) -> None:

@@ -91,6 +91,25 @@ def test_without_an_account_the_record_is_offline_and_a_resumed_run_keeps_its_id
     assert beside.resolve() == record.resolve()
 
 
+def test_a_users_own_artifacts_are_logged_though_a_tables_is_not_taken() -> None:
+    logged: list[Any] = []
+
+    def server(artifact: Any, *more: Any, **named: Any) -> str:
+        if artifact.type == "run_table":
+            raise ValueError("no such type")
+        logged.append((artifact.name, more, named))
+        return "taken"
+
+    log = loggers._artifacts_of_tables_if_taken(server, 5.0)
+    table, own = SimpleNamespace(type="run_table", name="t"), SimpleNamespace(type="model", name="mine")
+    assert log(own, aliases=["best"]) == "taken"
+    with pytest.warns(UserWarning, match="not as artifacts .ValueError: no such type"):
+        assert log(table) is None
+    assert log(table) is None
+    assert log(own, "mine") == "taken"
+    assert logged == [("mine", (), {"aliases": ["best"]}), ("mine", ("mine",), {})]
+
+
 @pytest.mark.usefixtures("_no_account")
 def test_a_sweep_agents_run_is_the_one_it_announced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
