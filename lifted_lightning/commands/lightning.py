@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lifted_lightning.errors import UserError
+from lifted_lightning.errors import UserError, counted
 
 # Settings of the trainer that would do nothing here, or not what they say; the values that they may have; and what to
 # do instead.
@@ -81,7 +81,13 @@ def own_loggers(given: Logger | Sequence[Logger] | bool | None) -> list[Logger]:
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Raise UserError for processes that end with all that they have found."""
+    """Raise UserError for processes that would each be a run, wait for others, or end with all that they have found."""
+    wanted, started = trainer.num_devices * trainer.num_nodes, started_processes()
+    if started not in (None, wanted):
+        raise UserError(
+            f"--trainer.devices, --trainer.num_nodes: {counted(wanted, 'process')} of this run, of which torchrun or "
+            f"srun has started {started}; leave both out"
+        )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError("--trainer.strategy: a run's result would end with the processes that it forks: give ddp")
 
@@ -89,8 +95,8 @@ def check_strategy(trainer: Trainer) -> None:
 def launched(trainer: Namespace) -> dict[str, Any]:
     """The trainer's devices, nodes and accelerator where torchrun or srun has started the processes of the run.
 
-    They are as many devices as processes on each machine, and under SLURM GPUs exactly if the job was given any. What
-    the user has set stays, and Lightning says so if it does not fit.
+    They are as many devices as processes on each machine, and under SLURM GPUs exactly if the job was given any. One
+    device, which all recipes have, gives way too; what else the user has set stays, and is refused if it does not fit.
 
     Raises:
         UserError: in a job of several tasks, of which this process is none: it would wait for the others.
@@ -107,7 +113,15 @@ def launched(trainer: Namespace) -> dict[str, Any]:
             raise UserError(f"SLURM has {tasks} tasks for this job, and none of them is this process: start it by srun")
         gpus = variables.get("SLURM_GPUS_ON_NODE")
         found = {"devices": devices, "num_nodes": nodes, "accelerator": "gpu" if gpus else "cpu"}
-    return {name: value for name, value in found.items() if trainer[name] == (1 if name == "num_nodes" else "auto")}
+    open_to = {"devices": ("auto", 1, "1"), "num_nodes": (1,), "accelerator": ("auto",)}
+    return {name: value for name, value in found.items() if trainer[name] in open_to[name]}
+
+
+def started_processes() -> int | None:
+    """As how many processes torchrun or srun has started this run; None where neither has."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ.get("SLURM_NTASKS", 1)) if SLURMEnvironment.detect() else None
 
 
 def trained_with(callbacks: list[Callback], command: str) -> list[Callback]:

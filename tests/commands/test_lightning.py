@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from pytorch_lightning import Callback, Trainer
 
 from lifted_lightning.cli import main
 from lifted_lightning.commands.fit import make_parser, parse
-from lifted_lightning.commands.lightning import TIPS, launched
+from lifted_lightning.commands.lightning import TIPS, check_strategy, launched
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.embeddings import read_embeddings
@@ -278,7 +279,12 @@ STEP = {"SLURM_STEP_ID": "0"}
             {},
             {"devices": 2, "num_nodes": 2, "accelerator": "gpu"},
         ),
-        ({"SLURM_NTASKS": "2"} | STEP, {"devices": 1, "accelerator": "gpu", "num_nodes": 2}, {}),
+        ({"SLURM_NTASKS": "2"} | STEP, {"devices": 2, "accelerator": "gpu", "num_nodes": 2}, {}),
+        (
+            {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"} | STEP,
+            {"devices": 1},
+            {"devices": 2, "num_nodes": 1, "accelerator": "cpu"},
+        ),
         ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, {}, {}),
         (
             {"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "SLURM_NTASKS": "1"},
@@ -286,7 +292,15 @@ STEP = {"SLURM_STEP_ID": "0"}
             {"devices": 2, "num_nodes": 3},
         ),
     ],
-    ids=["by nobody", "SLURM, one task", "SLURM, GPUs on two nodes", "the user's own", "interactive", "torchrun"],
+    ids=[
+        "by nobody",
+        "SLURM, one task",
+        "SLURM, GPUs on two nodes",
+        "the user's own",
+        "a recipe's one",
+        "interactive",
+        "torchrun",
+    ],
 )
 def test_devices_are_those_of_whoever_has_started_the_processes(
     variables: dict[str, str], given: dict[str, object], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -487,3 +501,17 @@ def test_a_distance_that_is_not_there_is_named(run: Callable[..., Done]) -> None
     done = run(*BASE, f"--model.loss={PML}.losses.TripletMarginLoss", f"--model.loss.distance={PML}.distances.Cosine")
     assert done.code == 2
     assert f"--model.loss.distance={PML}.distances.Cosine: cannot be imported" in done.err
+
+
+@pytest.mark.parametrize("variables", [{"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2"}, {"SLURM_NTASKS": "2"} | STEP])
+def test_processes_that_would_each_be_a_run_or_wait_for_others_are_refused(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for devices, nodes in ((1, 1), (2, 2)):
+        trainer = SimpleNamespace(num_devices=devices, num_nodes=nodes, strategy=SimpleNamespace(launcher=None))
+        with pytest.raises(UserError, match=r"process(es)? of this run, of which .* has started 2; leave"):
+            check_strategy(cast(Trainer, trainer))
+        trainer.num_devices, trainer.num_nodes = 2, 1
+        check_strategy(cast(Trainer, trainer))
