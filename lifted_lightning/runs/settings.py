@@ -114,6 +114,7 @@ def added_since(config: Mapping[str, Any]) -> dict[str, Any]:
         name: value
         for (owner, name), value in ADDED.items()
         if name not in flat
+        and not any(key.startswith(f"{name}.") for key in flat)  # a class has settings below it
         and owner in (None, str(flat.get(f"{name.split('.init_args')[0]}.class_path")).split(".")[-1])
     }
 

@@ -55,6 +55,16 @@ def test_a_pooling_by_its_name_and_by_class_path() -> None:
     assert own["init_args"] == {"cells": 4}
 
 
+def test_a_pooling_stays_when_a_run_s_configuration_is_given_again(tmp_path: Path) -> None:
+    pooled = ["--model.network=EmbeddingNetwork", "--model.network.pooling=GeM", "--model.network.pooling.p=4"]
+    settings = parse("fit", ["--config", OMNIGLOT, *pooled])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings | {"ckpt_path": None}))
+    again = parse("fit", [f"--config={path}"])
+    assert again["model"]["network"] == settings["model"]["network"]
+    assert again["model"]["network"]["init_args"]["pooling"]["init_args"]["p"] == 4
+
+
 def test_an_option_wins_over_configurations_and_a_later_one_over_those_before(tmp_path: Path) -> None:
     for size in (20, 30):
         (tmp_path / f"{size}.yaml").write_text(yaml.safe_dump({"data": {"size": size}}))
