@@ -70,6 +70,18 @@ def lock(path: Path, wait: bool = False) -> int:
     return descriptor
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file's lock; to look does not take it."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which any number of processes may hold
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 def read_yaml(path: Path, name: str) -> Any:
     """What a YAML file holds.
 

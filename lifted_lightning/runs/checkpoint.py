@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import read_yaml
-from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, IDENTITY, RESULT
+from lifted_lightning.files import is_locked, read_yaml
+from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, IDENTITY, LOCK, RESULT
 
 SETTINGS_KEY = "lifted_config"  # in a checkpoint: the run's configuration, as YAML
 CLASSES_KEY = "lifted_classes"  # in a checkpoint: data set and digests of the classes that it trained on
@@ -57,7 +57,8 @@ def checkpoint_of_trial(parent: Path, settings: Mapping[str, Any]) -> Path | Non
     """What a run that W&B's agent starts goes on from: the last checkpoint of the trial that it is, if there is one.
 
     A run that was preempted is handed out again: it is known by its id. The values of one that was killed are given
-    to a new run: it is known by its settings, in the same sweep. What is not gone on with is told.
+    to a new run: it is known by its settings, in the same sweep, and that nobody is at work there. What is not gone on
+    with is told.
 
     Args:
         parent: where the run's folder would be made.
@@ -70,6 +71,9 @@ def checkpoint_of_trial(parent: Path, settings: Mapping[str, Any]) -> Path | Non
             continue
         last = folder / CHECKPOINTS / "last.ckpt"
         begun = f"{folder}, W&B's run {ids[0]}, is this trial"
+        if ids[0] != run and is_locked(folder / LOCK):  # the same values were drawn twice
+            _tell(f"{begun}, and another process is at work there: it is run anew")
+            continue
         if last.exists() and not (folder / RESULT).exists():
             _tell(f"{begun}: it goes on from its last checkpoint")
             return last

@@ -1,5 +1,7 @@
 """Which checkpoint is meant, and where it lies."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,25 @@ def test_a_trial_of_wandbs_agent_goes_on_where_it_was_begun(
     checkpoint = checkpoint_of_trial(tmp_path, {"seed_everything": 3})
     assert checkpoint == (tmp_path / "trial" / file if found else None)
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", ["run1", "run2"])
+def test_a_trial_of_the_same_values_that_another_process_runs_is_left_to_it(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "trial"
+    for name, text in (("wandb/id.txt", "run1\nsweep1"), ("config.yaml", "seed: 3"), ("checkpoints/last.ckpt", "")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setenv("WANDB_RUN_ID", run)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    script = "import sys; from lifted_lightning.files import lock; lock(sys.argv[1]); print(flush=True); input()"
+    command = [sys.executable, "-c", script, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        found = checkpoint_of_trial(tmp_path, {"seed": 3})
+        other.kill()
+    assert (found is None) == (run == "run2"), "the very run is not begun anew beside itself"
+    assert ("another process is at work there: it is run anew" in capsys.readouterr().out) == (run == "run2")
+    assert checkpoint_of_trial(tmp_path, {"seed": 3}) is not None
