@@ -73,7 +73,7 @@ class Search:
         """What is there and has not ended; then new ones, until there are ``run_cap`` or nothing new is left."""
         yield from (trial for trial in there if not trial.ended)
         known, redraws = {trial.digest for trial in there}, 0
-        while self.sweep.method != "grid" and len(known) < (self.sweep.run_cap or 0) and redraws < REDRAWS:
+        while self.sweep.method != "grid" and len(known) < (self.sweep.run_cap or 0) and redraws < REDRAWS + len(there):
             asked = self._study.ask(self._space)
             given = ((name, self.sweep.parameters[name], value) for name, value in asked.params.items())
             trial = self._trials.of({n: p.values[value] if p.kind == "values" else value for n, p, value in given})
@@ -88,8 +88,8 @@ class Search:
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
-    if sweep.method != "bayes":
-        return optuna.samplers.RandomSampler(seed=seed)
+    if sweep.method != "bayes":  # the same from the start, whatever there is: a job array has these, too
+        return optuna.samplers.RandomSampler(seed=0)
     # Of few trials a third explore; Optuna's ten would leave a short search nothing to learn from.
     start = min(10, max(2, (sweep.run_cap or 0) // 3))
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, constant_liar=True)

@@ -55,6 +55,17 @@ def test_random_draws_lie_in_their_ranges_and_never_twice(tmp_path: Path) -> Non
     assert 30 < sum(v["c"] < 1e-2 for v in found) < 70  # half of them, in the logarithm
 
 
+def test_random_draws_are_the_same_in_parts_as_at_once(tmp_path: Path) -> None:
+    sweep = sweep_of("random", FLOAT, run_cap=80)
+    whole = drawn(sweep, tmp_path / "whole")
+    trials = Trials(sweep, tmp_path / "parts")
+    for values in (*whole[:60], whole[70]):  # a job array has run these
+        trials.of(values).folder.mkdir(parents=True)
+        trials.of(values).write()
+        (trials.of(values).folder / "result.json").write_text("{}")
+    assert drawn(sweep, tmp_path / "parts") == [*whole[60:70], *whole[71:]]
+
+
 def test_bayes_comes_nearer_to_the_best_than_chance_does(tmp_path: Path) -> None:
     def best(method: str) -> float:
         found = drawn(sweep_of(method, FLOAT, run_cap=30), tmp_path / method, near)
