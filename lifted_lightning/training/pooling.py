@@ -80,10 +80,11 @@ class GeM(Pooling):
     def forward(self, places: Tensor, class_token: Tensor | None) -> Tensor:
         """See base class."""
         with torch.autocast(places.device.type, enabled=False):  # powers leave the range of half precision
-            dtype = torch.promote_types(places.dtype, torch.float32)
+            given, dtype = (torch.promote_types(places.dtype, other) for other in (self.p.dtype, torch.float32))
             places = places.to(dtype).clamp(min=self.least)
             largest = places.detach().amax((2, 3), keepdim=True)  # powers of shares of it do not leave float32's
-            return (places / largest).pow(self.p).mean((2, 3)).pow(1 / self.p) * largest.flatten(1)
+            pooled = (places / largest).pow(self.p).mean((2, 3)).pow(1 / self.p) * largest.flatten(1)
+        return pooled.to(given)  # the head's where all is in half precision
 
 
 class ClassToken(Pooling):

@@ -47,6 +47,7 @@ def test_the_exponent_of_gem_is_learnt_and_half_precision_does_not_overflow():
     assert pooling.p.grad
     large = torch.full((1, 2, 3, 3), 300.0, dtype=torch.float16)
     torch.testing.assert_close(GeM()(large, None), torch.full((1, 2), 300.0))
+    assert GeM().half()(large, None).dtype == torch.float16
     steep = GeM(p=30.0)
     (steep(large, None) + steep(torch.zeros(1, 2, 3, 3), None)).sum().backward()
     assert steep.p.grad.isfinite(), "nor do powers of what is near 0 vanish"
