@@ -86,7 +86,7 @@ def check_strategy(trainer: Trainer) -> None:
     if started not in (None, wanted):
         raise UserError(
             f"--trainer.devices, --trainer.num_nodes: {counted(wanted, 'process')} of this run, of which torchrun or "
-            f"srun has started {started}; leave both out"
+            f"srun has started {started}; give auto and 1"
         )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError("--trainer.strategy: a run's result would end with the processes that it forks: give ddp")

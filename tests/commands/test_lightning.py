@@ -511,7 +511,7 @@ def test_processes_that_would_each_be_a_run_or_wait_for_others_are_refused(
         monkeypatch.setenv(name, value)
     for devices, nodes in ((1, 1), (2, 2)):
         trainer = SimpleNamespace(num_devices=devices, num_nodes=nodes, strategy=SimpleNamespace(launcher=None))
-        with pytest.raises(UserError, match=r"process(es)? of this run, of which .* has started 2; leave"):
+        with pytest.raises(UserError, match=r"process(es)? of this run, of which .* has started 2; give"):
             check_strategy(cast(Trainer, trainer))
         trainer.num_devices, trainer.num_nodes = 2, 1
         check_strategy(cast(Trainer, trainer))
