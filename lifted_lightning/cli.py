@@ -56,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(arguments[0], arguments[1:])
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise  # else it is Lightning's, outside of training, with code 1
         print(f"\nlifted {arguments[0]}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 128 + signal.SIGPIPE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lifted_lightning import cli
 from lifted_lightning.cli import OWN, TRAINER, main
 from tests.helpers.run_folders import make_run
 
@@ -57,3 +58,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         _, errors = process.communicate()
     assert (process.returncode, errors) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("lightnings", [False, True])
+def test_a_ctrl_c_has_one_exit_code_whoever_saw_it(
+    lightnings: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(command: str, arguments: list[str]) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if lightnings:  # outside of training it ends the process itself
+                sys.exit(1)
+            raise
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert main(["fit"]) == 130
+    assert "lifted fit: interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_dispatch", lambda command, arguments: sys.exit(143))
+    with pytest.raises(SystemExit, match="143"):
+        main(["fit"])
