@@ -272,10 +272,22 @@ def read_weights(file: Path) -> Weights:
             raise UserError(f"weights_file={file}: is a checkpoint, but not of a network with trunk and head")
         settings = flatten(yaml.safe_load(state.get(SETTINGS_KEY, "{}")))
         size = settings.get("model.augment.init_args.size") or settings.get("data.size")
-        return Weights(trunk, state_of, sides(size) if size else None)
+        return Weights(merged(trunk), state_of, sides(size) if size else None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights_file={file}: holds more than a state dict; save the dict of tensors alone")
     return Weights(state, {}, None)
+
+
+def merged(trunk: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A trunk's weights with the products of LoRA's matrices added to those that they lie beside, if there are any."""
+    if not any(".lora_" in name for name in trunk):
+        return trunk
+    whole = {name.replace(".base_layer.", "."): value for name, value in trunk.items() if ".lora_" not in name}
+    for name in [name for name in trunk if name.endswith(".base_layer.weight")]:
+        layer = name.removesuffix(".base_layer.weight")
+        a, b = (trunk[f"{layer}.lora_{matrix}.default.weight"] for matrix in "AB")
+        whole[f"{layer}.weight"] = trunk[name] + b @ a
+    return whole
 
 
 def load_weights(network: nn.Module, file: Path, dropped: tuple[str, ...]) -> None:

@@ -89,6 +89,12 @@ def test_a_run_and_its_adapter(
         expected = lifted_lightning.load(whole, "cpu").embed(paths)
         np.testing.assert_array_equal(lifted_lightning.load(small, "cpu").embed(paths), expected)
 
+    tuned = EmbeddingNetwork("timm:test_vit", weights_file=str(folder / "checkpoints" / "best.ckpt"), embedding_size=64)
+    seen, network = torch.randn(3, 3, 32, 32), lifted_lightning.load(whole.with_name("best.ckpt"), "cpu").module.network
+    torch.testing.assert_close(
+        tuned.eval()(seen), network(seen), msg="to fine-tune from, the matrices are in the weights"
+    )
+
     test = ["test", f"--config={folder / 'config.yaml'}"]
     assert main([*test, f"--ckpt_path={small}"]) == 2
     assert "best.adapter: without the trunk it is for lifted embed" in capsys.readouterr().err
