@@ -233,8 +233,9 @@ class LastCheckpoint(Checkpoint):
                 if isinstance(logger, WandbRecord):
                     logger.mark_preempting()
         if self.path.exists():  # it does not where a checkpoint of another run is tested
+            where = f"at step {trainer.global_step}" if trainer.state.fn == "fit" else "after all of its training"
             print(
-                f"\nstopped at step {trainer.global_step}; go on with: lifted fit "
+                f"\nstopped {where}; go on with: lifted fit "
                 f"--config {self.path.parent.parent / 'config.yaml'} --ckpt_path last",
                 file=sys.stderr,
             )

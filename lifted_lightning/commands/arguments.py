@@ -172,6 +172,8 @@ def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
     if "." not in path:
         reason = "no such class"
         choose = f"choose {', '.join(sorted(known))}, or give MODULE.CLASS" if known else choose
+    if path.startswith("pytorch_metric_learning.") and "No module named" in reason:
+        return f"--{key}={path}: needs pytorch-metric-learning: pip install pytorch-metric-learning"
     return f"--{key}={path}: cannot be imported ({reason}); {did_you_mean(path.rsplit('.', 1)[-1], known, choose)}"
 
 

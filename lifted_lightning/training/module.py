@@ -195,6 +195,8 @@ class EmbeddingModule(LightningModule):
             print(groups.table(self.trainer.optimizers[0].param_groups, self._rates["groups"], self.network))
             if self.freeze_trunk_steps:
                 print(f"the trunk is frozen in the first {self.freeze_trunk_steps} steps")
+        if getattr(self.network, "lora_rank", 0) and self.network.trunk_digest is None:
+            rank_zero_warn("lora_rank: no .adapter is written, for nobody else has the random weights of this trunk")
         batches = self.trainer.accumulate_grad_batches
         if batches > 1:
             rank_zero_warn(

@@ -223,7 +223,9 @@ class EmbeddingNetwork(Embedder):
         digest = add_lora(network, lora_rank) if lora_rank else None
         features = features if pooling is None else pooling.build(features)
         super().__init__(network, hidden or features, embedding_size, dropout, normalize, length)
-        self.trunk_digest = digest  # of the weights that LoRA has frozen
+        # Of the weights that LoRA has frozen, if they are to be had again: what an adapter needs.
+        self.trunk_digest = digest if pretrained or weights_file else None
+        self.lora_rank = lora_rank
         self.mean, self.std = expected.mean, expected.std
         self.interpolation = expected.interpolation if pretrained or weights_file else None
         self.source = (trunk, pretrained, weights_file)

@@ -56,6 +56,10 @@ def test_trunks_that_it_is_not_for(name: str, reason: str) -> None:
         add_lora(models.get_model(name, weights=None), 4)
 
 
+def test_random_weights_have_no_adapter() -> None:
+    assert EmbeddingNetwork("timm:test_vit", pretrained=False, lora_rank=2).trunk_digest is None
+
+
 def test_a_run_and_its_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
