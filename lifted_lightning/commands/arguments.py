@@ -62,8 +62,10 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
             raise UserError(f"--config {config}: holds no settings; see experiments/quickstart.yaml for some")
         model_class = model_class or settings.get("model_class")
         given = flatten(settings) | given
-    added = (f"--{name}={'null' if value is None else value}" for name, value in added_since(given).items())
-    return known.config, model_class, [*added, *options]
+    added = added_since(given)
+    if model_class:  # which need not take all that EmbeddingModule does; its defaults are what they were before
+        added = {name: value for name, value in added.items() if not re.fullmatch(r"model\.\w+", name)}
+    return known.config, model_class, [*(f"--{k}={'null' if v is None else v}" for k, v in added.items()), *options]
 
 
 def import_class(path: str, base: type) -> Any:

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from lifted_lightning.commands.fit import parse
+from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.training.module import EmbeddingModule
 
 OMNIGLOT = str(Path(__file__).parents[2] / "experiments" / "omniglot" / "lifted.yaml")
 
@@ -79,3 +82,25 @@ def test_our_short_names_win_over_a_peers() -> None:
 
     assert peer.ContrastiveLoss.__name__ == "ContrastiveLoss"
     assert model("--model.loss=ContrastiveLoss")["loss"]["class_path"] == "lifted_lightning.ContrastiveLoss"
+
+
+class FewSettings(EmbeddingModule):
+    """A module of one's own, which takes only some of the settings that ours has."""
+
+    def __init__(self, network: nn.Module, loss: nn.Module, augment: Augmentation, seed: int = 0) -> None:
+        super().__init__(network, loss, augment, seed=seed)
+
+
+def test_the_configuration_of_a_module_with_fewer_settings_repeats_its_run(tmp_path: Path) -> None:
+    config = {
+        "model": {"network": {"class_path": "ConvNet"}, "loss": {"class_path": "TripletLoss"},
+                  "augment": {"class_path": "CropMirror", "init_args": {"size": 28}}},
+        "data": {"dataset": {"class_path": "Glyphs"}}, "model_class": f"{__name__}.FewSettings", "ckpt_path": None,
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert set(parse("fit", ["--config", str(tmp_path / "config.yaml")])["model"]) == {
+        "network",
+        "loss",
+        "augment",
+        "seed",
+    }
