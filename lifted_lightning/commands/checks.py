@@ -64,7 +64,7 @@ def check_run(config: Namespace, data: RetrievalDataModule, module: EmbeddingMod
             check_monitor(config.best_checkpoint.monitor, [f"validation/{name}" for name in metrics])
     check_cameras(data)
     check_pairs(module, data)
-    check_memory(module.loss, config.trainer.max_steps)
+    check_memory(module.loss, config.trainer.max_steps, config.trainer.accumulate_grad_batches)
 
 
 def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
@@ -77,9 +77,9 @@ def check_pairs(module: EmbeddingModule, data: RetrievalDataModule) -> None:
         )
 
 
-def check_memory(loss: torch.nn.Module, max_steps: int | None) -> None:
+def check_memory(loss: torch.nn.Module, max_steps: int | None, accumulate: int = 1) -> None:
     """Say that a run ends before its memory is used."""
-    if isinstance(loss, CrossBatchMemory) and 0 <= (max_steps or -1) <= loss.start:
+    if isinstance(loss, CrossBatchMemory) and 0 <= (max_steps or -1) * accumulate <= loss.start:
         rank_zero_warn(f"model.loss.start={loss.start}: in {max_steps} steps the memory is never used; give fewer")
 
 

@@ -42,6 +42,7 @@ def test_a_memory_that_is_never_used_is_said() -> None:
         warnings.simplefilter("error")
         for loss, steps in ((memory, 101), (memory, -1), (memory, None), (LiftedStructureLoss(), 100)):
             check_memory(loss, steps)
+        check_memory(memory, 51, accumulate=2)  # it counts batches
 
 
 def test_a_loss_takes_embeddings_and_labels() -> None:
