@@ -204,8 +204,10 @@ def check_monitor(monitor: str | None, names: Sequence[str]) -> None:
         raise UserError(f"best_checkpoint.monitor {monitor}: no such metric is logged; {hint}")
 
 
-def check_validation(data: RetrievalDataModule, remedy: str) -> None:
-    """Refuse data without validation classes, with the remedy."""
+def check_validation(data: RetrievalDataModule, limit: float | None, remedy: str) -> None:
+    """Refuse data without validation classes, and a limit of no batches of them, with the remedy."""
+    if limit == 0:
+        raise UserError(f"trainer.limit_val_batches 0: nothing would be evaluated; raise it, or {remedy}")
     if not len(data.validation_rows):
         raise UserError(f"data.validation_share 0: there are no validation classes; raise it, or {remedy}")
 

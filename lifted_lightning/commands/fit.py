@@ -137,7 +137,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     if command in ("fit", "validate"):
         check_validation_classes(data)
     if command == "validate" or (command == "fit" and not config.test):
-        check_validation(data, "use lifted test" if command == "validate" else "leave out --test false")
+        remedy = "use lifted test" if command == "validate" else "leave out --test false"
+        check_validation(data, config.trainer.limit_val_batches, remedy)
     parent = Path(config.runs_dir) / (config.experiment or slug(data.table.name))
     continued, known = None, list[str]()
     if command == "fit" and not config.ckpt_path:

@@ -130,6 +130,7 @@ WRONG: list[tuple[str, ...]] = [
     (f"{TABLE}=gone.csv", "6 of 6 listed images are missing", "none/0.png"),
     # the other commands of Lightning
     ("validate --config base.yaml --data.validation_share=0", "validation_share 0", "use lifted test"),
+    (f"{FIT} --trainer.limit_val_batches=0 --test=false", "limit_val_batches 0", "leave out --test false"),
     ("test --config base.yaml --modle.loss=x", "--modle.loss", "did you mean --model.loss?"),
     ("test --config base.yaml --ckpt_path=best.ckpt", "best.ckpt", "give the run's config.yaml"),
     ("predict --config base.yaml --ckpt_path=best", "--ckpt_path best", "--config RUN/config.yaml"),
