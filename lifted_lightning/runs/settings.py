@@ -59,8 +59,8 @@ def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
     Returns:
         The settings by dotted name, without :data:`SET_ASIDE`; and ``dataset`` and ``embedding_size``.
     """
-    settings = flatten(config, SET_ASIDE | OF_TRAINING if summary.get("steps") == 0 else SET_ASIDE)
-    settings |= added_since(config)
+    aside = SET_ASIDE | OF_TRAINING if summary.get("steps") == 0 else SET_ASIDE
+    settings = flatten(config, aside) | flatten(added_since(config), aside)
     return {
         "dataset": summary["dataset"],
         "embedding_size": summary["embedding_size"],

@@ -94,3 +94,10 @@ def test_results_tell_nothing_of_the_machine(tmp_path: Path) -> None:
     assert relative_paths(config, data, run) == {
         "data": {"root": "<data>/cub", "size": 256}, "file": "<elsewhere>/w.pth", "out": ["<run>/x"],
     }  # fmt: skip
+
+
+def test_an_untrained_run_is_the_same_whether_or_not_it_knows_of_later_settings_of_training() -> None:
+    new = {"ckpt_path": None, "model": {"layer_decay": 1.0, "frozen": None}, "data": {"interpolation": "bilinear"}}
+    old = {"ckpt_path": None, "model": {}, "data": {}}
+    summary = {"dataset": "d", "embedding_size": 8, "steps": 0}
+    assert comparable(old, summary) == comparable(new, summary)
