@@ -1,13 +1,15 @@
 """The files that a command ends with: ``result.json``, and ``embeddings.npz`` of a prediction."""
 
+import copy
+import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lifted_lightning import __version__
+from lifted_lightning.callbacks.checkpoints import BestCheckpoint
+from lifted_lightning.callbacks.costs import Meter, multiply_adds_of_image, parameters
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import counted
@@ -22,15 +26,28 @@ from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
 from lifted_lightning.metrics.distances import Distance
 from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256
 from lifted_lightning.runs.embeddings import Embeddings
+from lifted_lightning.runs.evaluations import folder_of, note_evaluation
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
-from lifted_lightning.runs.settings import relative_paths
+from lifted_lightning.runs.loggers import WandbRecord
+from lifted_lightning.runs.settings import flatten, relative_paths
+from lifted_lightning.training.module import EmbeddingModule
 
 # that decide what a run computes
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "scikit-learn", "numpy")
 
 
 class ResultFile(Callback):
-    """Times the run, and writes ``result.json`` once its evaluation on the test classes is done.
+    """Measures the run, and writes ``result.json`` once its evaluation on the test classes is done.
+
+    What it cost and how it came about stands there under these names, and in W&B's summary; null is what is not told.
+
+    - ``cost``: of the ``fit`` (up to the last checkpoint, where a process was killed) and of the ``evaluation`` what
+      :class:`~lifted_lightning.callbacks.costs.Meter` measures, and the ``images`` and ``steps`` that the fit
+      has taken; ``parameters``; ``multiply_adds`` of an image in the evaluation.
+    - ``selection``: ``split``: ``validation``, or ``none`` for a checkpoint that was not chosen, such as the last;
+      ``metric``: by which it was; its ``step``; ``looks``: at the validation classes during the fit.
+    - ``tuning_trials``: behind the configuration, as far as a sweep has told.
+    - ``test_looks``: how often this run's checkpoints were evaluated on these test classes.
 
     Args:
         evaluation: whose metrics are written.
@@ -50,9 +67,15 @@ class ResultFile(Callback):
         self.evaluation = evaluation
         self.config = config
         self.summary = summary
-        # Kept in checkpoints: seconds of fit and of training steps, images trained on, the latest validation, and all.
-        self._progress: dict[str, Any] = {"fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": []}
-        self._selected: dict[str, Any] = {"validation": {}, "step": 0, "part": {}}
+        # Kept in checkpoints: seconds of fit and of training steps, images trained on, the latest validation, and all;
+        # what was spent; the metric to select by, if any, and whether this checkpoint is the best so far by it.
+        self._meter = Meter()
+        self._progress: dict[str, Any] = {
+            "fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": [], "spent": self._meter.spent,
+            "metric": None, "selected": False,
+        }  # fmt: skip
+        self._selected: dict[str, Any] = {"validation": {}, "step": 0, "part": {}, "progress": {}}
+        self._evaluation_meter = Meter()
         self._fit_began: float | None = None
         self._git = git_state()  # as the run begins; files may change while it goes on
         self._step_began = 0.0
@@ -65,6 +88,7 @@ class ResultFile(Callback):
         # The latest validation, which callbacks such as EarlyStopping ask for at the end of an epoch gone on with.
         latest = {f"validation/{key}": torch.tensor(value) for key, value in self._progress["validation"].items()}
         trainer._logger_connector._callback_metrics.update(latest)
+        self._meter.start(trainer)
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
@@ -84,20 +108,31 @@ class ResultFile(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note_fit_time()
+        self._meter.note(trainer)
         self._fit_began = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._note_fit_time()
-        checkpoint[PROGRESS_KEY] = dict(self._progress)
+        if self._fit_began is not None:
+            self._note_fit_time()
+            self._meter.note(trainer)
+        best = next(c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
+        looked = bool(self._progress["history"]) and self._progress["history"][-1]["step"] == trainer.global_step
+        score = trainer.callback_metrics.get(best.monitor or "")
+        chosen = looked and score is not None and best.best_model_score is not None and score == best.best_model_score
+        self._progress |= {"metric": best.monitor, "selected": bool(chosen)}
+        checkpoint[PROGRESS_KEY] = copy.deepcopy(self._progress)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(PROGRESS_KEY)
         if saved is None:
             return
         if trainer.state.fn == "fit":
-            self._progress = dict(saved)
+            # An older version has not measured what was spent, and it is not told of the whole.
+            self._progress = copy.deepcopy({"spent": None} | saved)
+            self._meter = Meter(self._progress["spent"] or Meter().spent)
         self._selected = {
-            "validation": saved["validation"], "step": checkpoint["global_step"], "part": saved.get("part", {})
+            "validation": saved["validation"], "step": checkpoint["global_step"], "part": saved.get("part", {}),
+            "progress": saved,
         }  # fmt: skip
 
     def _note_history(self, trainer: Trainer) -> None:
@@ -114,7 +149,10 @@ class ResultFile(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_began = time.monotonic()
-        if trainer.state.fn != "fit":  # the evaluation's row has the last step, also if that was made before resuming
+        if trainer.state.fn != "fit":
+            self._evaluation_meter = Meter()
+            self._evaluation_meter.start(trainer)
+            # The evaluation's row has the last step, also if that was made before resuming.
             loop = trainer.fit_loop.epoch_loop
             loop._batches_that_stepped = max(loop._batches_that_stepped, loop.global_step)
 
@@ -122,10 +160,55 @@ class ResultFile(Callback):
 
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
         """Write the result before anything else is made of it: pictures, and what loggers get, may fail."""
-        if trainer.is_global_zero and trainer.state.fn != "fit":
-            self._write(trainer, evaluation.stage)
+        if trainer.state.fn == "fit":
+            return
+        seconds = round(time.monotonic() - self._evaluation_began, 3)
+        self._evaluation_meter.note(trainer)
+        multiply_adds = multiply_adds_of_image(trainer, module)
+        if trainer.is_global_zero:
+            ledger = self._ledger(trainer, cast(EmbeddingModule, module), evaluation, multiply_adds)
+            self._write(trainer, evaluation.stage, seconds, ledger)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbRecord):
+                    logger.log_summary({key.replace(".", "/"): value for key, value in flatten(ledger).items()})
 
-    def _write(self, trainer: Trainer, stage: str) -> None:
+    def _ledger(
+        self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation, multiply_adds: int | None
+    ) -> dict[str, Any]:
+        """What the result says of costs, and of how the checkpoint came about."""
+        saved, checkpoint = self._selected["progress"], Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        here = self._progress["training"] > 0  # else the checkpoint tells of the training, and its run of the whole
+        progress = self._progress if here else saved
+        fit, test_looks = None, None
+        if progress.get("spent") is not None:
+            fit = progress["spent"] | {"images": progress["images"], "steps": self._steps(trainer)}
+        looks = sum(any(key.startswith("validation/") for key in row) for row in progress.get("history", ()))
+        if checkpoint is not None:
+            fit, looks = (not here and whole_fit(checkpoint)) or (fit, looks)
+            test_looks = note_evaluation(checkpoint, evaluation.stage, data_of(trainer).table.name, evaluation.step)
+        chosen = saved.get("selected")
+        selection = {
+            "split": "validation" if chosen else "none",
+            "metric": saved.get("metric") if chosen else None,
+            "step": self._selected["step"],
+            "looks": looks,
+        }
+        return {
+            "cost": {
+                "parameters": parameters(module, module.loss),
+                "multiply_adds": multiply_adds,
+                "fit": fit,
+                "evaluation": self._evaluation_meter.spent,
+            },
+            "selection": None if chosen is None else selection,
+            "tuning_trials": None,
+            "test_looks": test_looks,
+        }
+
+    def _steps(self, trainer: Trainer) -> int:
+        return trainer.fit_loop.epoch_loop.global_step or self._selected["step"]
+
+    def _write(self, trainer: Trainer, stage: str, seconds: float, ledger: Mapping[str, Any]) -> None:
         folder = Path(trainer.default_root_dir)
         results = self.evaluation.results
         training = self._progress["training"]
@@ -139,7 +222,7 @@ class ResultFile(Callback):
             "stage": stage,
             **({"part": parts} if parts else {}),
             **({"trained_classes": list(self.known)} if self.known else {}),
-            "steps": trainer.fit_loop.epoch_loop.global_step or self._selected["step"],
+            "steps": self._steps(trainer),
             "selected_step": self._selected["step"],
             "validation": results["validation"] if stage == "validation" else self._selected["validation"],
             "test": results.get("test", {}),
@@ -147,17 +230,24 @@ class ResultFile(Callback):
             "baseline": results.get("baseline", {}),
             "baseline_name": self.evaluation.baseline_name,
             "baseline_unit_length": self.evaluation.baseline_unit_length,
-            "seconds": {
-                "fit": round(self._progress["fit"], 3),
-                "test": round(time.monotonic() - self._evaluation_began, 3),
-            },
+            "seconds": {"fit": round(self._progress["fit"], 3), "test": seconds},
             "images_per_second": round(self._progress["images"] / training, 1) if training else None,
             "world_size": trainer.world_size,
             "versions": {"lifted-lightning": __version__, "python": platform.python_version()}
             | {name: version(name) for name in LIBRARIES},
             "git": self._git,
+            **ledger,
         }
         write_json(folder / RESULT, content)
+
+
+def whole_fit(checkpoint: Path) -> tuple[dict[str, Any], int] | None:
+    """What the whole fit of a checkpoint cost, and its looks at validation; None where its run does not say."""
+    try:
+        result = json.loads(((folder_of(checkpoint) or checkpoint) / RESULT).read_bytes())
+        return dict(result["cost"]["fit"]), int(result["selection"]["looks"])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def with_training_means(history: list[dict[str, Any]], metrics: list[dict[str, str]]) -> list[dict[str, Any]]:

@@ -70,7 +70,11 @@ def write(comparison: "Comparison", out: Path) -> None:
     if len(differences):
         files["differences.csv"] = formats.csv(tables.paired(comparison, tables.MOST_PAIRS))
         files["differences.tex"] = formats.latex(differences)
-    others = [differences, *(table(comparison) for table in (tables.further, tables.diagnostics, tables.published))]
+    ledger = {"costs": tables.costs(comparison), "provenance": tables.provenance(comparison)}
+    for name, table in ledger.items():
+        files |= {f"{name}.csv": formats.csv(table), f"{name}.tex": formats.latex(table)} if len(table) else {}
+    others = [differences, tables.further(comparison), tables.diagnostics(comparison), *ledger.values()]
+    others.append(tables.published(comparison))
     others = [table for table in others if len(table)]
     report = page.Report(comparison, results, others, draw_figures(comparison, out), brought_along(comparison))
     files |= {"report.md": page.markdown_page(report), "index.html": page.html_page(report, out)}

@@ -252,7 +252,7 @@ def _differing(runs: pd.DataFrame, settings: pd.DataFrame, asked: Sequence[str])
         facts["steps"] = [result.get("steps") or None for result in results]
     facts |= {key: settings[key] for key in _ALIKE if key not in asked and key in settings}
     facts |= {name: [v.get(name) for v in versions] for name in sorted({name for v in versions for name in v})}
-    facts["git commit"] = map(_commit, results)
+    facts["git commit"] = map(commit_of, results)
     return [line for name, fact in facts.items() if (line := _difference(name, fact, runs["name"]))]
 
 
@@ -268,7 +268,8 @@ def _difference(name: str, fact: Iterable[Any], runs: Iterable[str]) -> str | No
     return printable(f"runs differ in {name}: {'; '.join(parts)}")
 
 
-def _commit(result: dict[str, Any]) -> str | None:
+def commit_of(result: dict[str, Any]) -> str | None:
+    """The commit that a run was made with, and whether there were changes."""
     git = result.get("git") or {}
     commit = str(git.get("commit") or "")[:7]
     return commit + (_CHANGED if git.get("changed") else "") if commit else None

@@ -17,7 +17,7 @@ from lifted_lightning.report.compare import Estimates
 NONE = "–"
 FEW = "†"  # after the number of seeds of a row that has fewer than ENOUGH
 ENOUGH = 5
-Kind = Literal["percent", "points", "number"]
+Kind = Literal["percent", "points", "number", "millions"]
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "−": "$-$", FEW: r"$^\dagger$", "×": r"$\times$",
@@ -32,7 +32,8 @@ class Table:
         title: what it shows.
         texts: its first columns, of text.
         numbers: its other columns, with the same rows.
-        kinds: how each column of numbers is written: in percent, in percentage points with a sign, or in three digits.
+        kinds: how each column of numbers is written: in percent, in percentage points with a sign, in three digits,
+            or so in millions.
         bold: which of the numbers are bold.
         rules: numbers of the rows that a line stands above.
         note: what is said below it.
@@ -71,10 +72,10 @@ class Table:
 
 def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str, str] | None]:
     """Means and half-widths as text; None without a mean. One decimal, and one more where an interval would be 0."""
-    scale, sign = (1, "") if kind == "number" else (100, "+" if kind == "points" else "")
+    scale, sign = {"number": 1, "millions": 1e-6}.get(kind, 100), "+" if kind == "points" else ""
     decimals = 2 if ((half > 0) & (half < 0.0005)).any() else 1
     for m, h in zip(mean, half, strict=True):
-        places = _three_digits(m) if kind == "number" else decimals
+        places = _three_digits(scale * m) if scale <= 1 else decimals
         yield (f"{scale * m:{sign}z,.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from lifted_lightning.errors import UserError, listed
+from lifted_lightning.runs.evaluations import looks_at_test
 from lifted_lightning.runs.folder import CONFIG, RESULT
-from lifted_lightning.runs.settings import comparable
+from lifted_lightning.runs.settings import comparable, flatten
 
 STAGES = ("test", "validation")
+LEDGER = ("cost", "selection", "tuning_trials", "test_looks")  # how it came about that a result is there
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Runs:
             ``seed``, ``same`` (equal for runs that differ in their seed only), ``result`` (its ``result.json``).
             ``setting``: what makes it what it is but for its seed (see ``runs.settings.comparable``), None where it has
             no such setting. ``value``: numbers, NaN where there is none: ``test/recall@1`` and other metrics,
-            ``batch/...`` at the end of training, ``steps``, ``selected_step``, and ``seconds`` of training.
+            ``batch/...`` at the end of training, ``steps``, ``selected_step``, ``seconds`` of training, and what it
+            cost and how it came about, as ``cost.fit.core_seconds`` and the like.
         stage: whose metrics count: ``test`` or ``validation``.
         notes: a line each on what does not count.
     """
@@ -119,6 +122,8 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
         if not isinstance(result.get("steps") or 0, int):
             raise TypeError("steps is no number")
         settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
+        if isinstance(looks := result.get("test_looks"), int):  # its checkpoints may have been evaluated since
+            result["test_looks"] = max(looks, looks_at_test(folder, result["dataset"]))
         values = _numbers(result)
     except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         why = printable(repr(error))[:80]
@@ -144,4 +149,5 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
     found |= {name: value for name, value in last.items() if name.startswith("batch/")}
     found |= {name: result.get(name) for name in ("steps", "selected_step")}
     found["seconds"] = (result.get("seconds") or {}).get("fit")
+    found |= flatten({name: result.get(name) for name in LEDGER})
     return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}

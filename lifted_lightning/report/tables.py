@@ -1,16 +1,17 @@
 """What the report's tables hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lifted_lightning.report.compare import LOSS, Comparison, Estimates, estimate, show, words
+from lifted_lightning.report.compare import LOSS, Comparison, Estimates, commit_of, estimate, show, words
 from lifted_lightning.report.formats import ENOUGH, FEW, NONE, Kind, Table
 from lifted_lightning.report.protocol import published_numbers
 from lifted_lightning.report.read import printable
+from lifted_lightning.runs.settings import flatten
 
 _NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 _LATER = ("r_precision", "ami")  # metrics that the second table shows
@@ -59,6 +60,67 @@ def diagnostics(comparison: Comparison) -> Table:
         "triplets, those that the loss still acts on"
     )
     return _of_rows(comparison, "Batches at the end of training", quantities, note)
+
+
+def costs(comparison: Comparison) -> Table:
+    """What the runs of each row ran on, and what they took: time, memory, parameters, multiply-adds."""
+    quantities = [
+        *(Quantity(f"{part}, {unit}-s", "number", f"cost.{part}.{unit.lower()}_seconds")
+          for unit in ("core", "GPU") for part in ("fit", "evaluation")),
+        Quantity("memory, MB", "millions", "cost.fit.peak_resident_bytes"),
+        Quantity("GPU memory, MB", "millions", "cost.fit.peak_gpu_bytes"),
+        Quantity("parameters, M", "millions", "cost.parameters.all"),
+        Quantity("trained, M", "millions", "cost.parameters.trained"),
+        Quantity("multiply-adds, M", "millions", "cost.multiply_adds"),
+        Quantity("images seen", "number", "cost.fit.images"),
+    ]  # fmt: skip
+    most = comparison.values.reindex(columns=[q.value for q in quantities]).max()
+    quantities = [q for q in quantities if "GPU" not in q.name or most[q.value] > 0]
+    note = (
+        "means over seeds; core-seconds: time that processors worked, over all ranks; GPU-seconds: wall time times "
+        "GPUs; memory: the most while training, over all ranks; multiply-adds: to embed an image of the evaluation"
+    )
+    return _with_texts(comparison, _of_rows(comparison, "What the runs cost", quantities, note), _machine)
+
+
+def provenance(comparison: Comparison) -> Table:
+    """How each row's checkpoints were selected, how often validation and test were looked at, and of which commit."""
+    looked = {"looks at validation": "selection.looks", "looks at test": "test_looks", "tuning trials": "tuning_trials"}
+    note = (
+        "looks at validation: while training; looks at test: evaluations of these test classes with a run's "
+        "checkpoints; tuning trials: behind the configuration, where a sweep has told"
+    )
+    quantities = [Quantity(name, "number", value) for name, value in looked.items()]
+    return _with_texts(comparison, _of_rows(comparison, "How the runs came about", quantities, note), _origin)
+
+
+def _with_texts(comparison: Comparison, table: Table, told: Callable[[dict[str, Any]], dict[str, Any]]) -> Table:
+    """The table, with what the runs of a row tell as texts: all that is different, where they do not agree."""
+    found: dict[str, dict[int, set[str]]] = {}
+    for row, result in zip(comparison.runs["row"], comparison.runs["result"], strict=True):
+        for name, text in told(result).items():
+            found.setdefault(name, {}).setdefault(row, set()).update({printable(str(text))} if text else ())
+    for name, of_row in found.items():
+        table.texts[name] = ["; ".join(sorted(of_row[row])) or NONE for row in table.texts.index]
+    return table
+
+
+def _machine(result: dict[str, Any]) -> dict[str, Any]:
+    flat = flatten({"cost": result.get("cost")})
+    devices, precision = (
+        flat.get(f"cost.fit.{key}") or flat.get(f"cost.evaluation.{key}") for key in ("devices", "precision")
+    )
+    kinds = [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+    return {
+        "device": ", then ".join(f"{kind.get('count')} × {kind.get('name')}" for kind in kinds),
+        "precision": precision,
+    }
+
+
+def _origin(result: dict[str, Any]) -> dict[str, Any]:
+    flat = flatten({"selection": result.get("selection")})
+    by = "none: the last" if flat.get("selection.split") == "none" else flat.get("selection.metric")
+    return {"selected by": by, "commit": commit_of(result)}
 
 
 def _metrics(comparison: Comparison, main: bool) -> list[Quantity]:

@@ -138,8 +138,8 @@ class TensorBoardRecord(TensorBoardLogger):
 class WandbRecord(WandbLogger):
     """Lightning's logger, which also writes to the run's summary alone, and knows of runs that are told to stop."""
 
-    def log_summary(self, values: Mapping[str, float]) -> None:
-        """Set numbers of the summary, by name."""
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Set values of the summary, by name."""
         self.experiment.summary.update(values)
 
     def mark_preempting(self) -> None:

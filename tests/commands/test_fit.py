@@ -49,7 +49,8 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_folder_holds_what_a_run_leaves(first_run: tuple[Path, str]) -> None:
     run, _ = first_run
     names = {p.name for p in run.iterdir()} - {".lock"}
-    assert names == {*["config.yaml", "metrics.csv", "per_class.csv", "result.json", "checkpoints", "plots", "wandb"]}
+    files = {"config.yaml", "evaluations.csv", "metrics.csv", "per_class.csv", "result.json"}
+    assert names == files | {"checkpoints", "plots", "wandb"}
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert {"tsne_test.png", "gallery_test.png"} <= {p.name for p in (run / "plots").iterdir()}
 

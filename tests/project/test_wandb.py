@@ -54,6 +54,10 @@ def test_all_that_a_dashboard_needs_arrives_of_a_run_that_was_resumed(tmp_path: 
         for name, value in values.items():
             assert run.summary[f"{stage}/{name}"] == pytest.approx(value, abs=1e-6), f"{stage}/{name}"
     assert run.summary["baseline/test/recall@1"] == pytest.approx(result["baseline"]["recall@1"], abs=1e-6)
+    fit = result["cost"]["fit"]
+    assert run.summary["cost/fit/core_seconds"] == fit["core_seconds"] > 0
+    assert run.summary["cost/multiply_adds"] == result["cost"]["multiply_adds"]
+    assert (run.summary["selection/split"], run.summary["test_looks"]) == ("validation", 1)
     for picture in ("plots/tsne_test", "plots/gallery_test"):
         (name,) = (name for name in run.files if name.startswith(f"media/images/{picture}"))
         assert run.files[name].startswith(b"\x89PNG")

@@ -126,8 +126,10 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
     assert load(folder, "last")["global_step"] == STEPS
     assert rows(folder) == rows(unbroken)
     ours, theirs = (json.loads((f / "result.json").read_text()) for f in (folder, unbroken))
-    for key in ("test", "validation", "steps", "selected_step"):
+    for key in ("test", "validation", "steps", "selected_step", "selection"):
         assert ours[key] == theirs[key], key
+    for key in ("images", "devices", "precision"):
+        assert ours["cost"]["fit"][key] == theirs["cost"]["fit"][key], key
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
