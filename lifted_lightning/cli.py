@@ -25,6 +25,7 @@ OWN = {  # and the module that runs it
     "data": ("list, prepare and verify data sets", "commands.data"),
     "embed": ("embed images with a checkpoint, into a file to search", "commands.embed"),
     "search": ("find the images of such a file that are nearest to others", "commands.search"),
+    "check": ("check a loss, network, sampler, data set or augmentation of one's own", "commands.check"),
 }
 
 

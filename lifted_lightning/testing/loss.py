@@ -1,0 +1,405 @@
+"""The contract of a loss: what training, on one process or several, relies on, and what is good to know of it."""
+
+import copy
+import io
+import math
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lifted_lightning.errors import UserError, counted, listed, one_line
+from lifted_lightning.testing import cost, gradient, ranks
+from lifted_lightning.testing.examples import Batch, as_code, rolled, smallest
+from lifted_lightning.testing.findings import Answer, Findings, raised
+from lifted_lightning.training import loss_state
+
+HALF = {torch.float16: (0.02, 0.1), torch.bfloat16: (0.1, 0.3)}  # how much of a value and a gradient may be wrong
+STEPS = 6  # of a training that is interrupted in the middle
+
+
+def check_loss(loss: nn.Module, embedding_size: int = 8, *, two_ranks: bool = True, costs: bool = True) -> Findings:
+    """Ask a loss the questions of the contract; it takes some ten seconds.
+
+    What must hold, else it ``fails``: a scalar of the right kind; the same draws on every rank; the gradient of finite
+    differences; finite value and gradient at the edges (no positives, no negatives, one class, one image, equal,
+    far and tiny points) and in half precision; two ranks equal one process; a training that goes on from a checkpoint
+    equals one that was not interrupted. What is ``told``: whether it depends on the order of the rows or the names of
+    the classes, its time and memory, graph breaks, and whether it waits for the device.
+
+    Every comparison is of copies, so the loss is left as it was, and so are the generators of random numbers.
+
+    Args:
+        loss: takes embeddings (B, D) and labels (B,) int64, and gives a scalar. An attribute ``num_classes`` tells how
+            many classes it knows; labels stay below.
+        embedding_size: D.
+        two_ranks: whether two real processes are asked; a second or two more for each loss.
+        costs: whether time and memory are measured and graph breaks looked for, which takes the longest.
+
+    Returns:
+        A finding for each question, always in the same order; the first alone for what gives no scalar at all.
+
+    Raises:
+        UserError: for a loss that cannot be copied.
+    """
+    with _left_alone():
+        contract = _Contract(loss, embedding_size)
+        contract.ask(two_ranks, costs)
+        return contract.found
+
+
+class _NoLossError(Exception):
+    """What a loss gave cannot be learnt from."""
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """What is drawn, and warned of, stays inside."""
+    states = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
+
+
+class _Contract:
+    """The questions about one loss."""
+
+    def __init__(self, loss: nn.Module, embedding_size: int) -> None:
+        self.name = type(loss).__name__
+        self.size = embedding_size
+        known = getattr(loss, "num_classes", None)
+        self.classes = known if isinstance(known, int) and known > 0 else 10**6
+        try:
+            self.loss = copy.deepcopy(loss).train()
+        except Exception as error:
+            raise UserError(
+                f"{self.name}: cannot be copied ({one_line(error)}); keep what it holds copyable"
+            ) from error
+        self.found = Findings(self.name)
+        rows = nn.functional.normalize(torch.randn(12, embedding_size, generator=torch.Generator().manual_seed(0)))
+        self.batch: Batch = rows, torch.arange(12) // 3 % self.classes
+        self.stateful = False
+
+    def ask(self, two_ranks: bool, costs: bool) -> None:
+        """All questions, in order."""
+        if self.found.ask("gives a scalar", self._scalar).verdict == "fails":
+            return
+        ask = self.found.ask
+        ask("draws alike on every rank", self._draws)
+        ask("gradient of finite differences", self._gradient)
+        for name, batches in self._edges().items():
+            ask(name, partial(self._finite, batches))
+        for dtype in HALF:
+            ask(str(dtype).removeprefix("torch."), partial(self._half, dtype))
+        ask("two ranks equal one", self._two_ranks if two_ranks else lambda: Answer("not asked", "two_ranks=False"))
+        ask("goes on from a checkpoint", self._goes_on)
+        ask("order of the rows", self._order)
+        ask("names of the classes", self._names)
+        if costs:
+            ask("time and memory", self._costs)
+            ask("graph breaks", self._graph_breaks)
+        ask("waits for the device", self._waits)
+
+    # Calls
+
+    def copy(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The loss as it was given."""
+        return copy.deepcopy(self.loss).to(dtype)
+
+    def call(self, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Value and gradient (B, D) of a copy, or of this loss.
+
+        Raises:
+            _NoLossError: for a value that is no scalar with a gradient.
+        """
+        loss = loss or self.copy()
+        rows = batch[0].clone().requires_grad_()
+        ranks.seed(0)
+        value: Any = loss(rows, batch[1])
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise _NoLossError(f"gave {what}, not a scalar tensor of floating point")
+        own = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+        if not value.requires_grad:
+            raise _NoLossError(f"gave {value.item():g} without a gradient: add 0 * embeddings.sum()")
+        gradients = torch.autograd.grad(value, [rows, *own], allow_unused=True)
+        if gradients[0] is None:
+            raise _NoLossError("is not connected to the embeddings: add 0 * embeddings.sum()")
+        return value.detach(), gradients[0]
+
+    def wrong(self, batch: Batch) -> str:
+        """What is wrong with value and gradient of a batch."""
+        try:
+            value, gradients = self.call(batch)
+        except _NoLossError as error:
+            return str(error)
+        except Exception as error:
+            return raised(error)
+        if not value.isfinite():
+            return f"value {value.item()}"
+        if not gradients.isfinite().all():
+            return f"gradient not finite in {counted(int((~gradients.isfinite()).any(1).sum()), 'row')}"
+        return ""
+
+    def answer(self, batch: Batch, wrong: Callable[[Batch], str], holds: str = "") -> Answer:
+        """Whether anything is wrong with a batch, and the smallest that shows it."""
+        if not (text := wrong(batch)):
+            return Answer("holds", holds)
+        small = smallest(batch, lambda smaller: _kind(wrong(smaller)) == _kind(text))
+        return Answer("fails", wrong(small), as_code(small))
+
+    # What must hold
+
+    def _scalar(self) -> Answer:
+        return self.answer(self.batch, self.wrong)
+
+    def _draws(self) -> Answer:
+        values = []
+        for torchs, others in ((0, 0), (0, 0), (0, 1), (1, 0)):
+            loss = self.copy()
+            random.seed(others)
+            np.random.seed(others)
+            torch.manual_seed(torchs)
+            values.append(float(loss(self.batch[0].clone().requires_grad_(), self.batch[1]).detach()))
+        first, again, others_apart, torchs_apart = values
+        if first != again:
+            why = "something outside of itself is kept or drawn, a global or a class's attribute"
+            return Answer("fails", f"a call gives {first:g}, and of another copy {again:g}: {why}", as_code(self.batch))
+        if first != others_apart:
+            why = "draws from numpy's or Python's generator, which no step seeds: use torch's"
+            return Answer("fails", why, as_code(self.batch))
+        return Answer("holds", "draws from torch's generator, which each step seeds" if first != torchs_apart else "")
+
+    def _gradient(self) -> Answer:
+        before = _kept(self.loss)
+        loss = self.copy()
+        self.call(self.batch, loss)
+        self.stateful = bool(_changed(before, loss))
+        cuts: list[gradient.Cut] = []
+
+        def wrong(batch: Batch) -> str:
+            own = self.copy(torch.float64)
+            parameters = [parameter for parameter in own.parameters() if parameter.requires_grad]
+
+            def value(leaves: Sequence[Tensor]) -> Tensor:
+                made = self.copy(torch.float64)
+                learn = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
+                ranks.seed(0)
+                given = dict(zip(learn, leaves[1:], strict=True))
+                return torch.func.functional_call(made, given, (leaves[0], batch[1]))
+
+            nonlocal cuts
+            text, cuts = gradient.slopes_agree(value, [batch[0].double(), *parameters])
+            return text
+
+        answer = self.answer(self.batch, wrong)
+        if answer.verdict == "holds" or not cuts:
+            return answer
+        places = listed(sorted({f"{cut.what} at {cut.where}" for cut in cuts}))
+        if self.stateful:
+            return Answer("told", f"right with what it remembers held constant ({places})")
+        if all(cut.what in (".detach", "no_grad") and _learns(cut.value) for cut in cuts):
+            return Answer("told", f"right with values held constant that have a gradient elsewhere ({places})")
+        return answer._replace(detail=f"a term is cut off from the gradient: {places}")
+
+    def _edges(self) -> dict[str, list[Batch]]:
+        rows, labels = self.batch
+        names = torch.arange(min(12, self.classes))
+        return {
+            "no positives": [(rows[: len(names)], names)],
+            "no negatives": [(rows[:2], labels[:2])],
+            "one class": [(rows, torch.zeros_like(labels))],
+            "one image": [(rows[:1], labels[:1])],
+            "equal points": [(rows[:1].repeat(12, 1), labels), (rows[labels], labels)],
+            "far points": [(rows * 1e4, labels)],
+            "tiny points": [(rows * 1e-6, labels)],
+        }
+
+    def _finite(self, batches: Sequence[Batch]) -> Answer:
+        answers = (self.answer(batch, self.wrong) for batch in batches)
+        return next((answer for answer in answers if answer.verdict == "fails"), Answer("holds"))
+
+    def _half(self, dtype: torch.dtype) -> Answer:
+        def wrong(batch: Batch) -> str:
+            rows = batch[0].to(dtype)
+            if text := self.wrong((rows, batch[1])):
+                return f"{text}; begin with embeddings.float()"
+            ours, truth = self.call((rows, batch[1])), self.call((rows.float(), batch[1]))
+            for what, half, single, share in zip(("value", "gradient"), ours, truth, HALF[dtype], strict=True):
+                apart = float((half.float() - single).norm())
+                if apart > share * max(float(single.norm()), 0.1 if what == "value" else 1e-3):
+                    return f"{what} is {apart:.2g} off, of {float(single.norm()):.2g}; begin with embeddings.float()"
+            return ""
+
+        return self.answer(self.batch, wrong)
+
+    def _two_ranks(self) -> Answer:
+        rows, labels = self.batch
+        apart = torch.arange(12) % min(6, self.classes)  # no positives within a rank
+        batches = [(rows[:2], labels[:2]), (rows[1:5], labels[1:5]), self.batch, (rows, apart)]
+        tasks = []
+        for batch in batches:
+            wide = batch[0].double(), batch[1]
+            tasks.append((self.copy(torch.float64), [wide, rolled(wide, 1)]))
+        try:
+            pickle.loads(pickle.dumps(self.loss))
+        except Exception as error:
+            return Answer("not asked", f"cannot be handed to another process: {one_line(error)}")
+        answers = ranks.on_two_ranks(tasks)
+        for batch, task, two in zip(batches, tasks, zip(*answers, strict=True), strict=True):
+            for step, (alone, *both) in enumerate(zip(ranks.train(*task), *two, strict=True)):
+                if text := _apart(alone, both):
+                    return Answer("fails", f"at step {step} {text}", as_code(batch))
+        return Answer("holds")
+
+    def _goes_on(self) -> Answer:
+        unbroken, resumed = self.copy(), self.copy()
+        batches = [rolled(self.batch, step) for step in range(STEPS)]
+        before, began = _kept(unbroken), loss_state.attributes(unbroken)
+        ranks.train(unbroken, batches[: STEPS // 2])
+        changed = _changed(before, unbroken)
+        file = io.BytesIO()
+        plain = loss_state.changes(began, unbroken)
+        torch.save({"state_dict": unbroken.state_dict(), "plain": plain}, file)
+        file.seek(0)
+        checkpoint = torch.load(file, weights_only=True)
+        resumed.load_state_dict(checkpoint["state_dict"])
+        loss_state.restore(resumed, checkpoint["plain"], torch.device("cpu"))
+        rest = batches[STEPS // 2 :]
+        for a, b in zip(*(ranks.train(loss, rest, STEPS // 2) for loss in (unbroken, resumed)), strict=True):
+            if not torch.allclose(a.value, b.value, rtol=1e-6, atol=0, equal_nan=True):
+                lost = sorted(changed - plain.keys() - unbroken.state_dict().keys())
+                why = f"not saved: {listed(lost)}" if lost else "what it keeps outside of itself is not saved"
+                shown = f"{float(b.value):.6g} after loading, {float(a.value):.6g} without"
+                example = f"{as_code(self.batch)}\n# rolled by a row at each step; saved after step {STEPS // 2}"
+                return Answer("fails", f"{shown}; {why}: use buffers or plain attributes", example)
+        return Answer("holds", f"with its plain attributes {listed(sorted(plain))}" if plain else "")
+
+    # What is told
+
+    def _order(self) -> Answer:
+        order = torch.randperm(len(self.batch[1]), generator=torch.Generator().manual_seed(1))
+        return self._compare((self.batch[0][order], self.batch[1][order]), "the order of its rows", "as of given pairs")
+
+    def _names(self) -> Answer:
+        labels = self.batch[1].max() - self.batch[1]
+        own = any(True for _ in self.loss.parameters())
+        why = "as with proxies" if own else "though it has no parameters: is a label compared by value?"
+        return self._compare((self.batch[0], labels), "which class has which label", why)
+
+    def _compare(self, other: Batch, what: str, why: str) -> Answer:
+        values = []
+        for rows, labels in (self.batch, other):
+            values.append(float(self.call((rows.double(), labels), self.copy(torch.float64))[0]))
+        same = abs(values[0] - values[1]) <= 1e-6 * max(abs(values[0]), 1e-6)
+        return Answer("told", f"does not depend on {what}" if same else f"depends on {what}, {why}")
+
+    def _costs(self) -> Answer:
+        loss = self.copy()
+
+        def step(rows: int) -> None:
+            embeddings = nn.functional.normalize(torch.randn(rows, self.size))
+            self.call((embeddings, torch.arange(rows) // 4 % self.classes), loss)
+
+        found = cost.costs(step)
+        if len(found) < 3:
+            return Answer("told", f"takes no batch of {cost.SIZES[len(found)]}")
+        last = found[-1]
+        loop, few = cost.exponent(found[:3], "operations"), found[2].operations
+        parts = [
+            f"time as B^{cost.exponent(found, 'seconds'):.1f}",
+            f"memory as B^{cost.exponent(found, 'bytes'):.1f}",
+            f"at B={last.rows:,} on a CPU {last.seconds * 1000:.3g} ms and {last.bytes / 1e6:.3g} MB",
+            f"24 GB end near B={_two_digits(cost.rows_within(found)):,}",
+            f"operations grow as B^{loop:.1f}: a loop over the batch" if loop > 0.5 else f"{few} operations",
+        ]
+        return Answer("told", "; ".join(parts))
+
+    def _graph_breaks(self) -> Answer:
+        loss = self.copy()
+        rows = self.batch[0].clone().requires_grad_()
+        try:
+            count, places = cost.graph_breaks(lambda: loss(rows, self.batch[1]))
+        except Exception as error:
+            return Answer("told", f"torch.compile cannot follow it: {one_line(error)}")
+        return Answer("told", f"{counted(count, 'break')}{': ' if places else ''}{listed(places, 3)}")
+
+    def _waits(self) -> Answer:
+        if not torch.cuda.is_available():
+            return Answer("not asked", "no CUDA device here")
+        loss = self.copy().cuda()
+        rows, labels = self.batch[0].cuda(), self.batch[1].cuda()
+        text = cost.waits_for_device(lambda: self.call((rows, labels), loss) and None)
+        return Answer("told", text or "a step reads nothing from the device")
+
+
+def _kind(text: str) -> str:
+    """What tells one failure from another: its first word."""
+    return text.split(" ")[0] + (text.split(" ")[1] if text.startswith("raises") else "")
+
+
+def _learns(value: Tensor) -> bool:
+    """Whether a gradient has reached a value, by another way than the one that was cut."""
+    return value.grad is not None and bool(value.grad.any())
+
+
+def _kept(loss: nn.Module) -> dict[str, bytes]:
+    """All that a loss and its modules hold but parameters, by name, in a form to compare."""
+    plain = vars(nn.Module())
+    values: dict[str, Any] = {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in loss.named_modules()
+        for name, value in [*vars(module).items(), *module._buffers.items()]
+        if name not in plain
+    }
+    return {name: _bytes(value) for name, value in values.items()}
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception:
+        return repr(value).encode()
+
+
+def _changed(before: dict[str, bytes], loss: nn.Module) -> set[str]:
+    after = _kept(loss)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def _apart(alone: ranks.Step, both: Sequence[ranks.Step]) -> str:
+    """In what two ranks differ from one process."""
+    values = [float(step.value) for step in (alone, *both)]
+    if not all(math.isclose(values[0], value, rel_tol=1e-7, abs_tol=1e-9) for value in values):
+        on_two = " and ".join(f"{value:.6g}" for value in values[1:])
+        return f"the value is {values[0]:.6g} in one process, {on_two} on two ranks"
+    found = {
+        "gradient": (alone.rows, torch.cat([rank.rows for rank in both])),
+        "gradient of its own parameters": (_flat([alone] * len(both)), _flat(both)),
+    }
+    for what, (one, two) in found.items():
+        if not torch.allclose(one, two, rtol=1e-7, atol=1e-9):
+            factor = float((one * two).sum() / one.square().sum().clamp_min(1e-300))
+            times = f"{factor:.3g} times" if torch.allclose(factor * one, two, rtol=1e-5) else "not"
+            return f"the {what} is {times} that of one process"
+    return ""
+
+
+def _flat(steps: Sequence[ranks.Step]) -> Tensor:
+    return torch.cat([torch.zeros(0), *(gradient.flatten() for step in steps for gradient in step.own)])
+
+
+def _two_digits(rows: float) -> int:
+    digits = len(str(int(rows))) - 2
+    return int(round(rows, -digits)) if digits > 0 else int(rows)

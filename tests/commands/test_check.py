@@ -1,0 +1,68 @@
+"""`lifted check` as it is called."""
+
+from pathlib import Path
+
+import pytest
+
+from lifted_lightning.commands import check
+from lifted_lightning.losses import TripletLoss
+from tests.commands.conftest import Lifted
+
+OWN = """
+from torch import nn
+
+class MyLoss(nn.Module):
+    def __init__(self, margin: float = 1.0):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embeddings, labels):
+        same = labels[:, None] == labels
+        gaps = (self.margin - embeddings @ embeddings.T)[~same]
+        return gaps[gaps > 0].mean()
+"""
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lifted_lightning.testing import loss
+
+    whole = loss.check_loss
+    monkeypatch.setattr(loss, "check_loss", lambda loss: whole(loss, two_ranks=False, costs=False))
+
+
+def test_a_loss_of_one_s_own_fails_with_an_example(lifted: Lifted) -> None:
+    Path("my_checked_loss.py").write_text(OWN)
+    code, output, _ = lifted("check", "--loss", "my_checked_loss.MyLoss", "--loss.margin", "0.3")
+    assert code == 1
+    assert "MyLoss" in output
+    assert "labels = torch.tensor([0, 0])" in output
+
+
+def test_one_of_ours_holds(lifted: Lifted) -> None:
+    code, output, _ = lifted("check", "--loss=TripletLoss")
+    assert code == 0
+    assert "fails" not in output
+
+
+def test_settings_are_those_of_fit() -> None:
+    loss = check.build("loss", ["--loss=TripletLoss", "--loss.margin=0.3", "--network=nonsense"])
+    assert isinstance(loss, TripletLoss)
+    assert loss.margin == 0.3
+    proxies = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
+    assert proxies.proxies.shape == (check.CLASSES, check.SIZE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check"], "give --loss, --network"),
+        (["check", "--loss=TripletLos"], "--loss=TripletLos: "),
+        (["check", "--loss=TripletLoss", "--loss.margn=1"], "--loss.margn; did you mean --loss.margin?"),
+        (["check", "--loss=TripletLoss", "--loss.margin=-1"], "margin=-1"),
+    ],
+)
+def test_what_is_wrong_is_said_under_the_name_that_it_has_here(lifted: Lifted, arguments: list[str], said: str) -> None:
+    code, _, errors = lifted(*arguments)
+    assert code == 2
+    assert said in errors

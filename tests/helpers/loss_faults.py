@@ -1,0 +1,224 @@
+"""Losses with a fault each, of the kinds that people's own losses have."""
+
+import random
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lifted_lightning.distributed import gather_rows, rank, world_size
+
+
+def terms(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances (B, B), and which pairs are positive and which negative."""
+    squares = (x[:, None] - x).square().sum(2)
+    same = labels[:, None] == labels
+    return squares, same & ~torch.eye(len(labels), dtype=torch.bool, device=x.device), ~same
+
+
+def sound(x: Tensor, labels: Tensor) -> Tensor:
+    """A loss without a fault."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, positive, negative = terms(x, labels)
+    pull = torch.where(positive, squares, 0).sum() / positive.sum().clamp_min(1)
+    return pull + torch.where(negative, (1.5 - squares).relu(), 0).sum() / negative.sum().clamp_min(1)
+
+
+class Sound(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels)
+
+
+class DetachedTerm(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        squares, positive, _ = terms(x.float() if x.dtype != torch.float64 else x, labels)
+        return sound(x, labels) + (squares * positive).sum().detach()
+
+
+class NumberInPlaceOfTensor(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * (1 + x.square().sum().item())
+
+
+class WrongBackward(nn.Module):
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(self.Function.apply(x), labels)
+
+
+class TimesRanks(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * world_size()
+
+
+class GathersAgain(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        if dist.is_initialized() and rank() == 0:  # its own rows only, as if they were a part
+            x, labels = x[: len(x) // 2], labels[: len(labels) // 2]
+        gather_rows(labels)
+        return sound(x, labels)
+
+
+class MeanOverNone(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares, _, negative = terms(x, labels)
+        hinges = (1.5 - squares)[negative].relu()
+        return sound(x, labels) + hinges[hinges > 0].mean()
+
+
+class RootAtZero(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares, positive, _ = terms(x, labels)
+        first, second = positive.nonzero(as_tuple=True)
+        return sound(x, labels) + squares[first, second].sqrt().sum()
+
+
+class PairsOfOne(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) / (len(x) * (len(x) - 1))
+
+
+class LabelByValue(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x * (1 + (labels > 1))[:, None], labels)
+
+
+class LoopOverRows(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        total = 0 * x.sum().float()
+        for row in range(len(x)):
+            others = (x - x[row]).float().square().sum(1)
+            total = total + torch.where(labels == labels[row], others, (1 - others).relu()).mean()
+        return total
+
+
+class CubeOfRows(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        squares, positive, negative = terms(x, labels)
+        hinges = (squares[:, :, None] - squares[:, None] + 0.2).relu()
+        return torch.where(positive[:, :, None] & negative[:, None], hinges, 0).sum() / len(x) ** 2
+
+
+class PrivateQueue(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: list[Tensor] = []
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        past = torch.stack(self._queue[-20:]) if self._queue else x[:0].detach()
+        self._queue += list(x.detach())
+        return sound(x, labels) + (x[:, None] - past).square().sum().to(x.dtype) / 100
+
+
+class UnsavedBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        self.steps += 1
+        return sound(x, labels) * float(self.steps)
+
+
+class PlainAttribute(nn.Module):
+    """No fault: a run saves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        self.steps += 1
+        return sound(x, labels) * (1 + self.steps / 10)
+
+
+CALLS = [0]
+
+
+class GlobalCount(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        CALLS[0] += 1
+        return sound(x, labels) * CALLS[0]
+
+
+class NumpyDraw(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * float(np.random.rand())
+
+
+class PythonDraw(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * random.random()
+
+
+class TorchDraw(nn.Module):
+    """No fault: each step seeds it, alike on every rank."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * torch.rand(()).to(x.device)
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) * torch.rand((), generator=self.generator)
+
+
+class HalfOverflow(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) + (12 * (x @ x.T).clamp(-1, 1)).exp().sum().log()
+
+
+class FarOverflow(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (x @ x.T).exp().mean().log() + sound(x, labels)
+
+
+class TinyOverflow(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return sound(x / x.square().sum(1, keepdim=True).square(), labels)
+
+
+class Vector(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels)[None]
+
+
+class PlainZero(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor | float:
+        return sound(x, labels) if len(labels.unique()) < len(labels) else 0.0
+
+
+class Unconnected(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) if len(labels.unique()) > 1 else torch.zeros(())
+
+
+class ReadsANumber(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels) if (labels == labels[0]).sum().item() > 0 else x.sum()
+
+
+class StopGradient(nn.Module):
+    """No fault: weights that are constants in the gradient, of values that have one."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares, positive, _ = terms(x, labels)
+        return sound(x, labels) + (squares * squares.detach() * positive).sum()

@@ -1,0 +1,131 @@
+"""The verdicts that losses deserve, written before they were asked: our own, others' sound ones, faulty ones."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from pytorch_metric_learning import losses
+from torch import nn
+
+from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
+from lifted_lightning.testing import check_loss
+from tests.helpers import loss_faults as faults
+from tests.helpers.losses import CASES
+
+D, CLASSES = 8, 20
+GRADIENT, RANKS, STATE = "gradient of finite differences", "two ranks equal one", "goes on from a checkpoint"
+EDGES = ["no positives", "no negatives", "one class", "one image", "equal points", "far points", "tiny points"]
+MUST = ["gives a scalar", "draws alike on every rank", GRADIENT, *EDGES, "float16", "bfloat16", RANKS, STATE]
+TOLD = ["order of the rows", "names of the classes"]
+CDIST = {"bfloat16": "fails"}  # torch.cdist has none on a CPU
+
+# What differs from "holds" in a sound loss.
+SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    **{name: (lambda name=name: CASES[name].loss, {}) for name in CASES},
+    "memory of contrastive": (lambda: CrossBatchMemory(ContrastiveLoss(), 40, embedding_size=D), {GRADIENT: "told"}),
+    "memory of triplet": (lambda: CrossBatchMemory(TripletLoss(), 40, start=1, embedding_size=D), {}),
+    "memory of lifted": (lambda: CrossBatchMemory(LiftedStructureLoss(), 40, embedding_size=D), {GRADIENT: "told"}),
+    "Contrastive": (losses.ContrastiveLoss, CDIST),
+    "TripletMargin": (losses.TripletMarginLoss, CDIST),
+    "LiftedStructure": (losses.LiftedStructureLoss, CDIST),
+    "MultiSimilarity": (losses.MultiSimilarityLoss, {}),
+    "ProxyAnchor": (lambda: losses.ProxyAnchorLoss(CLASSES, D), {}),
+    "SoftTriple": (lambda: losses.SoftTripleLoss(CLASSES, D), {}),
+    "Circle": (losses.CircleLoss, {GRADIENT: "told"}),  # its weights are constants, as in the paper
+    "SupCon": (losses.SupConLoss, {}),
+    "NTXent": (losses.NTXentLoss, {}),
+    "SmoothAP": (losses.SmoothAPLoss, {"bfloat16": "fails"}),  # a temperature below the spacing of bfloat16
+    "CrossBatchMemory": (
+        lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), D, memory_size=40), {GRADIENT: "told", **CDIST}
+    ),
+    "stop-gradient": (faults.StopGradient, {GRADIENT: "told"}),
+    "a draw of torch's": (faults.TorchDraw, {}),
+    "a plain attribute": (faults.PlainAttribute, {}),
+    "none": (faults.Sound, {}),
+}  # fmt: skip
+
+# What fails, in which question, and a word that says why.
+PLANTED: dict[type[nn.Module], tuple[str, str]] = {
+    faults.DetachedTerm: (GRADIENT, ".detach at loss_faults.py"),
+    faults.NumberInPlaceOfTensor: (GRADIENT, ".item at loss_faults.py"),
+    faults.WrongBackward: (GRADIENT, "by finite differences"),
+    faults.TimesRanks: (RANKS, "the value is"),
+    faults.GathersAgain: (RANKS, "the value is"),
+    faults.MeanOverNone: ("no negatives", "value nan"),
+    faults.RootAtZero: ("equal points", "gradient not finite"),
+    faults.PairsOfOne: ("one image", "ZeroDivisionError"),
+    faults.PrivateQueue: (STATE, "_queue"),
+    faults.UnsavedBuffer: (STATE, "steps"),
+    faults.OwnGenerator: (STATE, "generator"),
+    faults.GlobalCount: ("draws alike on every rank", "outside of itself"),
+    faults.NumpyDraw: ("draws alike on every rank", "numpy"),
+    faults.PythonDraw: ("draws alike on every rank", "Python"),
+    faults.HalfOverflow: ("float16", "value inf"),
+    faults.FarOverflow: ("far points", "value inf"),
+    faults.TinyOverflow: ("tiny points", "not finite"),
+    faults.Vector: ("gives a scalar", "shape (1,)"),
+    faults.PlainZero: ("no positives", "gave float"),
+    faults.Unconnected: ("one class", "without a gradient"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_loss_has_the_verdicts_that_were_said_in_advance(name: str) -> None:
+    make, differing = SOUND[name]
+    found = check_loss(make(), D, two_ranks=False, costs=False)
+    expected = dict.fromkeys(MUST, "holds") | {RANKS: "not asked"} | dict.fromkeys(TOLD, "told") | differing
+    assert [finding for finding in found if finding.verdict != expected.get(finding.question, "not asked")] == []
+
+
+@pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.__name__)
+def test_a_fault_is_found(fault: type[nn.Module]) -> None:
+    question, why = PLANTED[fault]
+    found = check_loss(fault(), D, two_ranks=question == RANKS, costs=False)
+    failed = {finding.question: finding for finding in found.failed}
+    assert why in failed[question].detail
+
+
+@pytest.mark.parametrize("name", ["lifted", "memory of triplet", "ProxyAnchor", "a draw of torch's"])
+def test_two_ranks_equal_one(name: str) -> None:
+    loss = SOUND[name][0]()
+    found = {finding.question: finding for finding in check_loss(loss, D, costs=False)}
+    assert found[RANKS].verdict == "holds", found[RANKS]
+
+
+@pytest.mark.parametrize(
+    ("loss", "question", "told"),
+    [
+        (faults.LoopOverRows, "time and memory", "a loop over the batch"),
+        (faults.CubeOfRows, "time and memory", "memory as B^2.9"),
+        (faults.ReadsANumber, "graph breaks", "Tensor.item"),
+        (faults.LabelByValue, "names of the classes", "though it has no parameters"),
+        (losses.SmoothAPLoss, "order of the rows", "depends on the order"),
+        (LiftedStructureLoss, "graph breaks", "0 breaks"),
+        (LiftedStructureLoss, "order of the rows", "does not depend"),
+        (LiftedStructureLoss, "names of the classes", "does not depend"),
+        (LiftedStructureLoss, "time and memory", "operations"),
+    ],
+)
+def test_what_is_told(loss: type[nn.Module], question: str, told: str) -> None:
+    costs = question in ("time and memory", "graph breaks")
+    found = {finding.question: finding for finding in check_loss(loss(), D, two_ranks=False, costs=costs)}
+    assert found[question].verdict == "told"
+    assert told in found[question].detail
+
+
+def test_the_example_is_small_and_shows_it() -> None:
+    found = check_loss(faults.MeanOverNone(), D, two_ranks=False, costs=False).failed[0]
+    pasted: dict[str, torch.Tensor] = {}
+    exec(found.example, {"torch": torch}, pasted)
+    assert len(pasted["labels"]) <= 2
+    assert not faults.MeanOverNone()(*pasted.values()).isfinite()
+
+
+def test_nothing_outside_is_changed() -> None:
+    memory = CrossBatchMemory(ContrastiveLoss(), 40, embedding_size=D)
+    before, state = copy.deepcopy(memory.state_dict()), torch.get_rng_state()
+    check_loss(memory, D, two_ranks=False, costs=False)
+    assert memory.seen == 0
+    assert all(torch.equal(value, before[name]) for name, value in memory.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
