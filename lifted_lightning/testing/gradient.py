@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 CUTS = (  # what gives a value that no gradient goes through
-    Tensor.detach, torch.detach, Tensor.data.__get__, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__,
-    Tensor.__int__, Tensor.__array__,
+    Tensor.detach, torch.detach, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__,
+    Tensor.__array__, Tensor.data.__get__,  # type: ignore[attr-defined]
 )  # fmt: skip
 DIRECTIONS = 4
 # Lengths of the differences, in the unit of the points, and how much of a slope may be wrong; of a hinge that is met on
