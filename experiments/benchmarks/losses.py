@@ -46,6 +46,7 @@ PEER_SURVIVES |= {"triplet": 1024, "triplet, semi-hard": 1024}
 FASTER = {"triplet": 1.5}  # than the peer, so many times; at B = 64 to 1,024; 1.2 where nothing is said
 LIFTED_FASTER = {128: 100, 512: 2000}
 OF_PRODUCTS = {"triplet": 1.8, "triplet, semi-hard": 1.8, "triplet, hard": 1.8}  # at most, at B = 4,096; else 1.5
+TURN = 0.02  # seconds that a side has at least before the other goes on
 SPREAD = 0.05  # standard deviation of a coordinate: distances of about 1.6 at D = 512, margins are felt
 
 
@@ -97,18 +98,24 @@ def products(x: Tensor, block: int = 8192) -> None:
 
 
 def typical(sides: dict[str, Callable[[], None]], device: str, seconds: float) -> dict[str, float]:
-    """The median time of each side, in seconds; they take turns until the time is up, twice at least."""
+    """The median time of each side, in seconds; they take turns until the time is up, twice at least.
+
+    Of a turn the last run counts, for the first meets caches that the other side has filled.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
     end, turns = time.perf_counter() + seconds, 0
     while turns < 2 or (time.perf_counter() < end and turns < 500):
         for name, run in sides.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            began = start = end_of_run = time.perf_counter()
+            while end_of_run - began < TURN:
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                run()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                end_of_run = time.perf_counter()
+            times[name].append(end_of_run - start)
         turns += 1
     return {name: median(found[1:]) for name, found in times.items()}  # the first turn warms up
 

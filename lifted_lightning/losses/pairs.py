@@ -40,7 +40,7 @@ BLOCK_ENTRIES_GPU = 2**25  # 256 MB of float64: few kernel launches
 BLOCK_ROWS = 64  # at least: a matrix product wants as many
 WHOLE_ROWS = 4096  # up to this batch size a loss may keep the distances of all pairs for the length of its forward
 CLOSE = 0.01  # of a row's squared norm: float32 products give larger squared distances to about 1e-5
-FUSED = 2**23  # multiplications: a CPU's compiled code has float64 products, and is slower beyond
+FUSED = 2**20  # multiplications: a CPU's compiled code has float64 products, and is slower beyond
 ROUNDING = 64  # a squared distance below this many float64 roundings of the squared norm is 0
 
 Average = Literal["active", "all"]  # what a mean counts: terms whose hinge is above 0, or all of them
