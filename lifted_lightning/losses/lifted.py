@@ -104,11 +104,10 @@ class LiftedStructureLoss(nn.Module):
             count = added(count, torch.count_nonzero(block.positive))
             if with_gradient:
                 push = felt.mul_(hinge).sum(1, keepdim=True)
-                other_push = None if other_share is None else (hinge - felt).sum(0)
                 share = shares[number] if shares else self._lift(self._reach(pairs, block), 1)[1]
-                weights = hinge.addcmul_(share, push, value=-pairs.ends)
-                if other_push is not None:
-                    weights.addcmul_(other_share, other_push, value=-pairs.ends)
+                weights = torch.addcmul(hinge, share, push, value=-pairs.ends)
+                if other_share is not None:
+                    weights.addcmul_(other_share, hinge.sub_(felt).sum(0), value=-pairs.ends)
                 laplacian.add_(block, block.over_distances_(weights), mutual=False, scale=self._unit)
             else:
                 active = added(active, torch.count_nonzero(hinge))
