@@ -8,13 +8,16 @@ from .inference.model import load as load
 from .training.module import EmbeddingModule as EmbeddingModule
 from .data.datamodule import RetrievalDataModule as RetrievalDataModule
 
-# What one's own classes derive from: a data set and what it becomes, a batch sampler, an augmentation, a network.
+# What one's own classes derive from: a data set and what it becomes, a batch sampler, an augmentation, a network, a
+# metric of evaluations, and what it is given.
 from .data.datasets.base import RetrievalDataset as RetrievalDataset
 from .data.table import ImageTable as ImageTable
 from .data.batches.base import GlobalBatchSampler as GlobalBatchSampler
 from .data.augment import Augmentation as Augmentation
 from .data.augment import CropMirror as CropMirror
 from .training.networks import Embedder as Embedder
+from .callbacks.own_metrics import EvaluationMetric as EvaluationMetric
+from .metrics.collection import Evaluation as Evaluation
 
 # Batch samplers: the paper's text, and its released code.
 from .data.batches.balanced import PositivePairs as PositivePairs

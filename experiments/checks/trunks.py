@@ -68,7 +68,8 @@ class Family:
             "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--data.batch_size=8", "--data.batches_per_epoch=2",
             "--data.sampler.samples_per_class=2", "--trainer.precision=32-true", "--trainer.max_steps=2",
             "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--last_checkpoint.every_n_steps=1",
-            "--tsne.every_n=0", "--gallery.every_n=0", "--evaluation.clustering=none", "--evaluation.baseline=false",
+            "--tsne.every_n=0", "--gallery.every_n=0", "--confusions.every_n=0", "--evaluation.clustering=none",
+            "--evaluation.baseline=false",
             "--experiment=e", *more,
         ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lifted_lightning.callbacks.baseline import FROZEN, WHAT_TO_TRY, have_one_length, untrained_features
+from lifted_lightning.callbacks.own_metrics import EvaluationMetric, own_values
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics import clustering_metrics
@@ -46,6 +47,7 @@ class RetrievalEvaluation(Callback):
         clustering_start: where k-means starts; ``random`` points as in the paper's released code.
         baseline: whether the images are also evaluated without training: the pretrained trunk's features, or raw
             pixels, of unit length where the embeddings have one length.
+        metrics: metrics of one's own; what they give joins ours, and has no baseline.
 
     Attributes:
         results: the latest metrics of each stage, ``validation`` and ``test``; ``baseline`` those of the latest one's
@@ -62,6 +64,7 @@ class RetrievalEvaluation(Callback):
         clustering: Literal["none", "k-means", "affinity propagation"] = "k-means",
         clustering_start: Start = "k-means++",
         baseline: bool = True,
+        metrics: list[EvaluationMetric] | None = None,
     ) -> None:
         if not ks or min(ks) < 1:
             raise UserError(f"evaluation.ks {list(ks)}: give one or more positive numbers")
@@ -70,6 +73,7 @@ class RetrievalEvaluation(Callback):
         self.clustering = clustering
         self.clustering_start: Start = clustering_start
         self.baseline = baseline
+        self.own = metrics or []
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
         self.baseline_unit_length = False
@@ -81,7 +85,7 @@ class RetrievalEvaluation(Callback):
 
     @property
     def metric_names(self) -> list[str]:
-        """What validation logs, without the stage."""
+        """Our metrics that validation logs, without the stage."""
         return metric_names(self.ks, clustering=False)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,7 +120,7 @@ class RetrievalEvaluation(Callback):
     def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)
         cameras = data_of(trainer).table.cameras
-        neighbours = max(getattr(callback, "neighbours", 1) for callback in callbacks_of(trainer))
+        neighbours = max(getattr(one, "neighbours", 1) for one in (*callbacks_of(trainer), *self.own))
         return RetrievalMetrics(self.ks, query, gallery, self.distance, neighbours, cameras).to(module.device)
 
     def _evaluate(self, trainer: Trainer, stage: str) -> Evaluation:
@@ -139,6 +143,8 @@ class RetrievalEvaluation(Callback):
 
     def _publish(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
         stage = evaluation.stage
+        if self.own:  # the same on every rank, whatever it draws
+            evaluation.values.update(trainer.strategy.broadcast(own_values(self.own, evaluation)))
         self.results[stage] = evaluation.values
         module.log_dict({f"{stage}/{name}": value for name, value in evaluation.values.items()})
         if self.baseline:

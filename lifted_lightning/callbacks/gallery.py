@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
@@ -18,9 +17,8 @@ from lifted_lightning.pictures.style import shrink
 class RetrievalGallery(BackgroundPicture):
     """Draws queries with their nearest neighbours in a row, framed green if of the query's class, else red.
 
-    Three groups of queries are shown: random ones; the worst (whose first neighbour of their own class has
-    the highest rank; one a class); and, for the pairs of classes that are most often each other's nearest,
-    the query with the nearest such neighbour.
+    Two groups of queries are shown: random ones, and the worst (whose first neighbour of their own class has the
+    highest rank; one a class).
 
     Args:
         neighbours: how many neighbours a query is shown with.
@@ -46,10 +44,7 @@ class RetrievalGallery(BackgroundPicture):
         order = np.random.default_rng(self.seed).permutation(answerable)
         labels, rank = evaluation.labels.cpu().numpy(), ranking.rank.cpu().numpy()[order]
         queries, nearest = ranking.queries.cpu().numpy()[order], ranking.nearest.cpu().numpy()[order]
-        wrong = np.flatnonzero(rank > 1)
-        distances = ranking.distances[:, 0].cpu().numpy()[order[wrong]]
-        confused = confused_pairs(labels[queries[wrong]], labels[nearest[wrong, 0]], distances, self.rows)
-        chosen = choose_queries(labels[queries], rank, wrong[confused], self.rows)
+        chosen = choose_queries(labels[queries], rank, self.rows)
         if not chosen:
             return None
         members = np.concatenate([members for _, members in chosen])
@@ -66,46 +61,24 @@ class RetrievalGallery(BackgroundPicture):
         }
 
 
-def confused_pairs(own: IntArray, nearest: IntArray, distances: npt.NDArray[np.floating], count: int) -> IntArray:
-    """Find the pairs of classes that are most often nearest to one another, either way round.
-
-    Args:
-        own: (n,) classes of queries.
-        nearest: (n,) classes of their nearest neighbours.
-        distances: (n,) to those.
-        count: of pairs.
-
-    Returns:
-        (m,) for each pair the position of the query with the nearest such neighbour, the most frequent pair
-        first; m is ``count`` or less.
-    """
-    wrong = np.flatnonzero(own != nearest)
-    wrong = wrong[np.argsort(distances[wrong], kind="stable")]
-    pairs = np.sort(np.column_stack([own[wrong], nearest[wrong]]), axis=1)
-    _, first, times = np.unique(pairs, axis=0, return_index=True, return_counts=True)
-    return wrong[first[np.argsort(-times, kind="stable")[:count]]]
-
-
-def choose_queries(own: IntArray, rank: IntArray, confused: IntArray, rows: int) -> list[tuple[str, IntArray]]:
+def choose_queries(own: IntArray, rank: IntArray, rows: int) -> list[tuple[str, IntArray]]:
     """Choose what a gallery shows.
 
     Args:
         own: (n,) classes of queries, which are in random order.
         rank: (n,) rank of the first neighbour of the query's own class.
-        confused: positions of the queries that show confused classes.
         rows: queries in a group.
 
     Returns:
         Groups with at least one query, each a heading and positions; no query is in two groups.
     """
-    random = np.setdiff1d(np.arange(len(own)), confused)[:rows]
-    left = np.setdiff1d(np.flatnonzero(rank > 1), np.concatenate([random, confused]))
+    random = np.arange(len(own))[:rows]
+    left = np.setdiff1d(np.flatnonzero(rank > 1), random)
     left = left[np.argsort(-rank[left], kind="stable")]
     worst = left[np.sort(np.unique(own[left], return_index=True)[1])[:rows]]
     ranks = ", ".join(f"{r:,}" for r in rank[worst])
     groups = {
         "Random queries": random,
         f"Worst queries: the first of the query's class comes at rank {ranks}": worst,
-        "Most confused pairs of classes": confused,
     }
     return [(heading, members) for heading, members in groups.items() if len(members)]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
@@ -14,41 +13,52 @@ from lifted_lightning.files import atomic, csv_text
 from lifted_lightning.metrics.collection import Evaluation
 
 COLUMNS = ("class", "queries", "recall@1", "most_confused_with", "times")
+CONFUSIONS = ("class", "taken_for", "queries", "times", "rate")
+MOST = 1000  # pairs of classes that loggers are given; the file has all
 RECALL_CURVE = "plots/recall_curve_test"
 
 Row = list[Any]
 
 
 class TablesOfTest(Callback):
-    """Tables of the test: Recall@1 of each class, worst first, and Recall@K for K = 1, 2, 4, …
+    """Tables of the test: Recall@1 of each class, worst first; pairs of classes; Recall@K for K = 1, 2, 4, …
 
     The first is written to ``per_class.csv`` in the run's folder, and given to loggers that have ``log_table``, when
     the test is over, as ``plots/per_class_test``. A class's row has the number of its queries (those with another
     image of the class in the gallery), the share of them whose nearest neighbour is of the class, and the class that
-    the nearest neighbours of the others most often are, with how often. W&B gets the second, as a line and a table,
-    as ``plots/recall_curve_test``.
+    the nearest neighbours of the others most often are, with how often.
+
+    The second has a row for each class and another one that the nearest image of some of its queries is of, with the
+    number of its queries, how many of them are taken for the other, and what share that is: the most frequent first.
+    ``confusions.csv`` has all such pairs, ``plots/confusions_table_test`` the first thousand.
+
+    W&B gets the third, as a line and a table, as ``plots/recall_curve_test``.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._tables: dict[str, tuple[Sequence[str], list[Row]]] = {}
         self._curve: list[Row] = []
 
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        """Make the tables of a test, and write the first."""
+        """Make the tables of a test, and write the first two."""
         if not trainer.is_global_zero or evaluation.stage != "test":
             return
-        self._rows = per_class_rows(evaluation, data_of(trainer).class_names)
+        names, folder = data_of(trainer).class_names, Path(trainer.default_root_dir)
+        classes, pairs = per_class_rows(evaluation, names), confusion_rows(evaluation, names)
+        self._tables = {
+            "plots/per_class_test": (COLUMNS, classes), "plots/confusions_table_test": (CONFUSIONS, pairs[:MOST]),
+        }  # fmt: skip
         ks = [1 << power for power in range(11) if 1 << power < len(evaluation)]
         self._curve = [[k, evaluation.ranking.metrics([k])[f"recall@{k}"]] for k in ks]
-        with atomic(Path(trainer.default_root_dir) / "per_class.csv", "w") as file:
-            csv.writer(file).writerows([COLUMNS, *([*map(csv_text, row)] for row in self._rows)])
+        for name, columns, rows in (("per_class", COLUMNS, classes), ("confusions", CONFUSIONS, pairs)):
+            with atomic(folder / f"{name}.csv", "w") as file:
+                csv.writer(file).writerows([columns, *([*map(csv_text, row)] for row in rows)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in trainer.loggers if self._rows else ():
-            if hasattr(logger, "log_table"):
-                logger.log_table(
-                    "plots/per_class_test", columns=list(COLUMNS), data=self._rows, step=trainer.global_step
-                )
+        for logger in trainer.loggers if self._tables else ():
+            for key, (columns, rows) in self._tables.items() if hasattr(logger, "log_table") else ():
+                if rows:
+                    logger.log_table(key, columns=list(columns), data=rows, step=trainer.global_step)
             if isinstance(logger, WandbLogger):
                 import wandb
 
@@ -59,14 +69,21 @@ class TablesOfTest(Callback):
 
 def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
     """A row of ``COLUMNS`` for each class: the lowest recall first, then the class with more queries."""
-    ranking = evaluation.ranking
-    wrong = ranking.rank > 1
-    own = ranking.labels[wrong].cpu().numpy()
-    nearest = evaluation.labels[ranking.nearest[wrong, :1].flatten()].cpu().numpy()
+    pairs, times = (part.tolist() for part in evaluation.confusions())
+    most = {own: (class_names[other], n) for (own, other), n in zip(reversed(pairs), reversed(times), strict=True)}
     rows: list[Row] = []
-    for label, recall, count in zip(*(column.tolist() for column in ranking.per_class_recall()), strict=True):
-        # With ties the nearest may be of the query's own class although the answer counts as wrong.
-        others, times = np.unique(nearest[(own == label) & (nearest != label)], return_counts=True)
-        confused = class_names[others[times.argmax()]] if len(others) else ""
-        rows.append([class_names[label], count, recall, confused, int(times.max(initial=0))])
+    for label, recall, count in zip(*(part.tolist() for part in evaluation.ranking.per_class_recall()), strict=True):
+        rows.append([class_names[label], count, recall, *most.get(label, ("", 0))])
     return sorted(rows, key=lambda row: (row[2], -row[1]))
+
+
+def confusion_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
+    """A row of ``CONFUSIONS`` for each pair of classes: the most frequent first, then the higher rate."""
+    pairs, times = (part.tolist() for part in evaluation.confusions())
+    labels, _, counts = (part.tolist() for part in evaluation.ranking.per_class_recall())
+    queries = dict(zip(labels, counts, strict=True))
+    rows = [
+        [class_names[own], class_names[other], queries[own], n, n / queries[own]]
+        for (own, other), n in zip(pairs, times, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (-row[3], -row[4]))

@@ -39,7 +39,7 @@ GOES_ON = {  # what of a checkpoint Lightning goes on from
     "epoch": int, "global_step": int, "loops": dict, "optimizer_states": list, "lr_schedulers": list,
     "pytorch-lightning_version": str,
 }  # fmt: skip
-NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test", "logger_timeout")
+NOT_TOLD = ("ckpt_path", "name", "experiment", "runs_dir", "test", "logger_timeout", "confusions")
 FEW = 5  # validation classes, of which many an image is found by chance
 MINUS_1 = ("devices", "max_epochs", "max_steps", "min_epochs", "min_steps", "num_sanity_val_steps")  # no limit, or all
 

@@ -137,11 +137,12 @@ def sections() -> dict[str, list[Any]]:
         for name in ("best/map@r", *tests)
     ]
     pictures = [f"plots/{kind}_{stage}" for kind in ("tsne", "gallery") for stage in ("test", "validation")]
+    pictures.append("plots/confusions_test")
     return {
         "Test, by loss": [*bars, curve],
         "Validation, by loss": lines(*((f"validation/{metric}", f"baseline/{metric}") for metric in QUALITY)),
         "Embedding size": sizes,
-        "t-SNE maps and galleries": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=3) for key in pictures],
+        "Pictures": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=3) for key in pictures],
         "Training, by loss": lines(["train/loss"], RATES, *([f"batch/{figure}"] for figure in BATCH)),
         "Runs compared": [wr.RunComparer(diff_only="split")],
     }

@@ -22,10 +22,12 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lifted_lightning.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from lifted_lightning.callbacks.confusions import ConfusedClasses
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
 from lifted_lightning.callbacks.outputs import PredictionFile, ResultFile
+from lifted_lightning.callbacks.own_metrics import rehearse
 from lifted_lightning.callbacks.run_folder import RunFolder
 from lifted_lightning.callbacks.tables import TablesOfTest
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
@@ -70,6 +72,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "diagnostics": BatchDiagnostics,
     "tsne": TSNEPlot,
     "gallery": RetrievalGallery,
+    "confusions": ConfusedClasses,
     "best_checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,  # saves the state of the one before it
 }
@@ -133,7 +136,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     check_settings(config.trainer)
     check_callbacks([*own, built.best_checkpoint], [f"validation/{name}" for name in built.evaluation.metric_names])
     loggers = own_loggers(built.trainer.logger)
-    check_run(config, data, module, built.evaluation.metric_names)
+    own_names = rehearse(built.evaluation.own, data, getattr(module.network, "embedding_size", None) or 8)
+    check_run(config, data, module, [*built.evaluation.metric_names, *own_names])
     if command in ("fit", "validate"):
         check_validation_classes(data)
     if command == "validate" or (command == "fit" and not config.test):

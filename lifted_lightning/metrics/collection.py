@@ -137,3 +137,20 @@ class Evaluation(EmbeddingSet):
     stage: str
     step: int
     values: dict[str, float]
+
+    def confusions(self) -> tuple[Tensor, Tensor]:
+        """Which classes are taken for which: a query's class, and the other one that its nearest image is of.
+
+        Queries without a positive, as the only image of a class is, do not count. Where a negative is exactly as near
+        as the nearest positive, which may stand first then, the query is wrong, but takes its class for no other.
+
+        Returns:
+            On the CPU (P, 2) int64 labels, the query's class first, each pair once; (P,) int64 the number of such
+            queries, most first. P is at most the number of queries.
+        """
+        wrong = self.ranking.rank > 1
+        both = [self.ranking.labels[wrong], self.labels[self.ranking.nearest[wrong, :1].flatten()]]
+        pairs = torch.stack(both, dim=1).cpu()  # few, and not every device counts pairs
+        pairs, times = pairs[pairs[:, 0] != pairs[:, 1]].unique(dim=0, return_counts=True)
+        order = times.argsort(descending=True, stable=True)
+        return pairs[order], times[order]

@@ -66,25 +66,30 @@ def draw_gallery(
 
 
 def _draw_row(axes: "Axes", top: float, images: UInt8Array, texts: Sequence[str], status: npt.NDArray[np.int_]) -> None:
-    from matplotlib.patches import Rectangle
-
     colours = [INK, *(FRAMES.get(int(s)) for s in status)]
     for column, (image, text, colour) in enumerate(zip(images, texts, colours, strict=True)):
         if colour is None:
             continue
         left = cell_left(column)
-        axes.add_patch(Rectangle((left, top), CELL, CELL, facecolor=colour, linewidth=0))
-        # A white line between frame and image keeps dark frames from running into dark images.
-        within = CELL - 2 * FRAME
-        axes.add_patch(Rectangle((left + FRAME, top + FRAME), within, within, facecolor="white", linewidth=0))
-        edge = FRAME + INSET
-        inner = fitted(image, left + edge, left + CELL - edge, top + CELL - edge, top + edge)
-        axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
+        draw_framed(axes, image, left, top, colour)
         ink = colour if colour == FRAMES[WRONG] else INK if column == 0 else FAINT
         axes.text(
             left + CELL / 2, top + CELL + 0.05, text, fontsize=6.2, ha="center", va="top", color=ink,
             linespacing=1.15, weight="bold" if column == 0 else "normal",
         )  # fmt: skip
+
+
+def draw_framed(axes: "Axes", image: UInt8Array, left: float, top: float, colour: str) -> None:
+    """Draw an image (H, W, C) in a frame of this colour; ``left`` and ``top`` are inches."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((left, top), CELL, CELL, facecolor=colour, linewidth=0))
+    # A white line between frame and image keeps dark frames from running into dark images.
+    within = CELL - 2 * FRAME
+    axes.add_patch(Rectangle((left + FRAME, top + FRAME), within, within, facecolor="white", linewidth=0))
+    edge = FRAME + INSET
+    inner = fitted(image, left + edge, left + CELL - edge, top + CELL - edge, top + edge)
+    axes.imshow(as_rgb(image), extent=inner, interpolation="antialiased", zorder=2)
 
 
 def cell_left(column: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lifted_lightning.pictures.confusions import draw_confusions
 from lifted_lightning.pictures.gallery import draw_gallery
 from lifted_lightning.pictures.tsne_map import draw_map, tsne
 from lifted_lightning.processes import end_with_parent
@@ -23,7 +24,8 @@ def main(kind: str, target: Path) -> None:
         coordinates = tsne(inputs.pop("embeddings"), inputs.pop("seed"), inputs.pop("perplexity"))
         draw_map(target, coordinates, **inputs)
     else:
-        draw_gallery(target, **inputs)
+        draw = draw_confusions if kind == "confusions" else draw_gallery
+        draw(target, **inputs)
 
 
 if __name__ == "__main__":

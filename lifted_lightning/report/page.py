@@ -14,7 +14,11 @@ from lifted_lightning.report.formats import Table, markdown, markdown_text, with
 from lifted_lightning.report.read import printable
 from lifted_lightning.runs.folder import PLOTS
 
-PICTURES = {"tsne_test.png": "t-SNE of the test images", "gallery_test.png": "Queries and their nearest neighbours"}
+PICTURES = {
+    "tsne_test.png": "t-SNE of the test images",
+    "gallery_test.png": "Queries and their nearest neighbours",
+    "confusions_test.png": "Classes that are taken for one another",
+}
 SIDE_BY_SIDE, _WIDTH = 6, 1400  # the best rows, whose pictures are shown; pixels of a picture
 
 

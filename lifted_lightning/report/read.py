@@ -145,7 +145,7 @@ def _one_value(value: Any) -> Any:
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of a result."""
     last = (result.get("history") or [{}])[-1]
-    found = {f"{stage}/{name}": value for stage in STAGES for name, value in (result[stage] or {}).items()}
+    found = {f"{stage}/{printable(name)}": v for stage in STAGES for name, v in (result[stage] or {}).items()}
     found |= {name: value for name, value in last.items() if name.startswith("batch/")}
     found |= {name: result.get(name) for name in ("steps", "selected_step")}
     found["seconds"] = (result.get("seconds") or {}).get("fit")

@@ -11,7 +11,7 @@ from lifted_lightning.report.compare import LOSS, Comparison, Estimates, commit_
 from lifted_lightning.report.formats import ENOUGH, FEW, NONE, Kind, Table
 from lifted_lightning.report.protocol import published_numbers
 from lifted_lightning.report.read import printable
-from lifted_lightning.runs.settings import flatten
+from lifted_lightning.runs.settings import flatten, is_ours
 
 _NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 _LATER = ("r_precision", "ami")  # metrics that the second table shows
@@ -43,7 +43,8 @@ def results(comparison: Comparison) -> Table:
 
 def further(comparison: Comparison) -> Table:
     """The second table: the other metrics, and what the runs took."""
-    note = "metrics in percent; validation: of the selected step, on validation classes"
+    own = "" if all(map(is_ours, comparison.metrics)) else " but for those of one's own"
+    note = f"metrics in percent{own}; validation: of the selected step, on validation classes"
     return _of_rows(comparison, "Further metrics, and what the runs took", _further(comparison), note)
 
 
@@ -124,8 +125,9 @@ def _origin(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(comparison: Comparison, main: bool) -> list[Quantity]:
-    names = [metric for metric in comparison.metrics if (metric not in _LATER) == main]
-    return [Quantity(metric_name(metric), "percent", f"{comparison.stage}/{metric}") for metric in names]
+    """Our main metrics, or the others: some of ours, and those of one's own, of which nobody knows what is better."""
+    names = [m for m in comparison.metrics if (is_ours(m) and m not in _LATER) == main]
+    return [Quantity(metric_name(m), "percent" if is_ours(m) else "number", f"{comparison.stage}/{m}") for m in names]
 
 
 def _further(comparison: Comparison) -> list[Quantity]:

@@ -11,7 +11,7 @@ from typing import Any
 # A name stands for all below it.
 SET_ASIDE = frozenset((
     "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-    "tsne", "gallery", "last_checkpoint", "logger_timeout",
+    "tsne", "gallery", "confusions", "last_checkpoint", "logger_timeout",
     *(f"data.{key}" for key in ("root", "workers", "cache_dir", "eval_batch_size")),
     *(f"trainer.{key}" for key in (
         "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
@@ -41,6 +41,7 @@ ADDED = {
     (None, "model.weight_decay_on"): "all",
     (None, "model.frozen"): None,
     (None, "model.freeze_trunk_steps"): 0,
+    (None, "evaluation.metrics"): None,
 }
 
 LONGEST_NAME = 128  # characters that W&B takes
@@ -151,10 +152,16 @@ def metric_names(ks: Sequence[int], clustering: bool) -> list[str]:
 
 
 def metrics_in_order(names: Iterable[str]) -> list[str]:
-    """The metrics among these names, in the order to show them; other figures of an evaluation are left out."""
-    there = set(names)
+    """The metrics among these names in the order to show them, first ours; a count of ours that is none is left out."""
+    there = dict.fromkeys(names)
     ks = sorted(int(found[1]) for name in there if (found := re.fullmatch(r"recall@(\d+)", name)))
-    return [name for name in metric_names(ks, clustering=True) if name in there]
+    ours = [name for name in metric_names(ks, clustering=True) if name in there]
+    return ours + [name for name in there if not is_ours(name)]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a figure of an evaluation is one of ours, in contrast to what a metric of one's own gives."""
+    return name in (*metric_names([], True), "queries_without_positive") or name.startswith("recall@")
 
 
 def _without_point_zero(value: Any) -> Any:

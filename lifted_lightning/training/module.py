@@ -18,7 +18,7 @@ from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.images import sides
 from lifted_lightning.distributed import broadcast_buffers, gather_with_gradient, rank, sum_over_ranks, world_size
-from lifted_lightning.errors import RunError, UserError
+from lifted_lightning.errors import RunError, UserError, listed
 from lifted_lightning.losses import CrossBatchMemory
 from lifted_lightning.training import groups, loss_state
 from lifted_lightning.training.allocator import keep_freed_memory
@@ -143,6 +143,21 @@ class EmbeddingModule(LightningModule):
             A scalar, the same on every rank.
         """
         return self.loss(embeddings, labels)
+
+    def parameter_groups(self) -> list[tuple[dict[str, Any], float]]:
+        """Who learns, and how fast: the optimiser's groups, each with what the learning rate is multiplied by.
+
+        Override this for groups of one's own: optimiser, schedule, freezing, resuming and the table at the beginning of
+        a run work with them as with these. ``head_lr_factor``, ``loss_lr_factor``, ``layer_decay`` and
+        ``weight_decay_on`` then are what the override makes of them.
+
+        Returns:
+            Pairs of a group, which has ``params``, a ``name`` of its own, by which its rate is logged, and whatever
+            else the optimiser takes, ``weight_decay`` say; and the factor. What is in no group does not learn, and is
+            told.
+        """
+        rates = (1.0, self.head_lr_factor, self.loss_lr_factor)
+        return groups.parameter_groups(self.network, self.loss, rates, self.layer_decay, self.weight_decay_on)
 
     # Embedding
 
@@ -365,9 +380,11 @@ class EmbeddingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
-        rates = (1.0, self.head_lr_factor, self.loss_lr_factor)
-        found = groups.parameter_groups(self.network, self.loss, rates, self.layer_decay, self.weight_decay_on)
-        if self.freeze_trunk_steps and all(group["name"].startswith("trunk") for group, _ in found):
+        found = self.parameter_groups()
+        learning = {id(p) for group, _ in found for p in group["params"]}
+        if left := [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in learning]:
+            rank_zero_warn(f"parameter_groups: in no group, so that they do not learn: {listed(left)}")
+        if self.freeze_trunk_steps and all(str(group.get("name")).startswith("trunk") for group, _ in found):
             raise UserError("model.freeze_trunk_steps: neither head nor loss has parameters that would learn meanwhile")
         optimizer = make([group for group, _ in found])
         factors = [factor for _, factor in found]

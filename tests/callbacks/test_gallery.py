@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries, confused_pairs
+from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries
 from lifted_lightning.metrics.collection import EmbeddingSet
 from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
 from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, fit, overlapping
@@ -32,16 +32,15 @@ class TestAgainstBruteForce:
             assert inputs["status"][row].tolist() == [RIGHT if labels[c] == labels[q] else WRONG for c in cells[1:]]
         groups = {
             kind: [q for q, heading in zip(shown, inputs["headings"], strict=True) if heading.startswith(kind)]
-            for kind in ("Random", "Worst", "Most confused")
+            for kind in ("Random", "Worst")
         }
-        assert [len(group) for group in groups.values()] == [4, 4, 4]
+        assert [len(group) for group in groups.values()] == [4, 4]
         self.check_worst(groups, inputs["headings"][4], labels, rank)
-        self.check_confused(groups["Most confused"], labels, answerable, order)
         assert str(inputs["title"]).startswith("Clusters · test · step 0 · Recall@1 0.")
 
     @staticmethod
     def check_worst(groups: dict[str, list[int]], heading: str, labels: np.ndarray, rank: dict[int, int]) -> None:
-        elsewhere = {*groups["Random"], *groups["Most confused"]}
+        elsewhere = groups["Random"]
         by_class: dict[int, int] = {}
         for q, r in rank.items():
             if q not in elsewhere:
@@ -51,27 +50,10 @@ class TestAgainstBruteForce:
         assert len({labels[q] for q in groups["Worst"]}) == 4
         assert heading.endswith("rank " + ", ".join(map(str, worst)))
 
-    @staticmethod
-    def check_confused(
-        confused: list[int], labels: np.ndarray, answerable: list[int], order: dict[int, list[int]]
-    ) -> None:
-        times: dict[frozenset[int], int] = {}
-        for q in answerable:
-            pair = frozenset((labels[q], labels[order[q][0]]))
-            if len(pair) == 2:
-                times[pair] = times.get(pair, 0) + 1
-        chosen = [times[frozenset((labels[q], labels[order[q][0]]))] for q in confused]
-        assert chosen == sorted(times.values(), reverse=True)[:4]
-
 
 class TestChoice:
-    def test_pairs_count_both_ways_and_the_nearest_stands_for_them(self) -> None:
-        own = np.array([0, 1, 2, 3, 0, 4])
-        nearest = np.array([1, 0, 3, 3, 1, 5])
-        assert confused_pairs(own, nearest, np.array([3.0, 1, 2, 0, 2, 0.5]), 9).tolist() == [1, 2, 5]
-
     def test_no_mistakes_no_groups_of_mistakes(self) -> None:
-        groups = choose_queries(np.arange(9), np.ones(9, dtype=int), np.array([], dtype=int), 4)
+        groups = choose_queries(np.arange(9), np.ones(9, dtype=int), 4)
         assert [(heading, rows.tolist()) for heading, rows in groups] == [("Random queries", [0, 1, 2, 3])]
 
     def test_nothing_to_show(self, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_history_row_has_the_means_of_what_training_logged_since_the_row_befor
 def test_result_json_tells_how_the_run_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     arguments = "--trainer.max_steps=6 --trainer.log_every_n_steps=1 --data.batches_per_epoch=3 --test=false"
-    arguments += f" --tsne.every_n=0 --gallery.every_n=0 --name=run --runs_dir={tmp_path}"
+    arguments += f" --tsne.every_n=0 --gallery.every_n=0 --confusions.every_n=0 --name=run --runs_dir={tmp_path}"
     assert main([*FIT, *arguments.split()]) == 0
     result = json.loads((tmp_path / "e" / "run" / "result.json").read_text())
     assert not list(tmp_path.glob("*/run/plots/*"))

@@ -112,5 +112,5 @@ def test_a_record_that_wandb_cannot_begin_is_told(
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("lifted_lightning.callbacks.run_folder.wandb_logger", full)
-    assert main([*RUN, "--runs_dir", str(tmp_path), "--gallery.every_n=0"]) == 0
+    assert main([*RUN, "--runs_dir", str(tmp_path), "--gallery.every_n=0", "--confusions.every_n=0"]) == 0
     assert any("W&B does not record this run: OSError: [Errno 28]" in str(warning.message) for warning in recwarn)

@@ -31,7 +31,8 @@ def test_the_workspace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert {p["xAxis"] for p in points} == {"config:embedding_size.value"}
     assert [p["yAxis"] for p in points][:2] == ["summary:best/map@r", "summary:test/recall@1"]
     keys = [p["mediaKeys"][0] for p in panels["Media Browser"]]
-    assert keys == [f"plots/{kind}_{stage}" for kind in ("tsne", "gallery") for stage in ("test", "validation")]
+    drawn = [f"plots/{kind}_{stage}" for kind in ("tsne", "gallery") for stage in ("test", "validation")]
+    assert keys == [*drawn, "plots/confusions_test"]
     assert len(panels["Run Comparer"]) == 1
     table = panels["Vega2"][0]["userQuery"]["queryFields"][0]["fields"][0]["args"][0]["value"]
     assert table == dashboard.RECALL_CURVE == f"{tables.RECALL_CURVE}_table"

@@ -49,10 +49,10 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_folder_holds_what_a_run_leaves(first_run: tuple[Path, str]) -> None:
     run, _ = first_run
     names = {p.name for p in run.iterdir()} - {".lock"}
-    files = {"config.yaml", "evaluations.csv", "metrics.csv", "per_class.csv", "result.json"}
+    files = {"config.yaml", "evaluations.csv", "metrics.csv", "per_class.csv", "confusions.csv", "result.json"}
     assert names == files | {"checkpoints", "plots", "wandb"}
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert {"tsne_test.png", "gallery_test.png"} <= {p.name for p in (run / "plots").iterdir()}
+    assert {"tsne_test.png", "gallery_test.png", "confusions_test.png"} <= {p.name for p in (run / "plots").iterdir()}
 
 
 def test_the_result_is_the_contract(first_run: tuple[Path, str]) -> None:
@@ -123,7 +123,8 @@ def test_the_wandb_summary_has_test_and_best_validation(first_run: tuple[Path, s
         for name, value in values.items():
             assert summary[f"{stage}/{name}"] == pytest.approx(value, abs=1e-6), f"{stage}/{name}"
     kinds = {key.split(".")[0] for key in summary}
-    assert {"plots/tsne_test", "plots/gallery_test", "plots/per_class_test"} <= kinds
+    drawn = {f"plots/{kind}_test" for kind in ("tsne", "gallery", "confusions", "per_class", "confusions_table")}
+    assert drawn <= kinds
     table = json.loads(
         next(run.glob("wandb/offline-run-*/files/media/table/plots/recall_curve_test_table*")).read_text()
     )
@@ -181,7 +182,7 @@ def test_without_validation_classes_the_last_checkpoint_is_kept_and_selected(fir
         "--trainer.max_steps=6",
         "--name=last",
     ]
-    none = ["--data.validation_share=0", "--tsne.every_n=0", "--gallery.every_n=0"]
+    none = ["--data.validation_share=0", "--tsne.every_n=0", "--gallery.every_n=0", "--confusions.every_n=0"]
     done = lifted(work, "fit", "--config", QUICKSTART, *BRIEF, *own, *none)
     assert done.returncode == 0, done.stderr
     assert (work / "saves.txt").read_text().split() == ["2", "4", "6"]

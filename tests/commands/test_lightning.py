@@ -32,7 +32,8 @@ BASE = [
     "--data.dataset=tests.helpers.tiny.Blobs", "--data.size=16", "--data.channels=1", "--data.batch_size=16",
     "--data.batches_per_epoch=2", "--data.eval_batch_size=20", "--trainer.max_steps=6", "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1", "--evaluation.baseline=false",
-    "--evaluation.clustering=none", "--tsne.every_n=0", "--gallery.every_n=0", "--experiment=e", "--name=run",
+    "--evaluation.clustering=none", "--tsne.every_n=0", "--gallery.every_n=0", "--confusions.every_n=0",
+    "--experiment=e", "--name=run",
 ]  # fmt: skip
 RUN = Path("runs/e/run")
 

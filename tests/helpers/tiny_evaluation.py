@@ -106,7 +106,9 @@ class Model(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-def fit(folder: Path, *callbacks: Callback, items: EmbeddingSet | None = None) -> tuple[Model, Recorder]:
+def fit(
+    folder: Path, *callbacks: Callback, items: EmbeddingSet | None = None, names: tuple[str, ...] | None = None
+) -> tuple[Model, Recorder]:
     """Train six steps, validating after steps 2, 4 and 6, and once before the first as a check."""
     recorder, model = Recorder(), Model(items or clusters())
     trainer = Trainer(
@@ -114,7 +116,7 @@ def fit(folder: Path, *callbacks: Callback, items: EmbeddingSet | None = None) -
         callbacks=[RetrievalEvaluation(baseline=False), *callbacks], log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
-    trainer.fit(model, datamodule=Data())
+    trainer.fit(model, datamodule=Data(names) if names else Data())
     return model, recorder
 
 

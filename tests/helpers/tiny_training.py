@@ -11,11 +11,15 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from lifted_lightning.callbacks.own_metrics import EvaluationMetric
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import GlobalBatchSampler, PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.table import IntArray
+from lifted_lightning.distributed import rank
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
+from lifted_lightning.metrics import retrieval_metrics
+from lifted_lightning.metrics.collection import Evaluation
 from lifted_lightning.training.batchnorm import SyncBatchNormLayers
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.tiny import Blobs, TinyNetwork
@@ -136,6 +140,14 @@ def build(case: Case) -> EmbeddingModule:
     )  # fmt: skip
 
 
+class AsksRanks(EvaluationMetric):
+    """A metric of one's own that differs between ranks, and one that all ranks work out together."""
+
+    def compute(self, evaluation: Evaluation) -> dict[str, float]:
+        again = retrieval_metrics(evaluation.embeddings, evaluation.labels)["recall@1"]
+        return {"rank": rank(), "again": again}
+
+
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """The difference of two vectors, as a share of the second's length."""
     return float((a.double() - b.double()).norm() / b.double().norm())
@@ -148,7 +160,8 @@ def train(cases: list[Case], world_size: int, cache: Path) -> list[Outcome]:
 
 
 def _train(case: Case, world_size: int, cache: Path) -> Outcome:
-    watch, evaluation, module = Watch(), RetrievalEvaluation(clustering="none", baseline=False), build(case)
+    evaluation = RetrievalEvaluation(clustering="none", baseline=False, metrics=[AsksRanks()])
+    watch, module = Watch(), build(case)
     trainer = Trainer(
         accelerator="cpu", devices=world_size, strategy="ddp" if world_size > 1 else "auto",
         max_steps=case.steps, precision=case.precision, gradient_clip_val=case.clip,

@@ -1,5 +1,6 @@
 """What a researcher adds from outside the package, each in a file of its own, used by class path from their folder."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
 
 import lifted_lightning
+from lifted_lightning.runs.folder import read_metrics
+from lifted_lightning.training.networks import batchnorms
 from tests.helpers.images import draw_images
 from tests.helpers.lifted import lifted
+from tests.helpers.tiny_evaluation import clusters, evaluated
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "experiments" / "own"
@@ -55,13 +60,28 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pyt
         "--model.network=my_network.TwoLayers", "--model.network.embedding_size=8",
         "--data.dataset=my_images.Shapes", "--data.dataset.classes=12", "--data.dataset.images=8",
         "--data.sampler=my_sampler.ShuffledImages", "--data.sampler.least_images=3",
-        "--trainer.callbacks+=my_callback.ClassCentres",
+        "--trainer.callbacks+=my_callback.ClassCentres", "--trainer.callbacks+=my_callback.RecallOfClasses",
+        "--trainer.callbacks.most=3", "--evaluation.metrics+=my_metric.HubnessRate",
+        "--evaluation.metrics.neighbours=4", "--best_checkpoint.monitor=validation/hubs", "--best_checkpoint.mode=min",
     )  # fmt: skip
     folder = work / "runs" / "quickstart" / "all"
     with np.load(folder / "centres_test.npz") as file:
         assert file["classes"].tolist() == [6, 7, 8, 9, 10, 11], "the half that tests"
         assert file["centres"].shape == (6, 8)
+    result = json.loads((folder / "result.json").read_text())
+    rows = read_metrics(folder / "metrics.csv")
+    for name in ("hubs", "hub_skewness", "never_found"):
+        (logged,) = (row[f"test/{name}"] for row in rows if row[f"test/{name}"])
+        assert float(logged) == pytest.approx(result["test"][name], abs=1e-6)
+    hubs = [row["validation/hubs"] for row in result["history"]]
+    assert result["validation"]["hubs"] == min(hubs), "what the checkpoint was selected by"
+    of_classes = [key for key in rows[0] if key.startswith("validation/recall@1 of class ")]
+    assert len(of_classes) == 3
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in of_classes if row[key])
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["evaluation"]["metrics"] == [
+        {"class_path": "my_metric.HubnessRate", "init_args": {"neighbours": 4, "times": 3.0}}
+    ]
     assert config["data"]["sampler"] == {"class_path": "my_sampler.ShuffledImages", "init_args": {"least_images": 3}}
     assert config["model"]["loss"]["init_args"] == {"margin": 0.3, "boundary": 1.2}
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
@@ -137,6 +157,31 @@ def test_the_shuffled_images_come_once_a_pass() -> None:
     passes = np.stack([made.global_batch(*divmod(number, 2)) for number in range(6)]).reshape(2, 9)
     assert [sorted(rows) for rows in passes.tolist()] == [[0, 1, 2, 4, 5, 6, 7, 8, 9]] * 2
     assert (passes[0] != passes[1]).any()
+
+
+def test_the_hubness_is_its_definition(tmp_path: Path) -> None:
+    _, evaluation = evaluated(tmp_path, clusters())
+    found = import_module("my_metric").HubnessRate(neighbours=5, times=1.5).compute(evaluation)
+    counts = [0] * len(evaluation)
+    for row in evaluation.ranking.nearest.tolist():  # of eight
+        for item in row[:5]:
+            counts[item] += 1
+    assert found["hubs"] == pytest.approx(sum(n > 1.5 * 5 for n in counts) / 60)
+    assert found["never_found"] == pytest.approx(counts.count(0) / 60)
+    assert found["hub_skewness"] == pytest.approx(scipy.stats.skew(counts))
+
+
+def test_slow_batch_normalisation_has_a_group_of_its_own() -> None:
+    import my_groups  # type: ignore[import-not-found]
+
+    network = lifted_lightning.ConvNet(8, width=2)
+    made = my_groups.SlowBatchNorm(network, lifted_lightning.TripletLoss(), lifted_lightning.CropMirror())
+    groups = {group["name"]: group for group in made.configure_optimizers().param_groups}
+    assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+        "trunk": (1e-3, 0.01), "head": (1e-3, 0.01), "batchnorm": (pytest.approx(1e-4), 0.0),
+    }  # fmt: skip
+    assert len(groups["batchnorm"]["params"]) == 2 * len(batchnorms(network))
+    assert sum(len(group["params"]) for group in groups.values()) == len(list(network.parameters()))
 
 
 def test_the_margin_loss_is_its_formula() -> None:

@@ -52,7 +52,13 @@ def test_a_small_embedding_begins_with_the_axes_of_the_first_images(
     begin = EmbeddingNetwork.begin_head
     monkeypatch.setattr(EmbeddingNetwork, "begin_head", lambda *given: begun.append(begin(*given)))
     brief = ["--data.dataset.path=my_images", "--trainer.max_steps=1", "--data.batches_per_epoch=1", "--test=false"]
-    small = ["--model.network.embedding_size=6", "--model.optimizer.lr=0", "--tsne.every_n=0", "--gallery.every_n=0"]
+    small = [
+        "--model.network.embedding_size=6",
+        "--model.optimizer.lr=0",
+        "--tsne.every_n=0",
+        "--gallery.every_n=0",
+        "--confusions.every_n=0",
+    ]
     with pytest.warns(UserWarning, match="nothing is learnt"):
         assert main(["fit", f"--config={RECIPE}", *brief, *small, "--name=first"]) == 0
     run = work / "runs" / "photographs" / "first"

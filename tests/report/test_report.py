@@ -32,7 +32,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_sweep(folder / "large", embedding_size=128)
     plots = folder / "large" / "liftedstructureloss-2" / "plots"
     plots.mkdir()
-    for name in ("tsne_test.png", "gallery_test.png"):
+    for name in ("tsne_test.png", "gallery_test.png", "confusions_test.png"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(plots / name)
     assert main(["report", str(folder), "--by", "loss,embedding_size"]) == 0
     return folder
@@ -77,7 +77,7 @@ def test_page_needs_no_other_file_and_no_script(sweep: Path) -> None:
     assert page.open == []
     assert "script" not in page.tags
     assert "link" not in page.tags
-    assert len(page.addresses) == 4 + 2  # figures, and the pictures of the best run
+    assert len(page.addresses) == 4 + 3  # figures, and the pictures of the best run
     assert all(address.startswith("data:image/") for address in page.addresses)
     for outside in ("http:", "https:", "url(", "@import"):
         assert outside not in text

@@ -49,6 +49,26 @@ def test_main_table(tmp_path: Path) -> None:
     assert "† fewer than 5 seeds" in markdown(table)
 
 
+def test_a_metric_of_one_s_own_stands_in_the_second_table_as_it_is(tmp_path: Path) -> None:
+    for seed, value in enumerate((2.0, 4.0)):
+        run = make_run(tmp_path / str(seed), seed)
+        result = json.loads((run / "result.json").read_text())
+        result["test"] |= {"hub_skewness": value, "a\n|b": 1.0}
+        (run / "result.json").write_text(json.dumps(result))
+    comparison = compared(tmp_path)
+    assert cells_of(tables.results(comparison))[0][-1] == "F1"
+    head, row = cells_of(tables.further(comparison))
+    at = head.index("hub_skewness")
+    assert row[at].startswith("3.00 ± ")
+    assert head[at + 1] == "a \\|b"
+    assert "but for those of one's own" in markdown(tables.further(comparison))
+    assert "hub_skewness" in csv_head(tables.everything(comparison))
+
+
+def csv_head(table: Table) -> str:
+    return formats.csv(table).splitlines()[0]
+
+
 def test_a_baseline_of_unit_length_is_told_from_an_older_one(tmp_path: Path) -> None:
     make_run(tmp_path / "old", baseline_name="untrained trunk")
     make_run(tmp_path / "a", loss="TripletLoss", baseline_name="frozen trunk", baseline_unit_length=True)

@@ -78,6 +78,7 @@ def test_metrics_are_shown_in_one_order() -> None:
     assert metric_names([1, 10], clustering=False) == ["recall@1", "recall@10", "r_precision", "map@r"]
     names = ["f1", "nmi", "queries_without_positive", "map@r", "recall@10", "recall@2", "recall@all"]
     assert metrics_in_order(names) == ["recall@2", "recall@10", "map@r", "nmi", "f1"]
+    assert metrics_in_order(["hubs", *names, "age"]) == ["recall@2", "recall@10", "map@r", "nmi", "f1", "hubs", "age"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ last_checkpoint: {every_n_steps: 5}
 test: false
 tsne: {every_n: 0}
 gallery: {every_n: 0}
+confusions: {every_n: 0}
 """
 OWN_LOSS = '''
 import time

@@ -186,3 +186,25 @@ def test_the_table_of_layers() -> None:
         ["trunk", "976", "0.025", "to", "0.1", "0.02"], ["head", "1,032", "0.1", "0.02"],
         ["loss", "160", "0.1", "0.02"], ["frozen", "22"],
     ]  # fmt: skip
+
+
+class Own(EmbeddingModule):
+    """Groups that it is told, by the names of parameters; what is missing has the rest's name."""
+
+    told: Any = ()
+
+    def parameter_groups(self) -> list[tuple[dict[str, Any], float]]:
+        named = dict(self.named_parameters())
+        return [({"params": [named[p] for p in names], "name": name}, 0.5) for name, names in self.told]
+
+
+def test_groups_of_one_s_own(tmp_path: Path) -> None:
+    made = Own(nn.Linear(2, 2), ContrastiveLoss(), CropMirror(), optimizer=lambda groups: torch.optim.SGD(groups, lr=1))
+    made.told = [("slow", ["network.weight"]), ("slower", ["network.bias"])]
+    groups = made.configure_optimizers().param_groups
+    assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
+        ("slow", 0.5, 1), ("slower", 0.5, 1),
+    ]  # fmt: skip
+    made.told = [("slow", ["network.weight"])]
+    with pytest.warns(UserWarning, match=r"in no group, so that they do not learn: network\.bias"):
+        made.configure_optimizers()

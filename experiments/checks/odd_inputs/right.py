@@ -28,7 +28,8 @@ TINY: dict[str, Any] = {
     },
     "trainer": {"max_steps": 2, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
     "evaluation": {"clustering": "none", "baseline": False},
-    "tsne": {"every_n": 0}, "gallery": {"every_n": 0}, "experiment": "tiny",
+    "tsne": {"every_n": 0}, "gallery": {"every_n": 0}, "confusions": {"every_n": 0},
+    "experiment": "tiny",
 }  # fmt: skip
 
 

@@ -62,7 +62,8 @@ ZERO: dict[str, Any] = dict.fromkeys((  # what may be 0
     "model.scheduler.warmup", "model.head_lr_factor", "model.loss_lr_factor", "model.augment.colour_jitter",
     "data.validation_share", "data.split_seed", "data.workers", "data.sampler.neighbours", "trainer.overfit_batches",
     "tsne.every_n", "tsne.thumbnails", "tsne.seed", "tsne.timeout", "gallery.every_n", "gallery.seed",
-    "gallery.timeout", "trainer.reload_dataloaders_every_n_epochs", "logger_timeout",
+    "gallery.timeout", "confusions.every_n", "confusions.seed", "confusions.timeout",
+    "trainer.reload_dataloaders_every_n_epochs", "logger_timeout",
 ), (RUNS,)) | {"model.optimizer.eps": (FAILS, ("the loss is nan",))}  # fmt: skip
 
 
@@ -75,8 +76,8 @@ def _() -> Iterator[Input]:
 @rule("option: null for a number that must be there")
 def _() -> Iterator[Input]:
     for key in numbers():
-        if key.startswith(("data.", "model.", "tsne.", "gallery.")) and key not in (
-            "data.batches_per_epoch", "tsne.every_n", "gallery.every_n", "model.scheduler.steps"
+        if key.startswith(("data.", "model.", "tsne.", "gallery.", "confusions.")) and key not in (
+            "data.batches_per_epoch", "tsne.every_n", "gallery.every_n", "confusions.every_n", "model.scheduler.steps"
         ):  # fmt: skip
             yield Input((*FIT, f"--{key}=null"), REFUSED, named(key))
 
