@@ -56,9 +56,10 @@ class TablesOfTest(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers if self._tables else ():
-            for key, (columns, rows) in self._tables.items() if hasattr(logger, "log_table") else ():
+            log: Any = getattr(logger, "log_table", None)
+            for key, (columns, rows) in self._tables.items() if log else ():
                 if rows:
-                    logger.log_table(key, columns=list(columns), data=rows, step=trainer.global_step)
+                    log(key, columns=list(columns), data=rows, step=trainer.global_step)
             if isinstance(logger, WandbLogger):
                 import wandb
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lifted_lightning.pictures.gallery import CELL, FRAMES, GAP, HEADING, MARGIN, TITLE, WRONG, draw_framed
+from lifted_lightning.pictures.gallery import CELL, FRAMES, GAP, MARGIN, TITLE, WRONG, draw_framed
 from lifted_lightning.pictures.style import FAINT, INK, UInt8Array, paper_style, save, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEXT, BAR, THICK = 2.75, 1.45, 0.09  # inches: beside the images, of a whole bar, and its height
+SUBTITLES = 0.48  # two lines
 TRACK = "#e9e9e9"
 PANEL = 2 * CELL + 2 * GAP + TEXT
 BETWEEN = 0.2  # panels
@@ -44,16 +45,17 @@ def draw_confusions(
 
     columns, step = min(2, len(images)), CELL + BETWEEN
     width = 2 * MARGIN + columns * PANEL + (columns - 1) * BETWEEN
-    height = TITLE + HEADING + -(-len(images) // columns) * step + MARGIN - BETWEEN
+    height = TITLE + SUBTITLES + -(-len(images) // columns) * step + MARGIN - BETWEEN
     with paper_style():
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.text(MARGIN, MARGIN + 0.1, title, fontsize=9.5, va="center", weight="bold")
-        axes.text(MARGIN, TITLE + HEADING - 0.12, subtitle, fontsize=8, va="baseline", color=FAINT)
+        told = f"{subtitle}\nBars: of the class's queries, those whose nearest image is of the other class"
+        axes.text(MARGIN, TITLE + 0.02, told, fontsize=8, va="top", linespacing=1.3, color=FAINT)
         for pair, images_of_pair in enumerate(images):
             left = MARGIN + pair % columns * (PANEL + BETWEEN)
-            top = TITLE + HEADING + pair // columns * step
+            top = TITLE + SUBTITLES + pair // columns * step
             for side, colour in enumerate((INK, FRAMES[WRONG])):
                 draw_framed(axes, images_of_pair[side], left + side * (CELL + GAP), top, colour)
                 beside, below = left + 2 * (CELL + GAP), top + (1 + side) * CELL / 2

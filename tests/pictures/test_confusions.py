@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lifted_lightning.pictures.confusions import BAR, BETWEEN, PANEL, THICK, TRACK, draw_confusions
-from lifted_lightning.pictures.gallery import CELL, FRAME, FRAMES, GAP, HEADING, MARGIN, TITLE, WRONG
+from lifted_lightning.pictures.confusions import BAR, BETWEEN, PANEL, SUBTITLES, THICK, TRACK, draw_confusions
+from lifted_lightning.pictures.gallery import CELL, FRAME, FRAMES, GAP, MARGIN, TITLE, WRONG
 from lifted_lightning.pictures.style import DPI, INK
 
 TIMES, QUERIES = np.array([[5, 2], [1, 0], [3, 0]]), np.array([[10, 8], [1, 4], [4, 0]])
@@ -23,7 +23,7 @@ def test_frames_images_and_bars_are_where_they_belong(tmp_path: Path) -> None:
 
     for pair in range(3):
         left = MARGIN + pair % 2 * (PANEL + BETWEEN)
-        top = TITLE + HEADING + pair // 2 * (CELL + BETWEEN)
+        top = TITLE + SUBTITLES + pair // 2 * (CELL + BETWEEN)
         for side, ink in enumerate((INK, FRAMES[WRONG])):
             assert colour(left + side * (CELL + GAP) + FRAME / 2, top + CELL / 2) == ink
             grey = 90 + 2 * pair + side

@@ -172,10 +172,10 @@ def test_the_hubness_is_its_definition(tmp_path: Path) -> None:
 
 
 def test_slow_batch_normalisation_has_a_group_of_its_own() -> None:
-    import my_groups  # type: ignore[import-not-found]
-
     network = lifted_lightning.ConvNet(8, width=2)
-    made = my_groups.SlowBatchNorm(network, lifted_lightning.TripletLoss(), lifted_lightning.CropMirror())
+    made = import_module("my_groups").SlowBatchNorm(
+        network, lifted_lightning.TripletLoss(), lifted_lightning.CropMirror()
+    )
     groups = {group["name"]: group for group in made.configure_optimizers().param_groups}
     assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
         "trunk": (1e-3, 0.01), "head": (1e-3, 0.01), "batchnorm": (pytest.approx(1e-4), 0.0),
