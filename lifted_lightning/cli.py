@@ -16,6 +16,7 @@ TRAINER = {
     "predict": "write the embeddings of the test classes",
 }
 OWN = {  # and the module that runs it
+    "init": ("write a folder to start in: recipes, sweeps, examples of your own", "commands.init"),
     "sweep": ("run an ablation's trials side by side, on this machine or a cluster", "commands.sweep"),
     "report": (
         "compare finished runs: tables with intervals over seeds, figures, one page",
@@ -34,7 +35,8 @@ def usage() -> str:
     texts = TRAINER | {name: text for name, (text, _) in OWN.items()}
     lines = ["usage: lifted COMMAND [--help] [options]", "", "commands:"]
     lines += [f"  {name:<10}{text}" for name, text in texts.items()]
-    lines += ["", "start:  lifted fit --config experiments/quickstart.yaml"]
+    lines += ["", "start:  lifted init my-project && cd my-project   (a clone has it all)"]
+    lines += ["        lifted fit --config experiments/quickstart.yaml"]
     return "\n".join(lines)
 
 

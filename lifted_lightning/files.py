@@ -109,7 +109,9 @@ def read_yaml(path: Path, name: str) -> Any:
             raise UserError(f"{name}: is longer than {LONGEST:,} characters, and no configuration; give a YAML file")
         return yaml.load(text, Loader)
     except FileNotFoundError:
-        raise UserError(f"{name}: no such file; the path is relative to here") from None
+        brought = path.parts[:1] == ("experiments",) and not Path("experiments").is_dir()
+        remedy = "lifted init FOLDER writes a folder that has it" if brought else "the path is relative to here"
+        raise UserError(f"{name}: no such file; {remedy}") from None
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror}); give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

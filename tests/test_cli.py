@@ -19,6 +19,7 @@ CALLED = "from lifted_lightning.cli import main; from contextlib import suppress
     ("code", "heavy"),
     [
         (f"{CALLED}(['--help'])", "torch pytorch_lightning numpy wandb"),
+        (f"{CALLED}(['init', '--help'])", "torch numpy PIL rich pandas"),
         (f"{CALLED}(['data', '--help'])", "torch numpy PIL rich pandas"),
         (f"{CALLED}(['report', '--help'])", "torch pandas"),
         (f"{CALLED}(['sweep', '--help'])", "torch ray optuna pandas"),

@@ -20,6 +20,7 @@ from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, RESULT, claim_folder, lock, remove_unfinished
 from lifted_lightning.runs.guarded import guarded
 from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, moved_into, wandb_logger, wandb_mode
+from lifted_lightning.runs.modules import keep_modules
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
 
 PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name another
@@ -135,6 +136,8 @@ class RunFolder(Callback):
     def _write_config(self, folder: Path) -> None:
         with atomic(folder / CONFIG, "w") as file:
             file.write(self.header + self._settings)
+        for line in keep_modules(self.config, folder):
+            rank_zero_warn(line)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings anew where a run goes on with others, once none of them can be refused any more."""

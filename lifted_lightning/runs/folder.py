@@ -18,6 +18,7 @@ METRICS = "metrics.csv"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
+CODE = "code"  # the user's own modules that the run used
 LOCK = ".lock"
 IDENTITY = "wandb/id.txt"  # the id that W&B knows the run by, and that of its sweep, if any
 
@@ -57,7 +58,7 @@ def lock(folder: Path, name: str = LOCK) -> int:
 
 def remove_unfinished(folder: Path) -> None:
     """Delete what a process killed while writing a file of the run left behind."""
-    for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
+    for part in (folder, folder / CHECKPOINTS, folder / PLOTS, folder / CODE):
         for path in part.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

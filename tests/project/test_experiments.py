@@ -20,7 +20,7 @@ EXPERIMENTS = ROOT / "experiments"
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in EXPERIMENTS.rglob("*.yaml")
-    if path.relative_to(EXPERIMENTS).parts[0] not in ("sweeps", "results")
+    if path.relative_to(EXPERIMENTS).parts[0] not in ("sweeps", "results", "own")
 )
 DATA = [path for path in CONFIGS if path.startswith("experiments/data/")]
 RECIPES = [path for path in CONFIGS if path.startswith(("experiments/paper/", "experiments/modern/"))]

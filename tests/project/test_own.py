@@ -17,7 +17,10 @@ import torch
 import yaml
 
 import lifted_lightning
+from lifted_lightning.commands.fit import parse
 from lifted_lightning.runs.folder import read_metrics
+from lifted_lightning.sweep.plan import read_sweep
+from lifted_lightning.sweep.trials import ordered_arguments
 from lifted_lightning.training.networks import batchnorms
 from tests.helpers.images import draw_images
 from tests.helpers.lifted import lifted
@@ -34,9 +37,10 @@ BRIEF = [
 @pytest.fixture(autouse=True)
 def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """They can be imported, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(OWN / "paper"))
     monkeypatch.syspath_prepend(str(OWN))
     yield
-    for path in OWN.glob("*.py"):
+    for path in OWN.rglob("*.py"):
         sys.modules.pop(path.stem, None)
 
 
@@ -78,6 +82,8 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pyt
     of_classes = [key for key in rows[0] if key.startswith("validation/recall@1 of class ")]
     assert len(of_classes) == 3
     assert all(0 <= float(row[key]) <= 1 for row in rows for key in of_classes if row[key])
+    for name in ("my_loss.py", "my_network.py", "my_images.py", "my_sampler.py", "my_callback.py"):
+        assert (folder / "code" / name).read_bytes() == (OWN / name).read_bytes(), "the run keeps it"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["evaluation"]["metrics"] == [
         {"class_path": "my_metric.HubnessRate", "init_args": {"neighbours": 4, "times": 3.0}}
@@ -118,6 +124,46 @@ def test_a_paper_with_two_views(work: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = lifted_lightning.load(work / "runs" / "quickstart" / "views" / "checkpoints" / "best.ckpt", "cpu")
     assert type(model.module).__name__ == "TwoViews"
     assert np.isfinite(model.embed(import_module("my_images").draw_star("3/1"))).all()
+
+
+def test_the_folder_of_a_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it runs wherever it is copied is in test_wheel.py."""
+    monkeypatch.chdir(OWN / "paper")
+    sweep = read_sweep(Path("sweep.yaml"))
+    for values in sweep.examples():
+        config = parse("fit", [*sweep.fixed, *ordered_arguments(values)])
+        assert config["data"]["dataset"]["class_path"].endswith(".Glyphs")
+        assert (config["model_class"] is None) == (values["config"] != "centres.yaml")
+    tests = vars(import_module("test_paper"))
+    assert [tests[name]() for name in tests if name.startswith("test_")]
+    assert len((OWN / "paper" / "README.md").read_text().splitlines()) <= 10
+
+
+def test_classes_in_turn() -> None:
+    labels = np.repeat([0, 1, 2, 3, -1, 4], [5, 4, 3, 2, 9, 6])
+    made = import_module("centre_sampler").ClassesInTurn(3).bind(labels, batch_size=6)
+    assert len(made) == 2
+    batches = [made.global_batch(epoch, step) for epoch in range(50) for step in range(2)]
+    for rows in batches:
+        of_classes = labels[rows].reshape(2, 3)
+        assert (of_classes == of_classes[:, :1]).all()
+        assert len({row for row in rows if labels[row] not in (3, 2)}) == sum(labels[row] not in (3, 2) for row in rows)
+    for one, other in zip(batches[::2], batches[1::2], strict=True):
+        assert len(set(labels[one]) | set(labels[other])) == 4, "no class twice in a pass"
+
+
+def test_a_centre_is_the_running_mean_of_its_class() -> None:
+    loss = import_module("centre_loss").CentreMemory(3, 2, momentum=0.5, temperature=0.5)
+    first = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    loss(first, torch.tensor([0, 0, 1]))
+    root = 2**-0.5
+    torch.testing.assert_close(loss.centres, torch.tensor([[root, root], [1.0, 0.0], [0.0, 0.0]]))
+    assert loss.known.tolist() == [True, True, False]
+    value = loss(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
+    moved = torch.nn.functional.normalize(torch.tensor([root / 2, root / 2 + 0.5]), dim=0)
+    torch.testing.assert_close(loss.centres[0], moved)
+    torch.testing.assert_close(value, -(torch.stack([moved[1], torch.tensor(0.0)]) / 0.5).log_softmax(0)[0])
+    assert loss.eval()(torch.zeros(1, 2), torch.tensor([2])) == 0, "a class without a centre"
 
 
 def test_a_trainer_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
