@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lifted_lightning.callbacks.collapse import CollapseWatch
 from lifted_lightning.callbacks.evaluation import callbacks_of
 
 # Rows whose distances to the whole batch are held at once.
@@ -29,8 +31,18 @@ class BatchDiagnostics(Callback):
       without a name is known by its number; of a trunk's layers it is the last one's, of which the others' are fixed
       shares); left to Lightning's ``LearningRateMonitor`` where there is one.
 
-    Every rank takes them of the same gathered batch, so nothing is communicated.
+    Every rank takes them of the same gathered batch, so nothing is communicated. That an embedding has collapsed is
+    told once (see ``CollapseWatch``).
     """
+
+    def __init__(self) -> None:
+        self._collapse = CollapseWatch()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._collapse.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._collapse.state = state_dict
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log the rates here, for a schedule has changed them when the batch ends."""
@@ -59,6 +71,9 @@ class BatchDiagnostics(Callback):
             figures |= of_loss(embeddings, labels)
         named = {f"batch/{name}": figure.float() for name, figure in figures.items()}
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=len(labels))
+        seen = trainer.global_step, figures, getattr(pl_module, "network", pl_module), pl_module.loss, (embeddings, labels)
+        if line := self._collapse.look(*seen):
+            rank_zero_warn(line)
 
 
 @torch.no_grad()

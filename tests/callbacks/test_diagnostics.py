@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lifted_lightning.callbacks import diagnostics
+from lifted_lightning.callbacks import collapse, diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.losses import LiftedStructureLoss
@@ -115,6 +115,15 @@ def test_one_row_a_logging_step_goes_to_every_logger(loss):
         assert set(row) == {f"batch/{name}" for name in names}
         assert (row["batch/classes"], row["batch/positives_per_anchor"]) == (4, 3)
     assert [row["batch/neighbour_share"] for _, row in rows] == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_collapse_is_told(monkeypatch):
+    monkeypatch.setattr(collapse, "PATIENCE", 6)
+    net = Net(LiftedStructureLoss())
+    nn.init.ones_(net.table.weight)
+    with pytest.warns(UserWarning, match="has collapsed: since step 3 all images lie at nearly one point"):
+        logged(net, "batch/")
 
 
 class Scheduled(Net):
