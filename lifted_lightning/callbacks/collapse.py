@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PATIENCE = 200  # steps for which it must last; what trains well may begin so, and leaves it sooner
-CLOSE = 0.25  # distances of different classes, as a share of the embeddings' length or of what they first were
-BETTER = 0.02  # by this share a loss is lower than that of equal points, if anything was learnt
+PATIENCE = 200  # steps for which it must last: what trains well may pass through it, in 140 steps in our trials
+CLOSE = 0.15  # distances of different classes, as a share of the embeddings' length or of what they first were
+OPENING = 1.3  # times the least distance so far: what is further apart may be coming out of it
+BETTER = 0.01  # by this share a loss is lower than that of equal points, if anything was learnt
 ONE_DIRECTION = 1.05  # an effective rank below this
 
 
@@ -21,7 +22,7 @@ class CollapseWatch:
     """
 
     def __init__(self) -> None:
-        # Kept in checkpoints: the step and distance where the collapse was first seen, the run's first distance, told.
+        # Kept in checkpoints: since which step, and the least distance since; the run's first distance; whether told.
         self.state: dict[str, Any] = {"since": None, "first": None, "told": False}
 
     def look(
@@ -50,12 +51,13 @@ class CollapseWatch:
             why = f"the loss, {own:.3g}, is no lower than that of equal points, {equal:.3g}"
         else:
             where, collapsed = "on one line", rank < ONE_DIRECTION and min(*batch[0].shape, int(figures["classes"])) > 2
-            why = "which keeps no more than two classes apart"
+            why = "one number is left to tell classes apart"
         if not collapsed:
             self.state["since"] = None
             return None
-        began, distance_then = self.state["since"] = self.state["since"] or [step, distance]
-        if step - began < PATIENCE or distance > 2 * distance_then:
+        began, least = self.state["since"] or (step, distance)
+        self.state["since"] = [began, min(least, distance)]
+        if step - began < PATIENCE or distance > OPENING * least:
             return None
         self.state["told"] = True
         found = f"{distance:.2g} apart at a length of {length:.2g}, effective rank {rank:.2f}"

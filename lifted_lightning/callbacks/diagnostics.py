@@ -71,7 +71,13 @@ class BatchDiagnostics(Callback):
             figures |= of_loss(embeddings, labels)
         named = {f"batch/{name}": figure.float() for name, figure in figures.items()}
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=len(labels))
-        seen = trainer.global_step, figures, getattr(pl_module, "network", pl_module), pl_module.loss, (embeddings, labels)
+        seen = (
+            trainer.global_step,
+            figures,
+            getattr(pl_module, "network", pl_module),
+            pl_module.loss,
+            (embeddings, labels),
+        )
         if line := self._collapse.look(*seen):
             rank_zero_warn(line)
 

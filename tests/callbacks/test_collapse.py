@@ -68,7 +68,9 @@ SOUND = {
 
 
 @pytest.mark.parametrize("case", SOUND)
-@pytest.mark.parametrize("loss", [LiftedStructureLoss(), TripletLoss(), ContrastiveLoss()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "loss", [LiftedStructureLoss(), TripletLoss(), ContrastiveLoss()], ids=lambda x: type(x).__name__
+)
 def test_nothing_is_told_of_what_is_sound(case, loss):
     assert not told(SOUND[case], loss)
 
