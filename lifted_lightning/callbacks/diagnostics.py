@@ -71,14 +71,8 @@ class BatchDiagnostics(Callback):
             figures |= of_loss(embeddings, labels)
         named = {f"batch/{name}": figure.float() for name, figure in figures.items()}
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=len(labels))
-        seen = (
-            trainer.global_step,
-            figures,
-            getattr(pl_module, "network", pl_module),
-            pl_module.loss,
-            (embeddings, labels),
-        )
-        if line := self._collapse.look(*seen):
+        of: Any = getattr(pl_module, "network", pl_module), pl_module.loss, (embeddings, labels)
+        if line := self._collapse.look(trainer.global_step, figures, *of):
             rank_zero_warn(line)
 
 
