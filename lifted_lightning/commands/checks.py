@@ -102,6 +102,7 @@ def check_validation_classes(data: RetrievalDataModule) -> None:
     if 0 < classes <= FEW:
         why = "Recall@1 says little" if classes > 1 else "all its metrics are 1, and the first checkpoint is the best"
         remedy = "raise data.validation_share, or set it to 0 for the last checkpoint"
+        remedy = "give fewer data.folds" if data.folds else remedy
         rank_zero_warn(f"validation has {counted(classes, 'class')}, so {why}: {remedy}")
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from jsonargparse.typing import NonNegativeFloat, restricted_number_type
+from jsonargparse.typing import NonNegativeFloat, PositiveInt, restricted_number_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
@@ -54,7 +54,7 @@ from lifted_lightning.commands.lightning import (
     say_why_it_ended,
     trained_with,
 )
-from lifted_lightning.data.datamodule import RetrievalDataModule
+from lifted_lightning.data.datamodule import VALIDATION_SHARE, RetrievalDataModule
 from lifted_lightning.data.images import sides
 from lifted_lightning.errors import UserError, one_line
 from lifted_lightning.runs.checkpoint import checkpoint_of_trial, find_checkpoint, unfinished_folder
@@ -166,7 +166,7 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
         "loss": type(module.loss).__name__,
         "embedding_size": getattr(module.network, "embedding_size", None),
     }
-    name = config.name or default_name(command, summary)
+    name = config.name or default_name(command, summary, data.fold)
     header = f"# lifted {command} --config <this file> repeats the run\n"
     folder = RunFolder(parent, name, settings, summary, continued, header, loggers, config.logger_timeout)
 
@@ -213,9 +213,10 @@ def selected_checkpoint(trainer: Trainer) -> Path:
     return best if trainer.strategy.broadcast(best.exists()) else best.with_name("last.ckpt")
 
 
-def default_name(command: str, summary: dict[str, Any]) -> str:
-    """A run's name: loss, embedding size and seed."""
-    name = f"{slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d-seed{summary['seed']}"
+def default_name(command: str, summary: dict[str, Any], fold: int | None = None) -> str:
+    """A run's name: loss, embedding size, fold if there are any, and seed."""
+    part = "" if fold is None else f"-fold{fold}"
+    name = f"{slug(summary['loss'].removesuffix('Loss'))}-{summary['embedding_size']}d{part}-seed{summary['seed']}"
     return name if command == "fit" else f"{name}-{command}"
 
 
@@ -288,6 +289,8 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[Parser, Namespac
     if model_class:
         Parser.arguments.append(f"--model_class={model_class}")
     config = parser.parse_args(Parser.arguments)
+    if config.data.validation_share is None and config.data.folds is None:  # told in config.yaml
+        config.data.validation_share = VALIDATION_SHARE
     if config.model.get("loss"):
         config.model.loss = command_line.name_classes(config.model.loss, "model.loss")
     given = config.clone()
@@ -324,6 +327,8 @@ def make_parser(command: str, module_class: type[EmbeddingModule]) -> Parser:
     parser.add_argument("--name", type=str | None, help="The run's folder; by default loss, size and seed.")
     tested = "Whether fit ends with the test classes; false, for tuning, with the validation classes."
     parser.add_argument("--test", type=bool, default=True, help=tested)
+    tuned = "How many trials stand behind these settings, for the record; the best.yaml of a sweep has it."
+    parser.add_argument("--tuning_trials", type=PositiveInt | None, help=tuned)
     waited = "Seconds that a logger may take, W&B's server too, before it is left alone and the run goes on."
     parser.add_argument("--logger_timeout", type=NonNegativeFloat, default=30.0, help=waited)
     for key, callback in CALLBACKS.items():

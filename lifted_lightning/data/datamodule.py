@@ -25,8 +25,17 @@ from lifted_lightning.data.images import (
 )
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Decoding, Pixels, open_pixels, unreadable
-from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
+from lifted_lightning.data.table import (
+    ImageTable,
+    IntArray,
+    class_digests,
+    fold_of_training_rows,
+    split_training_rows,
+    with_pairs,
+)
 from lifted_lightning.errors import UserError, counted, listed
+
+VALIDATION_SHARE = 0.2  # of the training classes, where neither a share nor folds are given
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -42,11 +51,14 @@ class RetrievalDataModule(LightningDataModule):
         resize: how an image comes to that shape: ``squash``, ``crop`` its middle, or ``pad`` it with white.
         interpolation: how pixels are made of others: ``bilinear`` (the default), ``bicubic`` or ``lanczos``.
         channels: 1 for grey images, 3 for colour.
-        validation_share: share of the training classes kept for validation; 0 keeps none. A data set with validation
-            classes of its own is validated on those.
+        validation_share: share of the training classes kept for validation; 0 keeps none, None is 0.2. A data set with
+            validation classes of its own is validated on those.
+        folds: in place of a share, into how many class-disjoint parts the training classes are split. Each of them
+            validates one run, which trains on the others; the test classes are the same for all.
+        fold: which of the folds validates, 0 to ``folds - 1``.
         single_images: what becomes of the only image of a class, or a query with no other in the gallery: ``refuse``
             counts and names their classes, ``leave_out`` leaves them out. Published sets are what they are.
-        split_seed: of the choice of validation classes; of its own, so that runs with other seeds share it.
+        split_seed: of the choice of validation classes and folds; of its own, so that runs with other seeds share it.
         eval_batch_size: images of a batch in evaluation, on each device.
         cache: decode each image once, into a memory-mapped file. Without it images are read at every use, and
             training takes random crops at their full resolution (``crop_scale``), so augment by mirror alone.
@@ -70,7 +82,7 @@ class RetrievalDataModule(LightningDataModule):
         size: Size = 256,
         resize: ResizeMode = "squash",
         channels: Literal[1, 3] = 3,
-        validation_share: float = 0.2,
+        validation_share: float | None = None,
         single_images: Literal["refuse", "leave_out"] = "refuse",
         split_seed: int = 0,
         eval_batch_size: int = 256,
@@ -81,6 +93,8 @@ class RetrievalDataModule(LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         interpolation: Interpolation = "bilinear",
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -90,6 +104,8 @@ class RetrievalDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
             ("seed", seed, 0),
+            ("folds", folds, 2),
+            ("fold", fold, 0),
         ):
             if value is not None and not value >= least:
                 raise UserError(f"data.{name} {value}: give at least {least}")
@@ -102,6 +118,12 @@ class RetrievalDataModule(LightningDataModule):
         ):
             if given not in known:
                 raise UserError(f"data.{name} {given}: give one of {', '.join(map(str, known))}")
+        if (folds is None) != (fold is None) or (folds and fold is not None and fold >= folds):
+            raise UserError(f"data.folds {folds}, data.fold {fold}: give how many, and from 0 which of them validates")
+        if folds and validation_share is not None:
+            raise UserError(f"data.validation_share {validation_share}: with data.folds leave it out, or give null")
+        if validation_share is None:
+            validation_share = 0.0 if folds else VALIDATION_SHARE
         if not 0 <= validation_share < 1:
             raise UserError(
                 f"data.validation_share {validation_share}: give the share of training classes that validate, in [0, 1)"
@@ -120,6 +142,8 @@ class RetrievalDataModule(LightningDataModule):
         self.validation_share = validation_share
         self.single_images = single_images
         self.split_seed = split_seed
+        self.folds = folds
+        self.fold = fold
         self.eval_batch_size = eval_batch_size
         self.cache = cache
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
@@ -148,6 +172,8 @@ class RetrievalDataModule(LightningDataModule):
 
     @cached_property
     def _split(self) -> tuple[IntArray, IntArray]:
+        if self.folds is not None and self.fold is not None:
+            return fold_of_training_rows(self.table, self.folds, self.fold, self.split_seed)
         return split_training_rows(self.table, self.validation_share, self.split_seed)
 
     @property

@@ -160,6 +160,36 @@ def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[Int
     count = max(1, round(share * len(classes))) if share else 0
     if count >= len(classes):
         raise UserError(f"{table.name}: {len(classes)} training classes leave none to train on after the split")
-    chosen = np.random.default_rng(seed).permutation(classes)[:count]
-    validates = np.isin(table.labels[table.train], chosen)
+    return _split_by_class(table, np.random.default_rng(seed).permutation(classes)[:count])
+
+
+def fold_of_training_rows(table: ImageTable, folds: int, fold: int, seed: int) -> tuple[IntArray, IntArray]:
+    """Split the training rows into class-disjoint folds, of which one validates and the others train.
+
+    Each training class validates in one fold, and the folds' numbers of classes differ by one at most: the
+    cross-validation of Musgrave, Belongie and Lim (*A Metric Learning Reality Check*, ECCV 2020).
+
+    Args:
+        table: the image table.
+        folds: into how many parts the classes are split, at least 2.
+        fold: which of them validates, 0..folds-1.
+        seed: of the order of the classes; with another the folds are others.
+
+    Returns:
+        Rows that train and rows that validate, each ascending.
+
+    Raises:
+        UserError: if there are fewer training classes than folds, or the table has validation classes of its own.
+    """
+    if table.validation is not None:
+        raise UserError(f"data.folds {folds}: {table.name} has validation classes of its own; leave out folds and fold")
+    classes = np.unique(table.labels[table.train])
+    if folds > len(classes):
+        raise UserError(f"data.folds {folds}: {table.name} has {len(classes)} training classes; give fewer folds")
+    return _split_by_class(table, np.array_split(np.random.default_rng(seed).permutation(classes), folds)[fold])
+
+
+def _split_by_class(table: ImageTable, validating: IntArray) -> tuple[IntArray, IntArray]:
+    """The training rows whose classes are not among these, and those whose classes are."""
+    validates = np.isin(table.labels[table.train], validating)
     return table.train[~validates], table.train[validates]

@@ -45,7 +45,7 @@ def protocol_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         weights = "none"
     elif not weights and not str(trunk).startswith("timm:"):
         weights = "ImageNet-1k"
-    size, share = settings.get("data.size"), settings.get("data.validation_share")
+    size, share = settings.get("data.size"), settings.get("data.folds") or settings.get("data.validation_share")
     return {
         "dataset": settings["dataset"],
         "trunk": name,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What a run is called, where it lies, what it ran on, and what was drawn and recorded of it, make it no other run.
-# A name stands for all below it.
+# What a run is called, where it lies, what it ran on, and what was drawn and recorded of it, make it no other run, and
+# the folds of a configuration are repeats of it, as its seeds are. A name stands for all below it.
 SET_ASIDE = frozenset((
     "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-    "tsne", "gallery", "confusions", "last_checkpoint", "logger_timeout",
+    "tsne", "gallery", "confusions", "last_checkpoint", "logger_timeout", "tuning_trials", "data.fold",
     *(f"data.{key}" for key in ("root", "workers", "cache_dir", "eval_batch_size")),
     *(f"trainer.{key}" for key in (
         "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",
@@ -37,6 +37,7 @@ ADDED = {
     ("EmbeddingNetwork", "model.network.init_args.lora_rank"): 0,
     (None, "data.single_images"): "refuse",
     (None, "data.interpolation"): "bilinear",
+    (None, "data.folds"): None,
     (None, "model.layer_decay"): 1.0,
     (None, "model.weight_decay_on"): "all",
     (None, "model.frozen"): None,
@@ -48,7 +49,7 @@ LONGEST_NAME = 128  # characters that W&B takes
 
 
 def comparable(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes a run what it is, but for its seed: runs for which this is equal are repeats of one another.
+    """All that makes a run what it is, but for seed and fold: runs for which this is equal are repeats of one another.
 
     W&B's groups and a report's rows are made of it. (A sweep's trial is known by all that it was given, seed included.)
 

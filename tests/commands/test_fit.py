@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lifted_lightning.commands.fit import parse
+
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
 SHORT = ["--trainer.max_steps=12", "--data.batches_per_epoch=6", "--trainer.check_val_every_n_epoch=1"]
@@ -44,6 +46,17 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = lifted(folder, "fit", "--config", QUICKSTART, *SHORT, *SMALL, *NO_PICTURES)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "quickstart" / "lifted-structure-64d-seed0", done.stdout + done.stderr
+
+
+def test_a_configuration_tells_which_share_or_fold_validates() -> None:
+    folds = ["--data.folds=4", "--data.fold=1"]
+    for given, told in (
+        ([], (0.2, None, None)),
+        (folds, (None, 4, 1)),
+        (["--data.validation_share=0"], (0, None, None)),
+    ):
+        data = parse("fit", ["--config", QUICKSTART, *given])["data"]
+        assert (data["validation_share"], data["folds"], data["fold"]) == told
 
 
 def test_the_folder_holds_what_a_run_leaves(first_run: tuple[Path, str]) -> None:

@@ -73,6 +73,9 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --trainer.precision=8", "--trainer.precision", "64, 32, 16", "value: 8"),
     # lifted fit: values out of range
     (f"{FIT} --data.validation_share=1.5", "validation_share 1.5", "in [0, 1)"),
+    (f"{FIT} --data.validation_share=0.2 --data.folds=4 --data.fold=0", "validation_share 0.2", "data.folds", "null"),
+    (f"{FIT} --data.folds=4", "data.folds 4, data.fold None", "which of them validates"),
+    (f"{FIT} --tuning_trials=0", "--tuning_trials", "v>0"),
     (f"{FIT} --data.size=[9]", "--data.size", "2 elements"),
     (
         f"{FIT} --model.loss=ContrastiveLoss --model.loss.pairs=consecutive --model.loss.average=all",

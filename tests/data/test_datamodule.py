@@ -6,7 +6,7 @@ from PIL import Image
 
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
-from lifted_lightning.data.datasets import ImageFolder
+from lifted_lightning.data.datasets import ImageFolder, TableFile
 from lifted_lightning.errors import UserError
 
 
@@ -60,6 +60,41 @@ def test_single_images_are_named_all_or_left_out(folder):
     assert table.labels[table.test].tolist() == [4] * 4 + [5] * 4 + [7] * 4
 
 
+def part_of(data: RetrievalDataModule) -> dict[str, set[str]]:
+    """The names of the classes of each part."""
+    table = data.table
+    parts = {"train": data.train_rows, "validation": data.validation_rows, "test": table.test}
+    return {part: {table.class_names[table.labels[row]] for row in rows} for part, rows in parts.items()}
+
+
+@pytest.mark.parametrize("folds", [2, 3, 4])
+def test_each_training_class_validates_in_one_fold_and_trains_in_the_others(folder, folds):
+    def parts(**given):
+        data = RetrievalDataModule(ImageFolder(str(folder)), PositivePairs(), folds=folds, **given)
+        assert sorted([*data.train_rows, *data.validation_rows]) == data.table.train.tolist()
+        return part_of(data)
+
+    found = [parts(fold=fold) for fold in range(folds)]
+    training = {f"class {c}" for c in range(4)}  # the first half of eight
+    for fold in found:
+        assert fold["test"] == {f"class {c}" for c in range(4, 8)}
+        assert fold["train"] == training - fold["validation"]
+    assert sorted(name for fold in found for name in fold["validation"]) == sorted(training)
+    assert {len(fold["validation"]) for fold in found} <= {4 // folds, -(-4 // folds)}
+    assert found == [parts(fold=fold, seed=9) for fold in range(folds)], "they are of split_seed alone"
+    assert any(parts(fold=0, split_seed=seed) != found[0] for seed in range(1, 9))
+
+
+def test_more_folds_than_classes_and_validation_classes_of_ones_own_are_refused(folder):
+    with pytest.raises(UserError, match=r"data\.folds 5: .* has 4 training classes; give fewer folds"):
+        _ = RetrievalDataModule(ImageFolder(str(folder)), PositivePairs(), folds=5, fold=0).train_rows
+    lines = [f"class {c}/{n}.png,{c},{('train', 'val', 'test')[c % 3]}" for c in range(8) for n in range(4)]
+    (folder / "own.csv").write_text("\n".join(["path,label,split", *lines]))
+    data = RetrievalDataModule(TableFile(str(folder / "own.csv")), PositivePairs(), folds=2, fold=0)
+    with pytest.raises(UserError, match=r"data\.folds 2: own has validation classes of its own; leave out folds"):
+        _ = data.train_rows
+
+
 @pytest.mark.parametrize(
     ("colour", "channels", "told"), [(True, 1, True), (True, 3, False), (False, 1, False), (False, 3, False)]
 )
@@ -86,6 +121,8 @@ def test_images_in_colour_that_are_read_in_grey_are_told(tmp_path, recwarn, colo
     [
         {"batch_size": 0}, {"batches_per_epoch": 0}, {"size": 0}, {"size": 100_000}, {"size": (8, 0)},
         {"single_images": "keep"}, {"eval_batch_size": 0}, {"workers": -1}, {"seed": -1},
+        {"folds": 1, "fold": 0}, {"folds": 4}, {"fold": 0}, {"folds": 4, "fold": 4}, {"fold": -1, "folds": 4},
+        {"validation_share": 0.2, "folds": 4, "fold": 0},
         {"split_seed": -1}, {"validation_share": 1.0}, {"validation_share": float("nan")}, {"channels": 2},
         {"crop_scale": (0.5, 0.2)}, {"crop_scale": (0.0, 1.0)}, {"crop_scale": (float("nan"), 1.0)}, {"resize": "tile"},
     ],

@@ -25,6 +25,7 @@ SAME: list[dict[str, Any]] = [
     {"tsne__every_n": 9, "evaluation__baseline": False, "data__workers": 7, "data__root": "/data"},
     {"trainer__devices": 2, "trainer__logger": {"class_path": "MyLogger"}, "trainer__max_steps": 100.0},
     {"model__network__init_args__embedding_size": 64, "data__dataset": {"class_path": "Omniglot"}},
+    {"data__folds": None, "data__fold": None},
     {"data__single_images": "refuse", "data__interpolation": "bilinear"},  # came later, and mean what went before
 ]
 OTHER: list[dict[str, Any]] = [
@@ -33,6 +34,7 @@ OTHER: list[dict[str, Any]] = [
     {"loss": "TripletLoss"},
     {"loss_arguments": {"margin": 0.5}},
     {"data__size": 32},
+    {"data__folds": 4, "data__fold": 0},
     {"data__cache": False},
     {"data__single_images": "leave_out"},
     {"data__interpolation": "bicubic"},
@@ -59,6 +61,14 @@ def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_repo
     rows = [{folder.name for folder in of_row["folder"]} for _, of_row in runs.groupby("row")]
     assert sorted(map(sorted, groups.values())) == sorted(map(sorted, rows))
     assert sorted(map(len, rows)) == [1] * len(OTHER) + [len(UNTRAINED), 1 + len(SAME)]
+
+
+def test_folds_of_a_configuration_share_a_group_as_its_seeds_do(tmp_path: Path) -> None:
+    for fold in range(3):
+        make_run(tmp_path / f"run{fold}", seed=fold % 2, data__folds=3, data__fold=fold)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
+    assert len({group_name(result["config"], result) for result in results}) == 1
+    assert len(compare(read_runs([str(tmp_path)]), []).rows) == 1
 
 
 def test_a_group_s_name_tells_what_it_is_and_is_short_enough_for_wandb() -> None:

@@ -77,7 +77,8 @@ def _() -> Iterator[Input]:
 def _() -> Iterator[Input]:
     for key in numbers():
         if key.startswith(("data.", "model.", "tsne.", "gallery.", "confusions.")) and key not in (
-            "data.batches_per_epoch", "tsne.every_n", "gallery.every_n", "confusions.every_n", "model.scheduler.steps"
+            "data.batches_per_epoch", "data.validation_share", "tsne.every_n", "gallery.every_n", "confusions.every_n",
+            "model.scheduler.steps",
         ):  # fmt: skip
             yield Input((*FIT, f"--{key}=null"), REFUSED, named(key))
 
