@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lifted_lightning import processes
 from lifted_lightning.commands.arguments import CommandParser
@@ -15,7 +16,10 @@ from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Pool, Progress, run_trials, start_ray
 from lifted_lightning.sweep.plan import Sweep, read_sweep
 from lifted_lightning.sweep.process import fit_arguments, held
-from lifted_lightning.sweep.trials import Trial, Trials, ordered_arguments
+from lifted_lightning.sweep.trials import BEST, Trial, Trials, ordered_arguments, write_best
+
+if TYPE_CHECKING:
+    from lifted_lightning.sweep.search import Search
 
 CHECKED = 40  # trials of a grid that are all checked before it starts; of a larger one, each value once
 
@@ -69,24 +73,53 @@ def run(arguments: Sequence[str]) -> int:
         show_trials(sweep, there, total)
         return 0
     if not missing and len(there) >= total:
-        print(f"{sweep.name}: {counted(len(there), 'trial')}, all done; next: lifted report {os.path.relpath(parent)}")
+        tried = there if options.task is None else []
+        print(f"{sweep.name}: {counted(len(there), 'trial')}, all done; {whats_next(sweep, tried, parent)}")
         return 0
     if options.task is not None:
         return run_here(there[0])
     from lifted_lightning.sweep.search import Search
 
-    ray = start_ray(options.address)
-    pool = Pool(ray, cpus, options.gpus_per_trial)
     progress = Progress(sweep, [trial for trial in there if trial.ended], total)
+    run_on_ray(Search(sweep, trials, there), progress, cpus, options.gpus_per_trial, options.address, options.retries)
+    print(whats_next(sweep, progress.tried, parent))
+    return 1 if progress.failed else 0
+
+
+def run_on_ray(
+    search: "Search",
+    progress: Progress,
+    cpus: float = 1.0,
+    gpus: float | None = None,
+    address: str | None = None,
+    retries: int = 1,
+) -> None:
+    """Run trials on Ray until there are no more, and print how it went.
+
+    Args:
+        search: gives the trials, and is told how each ended.
+        progress: tells how they go.
+        cpus: CPU cores of a trial.
+        gpus: GPUs of a trial; None for one where there are any.
+        address: of a Ray cluster; None starts Ray here.
+        retries: times that a failed trial is run again.
+    """
+    pool = Pool(start_ray(address), cpus, gpus)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has one of its own, so ours comes after it
     try:
-        run_trials(Search(sweep, trials, there), pool, options.retries, progress)
+        run_trials(search, pool, retries, progress)
     finally:
         pool.close()
         print(progress.summary())
-    if not progress.failed:
-        print(f"next: lifted report {os.path.relpath(parent)}")
-    return 1 if progress.failed else 0
+
+
+def whats_next(sweep: Sweep, tried: list[Trial], parent: Path) -> str:
+    """What to do with a sweep's trials; the settings of the best of a search are written into its folder."""
+    best = None
+    if sweep.method != "grid" and sweep.metric and sweep.metric.startswith("validation/"):
+        best = write_best(sweep, tried, parent / BEST)
+    settings = f"the best settings, to go on top of its files: --config={os.path.relpath(best)}; " if best else ""
+    return f"{settings}next: lifted report {os.path.relpath(parent)}"
 
 
 def numbered(number: int, sweep: Sweep, trials: Trials, grid: list[Trial]) -> Trial:

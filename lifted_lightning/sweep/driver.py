@@ -181,6 +181,11 @@ class Progress:
         self._ended, self._before = list(ended), len(ended)
         self._began = time.monotonic()
 
+    @property
+    def tried(self) -> list[Trial]:
+        """The trials that have ended, those that failed among them."""
+        return [*self._ended, *self.failed]
+
     def ended(self, trial: Trial, reason: str) -> None:
         """A trial has its result, was stopped early, or has failed, for a reason, for the last time."""
         if not trial.ended:

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import read_yaml
+from lifted_lightning.files import atomic, read_yaml
 from lifted_lightning.runs.folder import CONFIG, METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.plan import Sweep, Values
 
+BEST = "best.yaml"  # in a sweep's folder, once a search has ended: the settings that it found
 TRIAL = "trial.json"  # in a trial's folder: all that it was given, and where it was stopped early
 State = Literal["missing", "begun", "done", "stopped"]
 
@@ -133,6 +136,34 @@ def label(values: Values, sweep: Sweep) -> str:
             word += "-" * word[-1].isdigit()  # tau2-0.5, not tau20.5
             parts.append(f"{word}{value:.3g}" if isinstance(value, float) else f"{word}{value}")
     return slug("-".join(parts) or "trial")[:60].strip("-.")
+
+
+def write_best(sweep: Sweep, tried: Sequence[Trial], path: Path) -> Path | None:
+    """Write the settings that the best trial of a search was given, to go on top of the files that it had.
+
+    A class stands there with all its settings; ``tuning_trials`` is the number of all that were tried to find it.
+
+    Returns:
+        The file; None, and nothing is written, where no trial has a score.
+    """
+    scored = [(score, trial) for trial in tried if (score := trial.score(sweep.metric)) is not None]
+    if not scored:
+        return None
+    score, best = (max if sweep.maximize else min)(scored, key=lambda item: item[0])
+    config = read_yaml(best.folder / CONFIG, str(best.folder / CONFIG))
+    settings: dict[str, Any] = {"tuning_trials": len(tried)}
+    for part, *below in (name.split(".") for name in best.values if name != "config"):
+        if below:
+            settings.setdefault(part, {})[below[0]] = config[part][below[0]]
+        else:
+            settings[part] = config[part]
+    files = " ".join(word for word in best.arguments if word in best.files)
+    with atomic(path, "w") as file:
+        file.write(
+            f"# The best of {len(tried)} trials by {sweep.metric}, {score:.4f}; on top of: {files or 'nothing'}\n"
+        )
+        yaml.safe_dump(settings, file, sort_keys=False)
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.sweep import trials as trials_module
 from lifted_lightning.sweep.plan import Parameter, Sweep, Values
-from lifted_lightning.sweep.trials import Trials, digest_of, ordered_arguments
+from lifted_lightning.sweep.trials import Trial, Trials, digest_of, ordered_arguments, write_best
 
 
 def sweep_of(parameters: dict[str, Parameter], fixed: tuple[str, ...] = ()) -> Sweep:
@@ -109,3 +110,26 @@ def test_earlier_trials_are_those_of_the_same_files_and_ranges(tmp_path: Path) -
     draw(sweep_of(sweep.parameters, ("--steps=20",)), 0.5)
     assert earlier(sweep) == [0.25, 0.75]
     assert earlier(sweep_of({"margin": Parameter("float", low=0, high=0.5)}, ("--steps=10",))) == [0.25]
+
+
+def test_the_best_of_a_search_is_a_file_that_goes_on_top(tmp_path: Path) -> None:
+    parameters = {"model.loss.margin": Parameter("float", low=0, high=1), "data.batch_size": Parameter("values", (8,))}
+    sweep, tried = sweep_of(parameters), []
+    for margin in (0.25, 0.5, 0.75):
+        trial = Trial({"model.loss.margin": margin, "data.batch_size": 8}, (), {}, str(margin), tmp_path / str(margin))
+        trial.folder.mkdir()
+        loss = {"class_path": "TripletLoss", "init_args": {"margin": margin, "mining": "hard"}}
+        config = {"seed_everything": 3, "model": {"loss": loss, "compile": False}, "data": {"batch_size": 8, "size": 9}}
+        (trial.folder / "config.yaml").write_text(yaml.safe_dump(config))
+        tried.append(trial)
+        if margin == 0.5:
+            best = config
+        assert write_best(sweep, tried, tmp_path / "best.yaml") is None, "none has a score yet"
+    for trial, score in zip(tried, (0.5, 0.7, None), strict=True):
+        (trial.folder / "result.json").write_text(json.dumps({"validation": {"map@r": score}}))
+    path = write_best(sweep, tried, tmp_path / "best.yaml")
+    assert path is not None
+    assert yaml.safe_load(path.read_text()) == {
+        "tuning_trials": 3, "model": {"loss": best["model"]["loss"]}, "data": {"batch_size": 8},
+    }  # fmt: skip
+    assert path.read_text().startswith("# The best of 3 trials by validation/map@r, 0.7000;")
