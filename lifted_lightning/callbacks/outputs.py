@@ -46,7 +46,7 @@ class ResultFile(Callback):
       has taken; ``parameters``; ``multiply_adds`` of an image in the evaluation.
     - ``selection``: ``split``: ``validation``, or ``none`` for a checkpoint that was not chosen, such as the last;
       ``metric``: by which it was; its ``step``; ``looks``: at the validation classes during the fit.
-    - ``tuning_trials``: behind the configuration, as far as a sweep has told.
+    - ``tuning_trials``: behind the configuration, where the ``best.yaml`` of a sweep, or whoever has set it, tells.
     - ``test_looks``: how often this run's checkpoints were evaluated on these test classes.
 
     Args:
@@ -201,7 +201,7 @@ class ResultFile(Callback):
                 "evaluation": self._evaluation_meter.spent,
             },
             "selection": None if chosen is None else selection,
-            "tuning_trials": None,
+            "tuning_trials": self.config.get("tuning_trials"),
             "test_looks": test_looks,
         }
 

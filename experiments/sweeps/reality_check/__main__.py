@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     if run_all(finals, losses[0], "repeats", options):
         print("the same command runs again what failed")
         return 1
-    report = ["report", *(str(run.folder) for run in finals), "--ensemble", f"--out={options.folder / 'report'}"]
+    report = ["report", *(str(run.folder) for run in finals), f"--out={options.folder / 'report'}"]
     return lifted(report)
 
 
