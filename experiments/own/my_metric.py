@@ -1,7 +1,7 @@
 """A metric of one's own.
 
 lifted fit --config ../quickstart.yaml --evaluation.metrics+=my_metric.HubnessRate \
-  --best_checkpoint.monitor=validation/hubs --best_checkpoint.mode=min
+  --best_checkpoint.monitor=validation/hubs@10 --best_checkpoint.mode=min
 """
 
 import torch
@@ -13,9 +13,9 @@ class HubnessRate(EvaluationMetric):
     """How unevenly images are found: those that are among the neighbours of very many others are hubs.
 
     Radovanović, Nanopoulos and Ivanović, *Hubs in Space*, JMLR 2010. Let N be the number of queries that have an image
-    among their k nearest. ``hubs`` is the share of images whose N is above ``times`` the mean, ``hub_skewness`` the
-    skewness of N (0 where it is symmetrical), ``never_found`` the share with N = 0. Of all images, queries that are not
-    searched included.
+    among their k nearest. ``hubs@k`` is the share of images whose N is above ``times`` the mean, ``hub_skewness@k`` the
+    skewness of N (0 where it is symmetrical), ``never_found@k`` the share with N = 0. Of all images, queries that are
+    not searched included.
 
     Args:
         neighbours: k.
@@ -32,7 +32,7 @@ class HubnessRate(EvaluationMetric):
         found = torch.bincount(nearest[nearest >= 0], minlength=len(evaluation)).cpu().double()  # N of each image
         apart = (found - found.mean()) / found.std(correction=0)
         return {
-            "hubs": float((found > self.times * found.mean()).double().mean()),
-            "hub_skewness": float(apart.pow(3).mean()),
-            "never_found": float((found == 0).double().mean()),
+            f"hubs@{self.neighbours}": float((found > self.times * found.mean()).double().mean()),
+            f"hub_skewness@{self.neighbours}": float(apart.pow(3).mean()),
+            f"never_found@{self.neighbours}": float((found == 0).double().mean()),
         }

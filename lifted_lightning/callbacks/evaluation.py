@@ -47,7 +47,7 @@ class RetrievalEvaluation(Callback):
         clustering_start: where k-means starts; ``random`` points as in the paper's released code.
         baseline: whether the images are also evaluated without training: the pretrained trunk's features, or raw
             pixels, of unit length where the embeddings have one length.
-        metrics: metrics of one's own; what they give joins ours, and has no baseline.
+        metrics: of one's own, one or several; what they give joins ours, and has no baseline.
 
     Attributes:
         results: the latest metrics of each stage, ``validation`` and ``test``; ``baseline`` those of the latest one's
@@ -64,7 +64,7 @@ class RetrievalEvaluation(Callback):
         clustering: Literal["none", "k-means", "affinity propagation"] = "k-means",
         clustering_start: Start = "k-means++",
         baseline: bool = True,
-        metrics: list[EvaluationMetric] | None = None,
+        metrics: list[EvaluationMetric] | EvaluationMetric | None = None,
     ) -> None:
         if not ks or min(ks) < 1:
             raise UserError(f"evaluation.ks {list(ks)}: give one or more positive numbers")
@@ -73,7 +73,7 @@ class RetrievalEvaluation(Callback):
         self.clustering = clustering
         self.clustering_start: Start = clustering_start
         self.baseline = baseline
-        self.own = metrics or []
+        self.own = [metrics] if isinstance(metrics, EvaluationMetric) else metrics or []
         self.results: dict[str, dict[str, float]] = {}
         self.baseline_name: str | None = None
         self.baseline_unit_length = False

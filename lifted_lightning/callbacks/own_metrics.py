@@ -25,9 +25,9 @@ NAME = re.compile(r"\w[\w@.-]*")
 class EvaluationMetric(ABC):
     """What a metric of one's own derives from: ``--evaluation.metrics+=my_metric.HubnessRate``.
 
-    Each validation and each test asks it. What it gives stands beside our metrics: as ``validation/hubs`` and
-    ``test/hubs`` in the loggers and ``metrics.csv``, in the table at the end, in ``result.json`` and a report's second
-    table, and a checkpoint may be selected by it (``--best_checkpoint.monitor=validation/hubs``, and
+    Each validation and each test asks it. What it gives stands beside our metrics: as ``validation/hubs@10`` and
+    ``test/hubs@10`` in the loggers and ``metrics.csv``, in the table at the end, in ``result.json`` and a report's
+    second table, and a checkpoint may be selected by it (``--best_checkpoint.monitor=validation/hubs@10``, and
     ``--best_checkpoint.mode=min`` where less is better).
 
     Attributes:

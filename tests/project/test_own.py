@@ -66,7 +66,8 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pyt
         "--data.sampler=my_sampler.ShuffledImages", "--data.sampler.least_images=3",
         "--trainer.callbacks+=my_callback.ClassCentres", "--trainer.callbacks+=my_callback.RecallOfClasses",
         "--trainer.callbacks.most=3", "--evaluation.metrics+=my_metric.HubnessRate",
-        "--evaluation.metrics.neighbours=4", "--best_checkpoint.monitor=validation/hubs", "--best_checkpoint.mode=min",
+        "--evaluation.metrics.neighbours=4", "--best_checkpoint.mode=min",
+        "--best_checkpoint.monitor=validation/hubs@4",
     )  # fmt: skip
     folder = work / "runs" / "quickstart" / "all"
     with np.load(folder / "centres_test.npz") as file:
@@ -74,12 +75,12 @@ def test_loss_network_data_set_sampler_and_callback(work: Path, monkeypatch: pyt
         assert file["centres"].shape == (6, 8)
     result = json.loads((folder / "result.json").read_text())
     rows = read_metrics(folder / "metrics.csv")
-    for name in ("hubs", "hub_skewness", "never_found"):
+    for name in ("hubs@4", "hub_skewness@4", "never_found@4"):
         (logged,) = (row[f"test/{name}"] for row in rows if row[f"test/{name}"])
         assert float(logged) == pytest.approx(result["test"][name], abs=1e-6)
-    hubs = [row["validation/hubs"] for row in result["history"]]
-    assert result["validation"]["hubs"] == min(hubs), "what the checkpoint was selected by"
-    of_classes = [key for key in rows[0] if key.startswith("validation/recall@1 of class ")]
+    hubs = [row["validation/hubs@4"] for row in result["history"]]
+    assert result["validation"]["hubs@4"] == min(hubs), "what the checkpoint was selected by"
+    of_classes = [key for key in rows[0] if key.startswith("test/recall@1 of class ")]
     assert len(of_classes) == 3
     assert all(0 <= float(row[key]) <= 1 for row in rows for key in of_classes if row[key])
     for name in ("my_loss.py", "my_network.py", "my_images.py", "my_sampler.py", "my_callback.py"):
@@ -212,9 +213,9 @@ def test_the_hubness_is_its_definition(tmp_path: Path) -> None:
     for row in evaluation.ranking.nearest.tolist():  # of eight
         for item in row[:5]:
             counts[item] += 1
-    assert found["hubs"] == pytest.approx(sum(n > 1.5 * 5 for n in counts) / 60)
-    assert found["never_found"] == pytest.approx(counts.count(0) / 60)
-    assert found["hub_skewness"] == pytest.approx(scipy.stats.skew(counts))
+    assert found["hubs@5"] == pytest.approx(sum(n > 1.5 * 5 for n in counts) / 60)
+    assert found["never_found@5"] == pytest.approx(counts.count(0) / 60)
+    assert found["hub_skewness@5"] == pytest.approx(scipy.stats.skew(counts))
 
 
 def test_slow_batch_normalisation_has_a_group_of_its_own() -> None:
