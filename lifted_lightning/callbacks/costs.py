@@ -20,7 +20,7 @@ from torch import nn
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.images import sides
 from lifted_lightning.distributed import sum_over_ranks
-from lifted_lightning.errors import one_line
+from lifted_lightning.errors import counted, one_line
 
 
 def _nothing() -> dict[str, Any]:
@@ -100,7 +100,7 @@ def device_name(device: torch.device) -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def parameters(module: nn.Module, loss: nn.Module) -> dict[str, int]:

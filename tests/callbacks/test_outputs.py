@@ -72,7 +72,7 @@ def test_costs_of_a_run(fitted: Path) -> None:
     for part in (cost["fit"], cost["evaluation"]):
         ((device,), precision) = part["devices"], part["precision"]
         assert (device["count"], precision) == (1, "32-true")
-        assert device["name"].endswith(" threads")
+        assert device["name"].endswith(" thread")
         assert part["core_seconds"] > 0 == part["gpu_seconds"] == part["peak_gpu_bytes"]
         assert 1e8 < part["peak_resident_bytes"] < 1e10
 
