@@ -2,10 +2,14 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 
 CUTS = (  # what gives a value that no gradient goes through
@@ -29,15 +33,22 @@ class Cut(NamedTuple):
 
 
 class Constants(TorchFunctionMode):
-    """Notes the values that lose their gradient in a computation; or, given such, has them as they were."""
+    """Notes the values that lose their gradient in a computation; or, given such, has them as they were.
 
-    def __init__(self, noted: Sequence[Cut] = ()) -> None:
+    Args:
+        no_grad: whether those are among them that a block without gradients takes up, which may be how a gradient of
+            one's own is computed.
+        noted: by another.
+    """
+
+    def __init__(self, no_grad: bool, noted: Sequence[Cut] = ()) -> None:
         super().__init__()
         self.cuts: list[Cut] = []
+        self._no_grad = no_grad
         self._noted = list(noted)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (function in CUTS or not torch.is_grad_enabled()) and (place := _place()):
+        if (function in CUTS or (self._no_grad and not torch.is_grad_enabled())) and (place := _place()):
             what = "no_grad" if function not in CUTS else f".{getattr(function, '__name__', 'data')}"
             what = what.replace(".__get__", ".data").replace("__", "")
             args = tuple(self._constant(arg, what, place) for arg in args)
@@ -56,14 +67,15 @@ class Constants(TorchFunctionMode):
 
 def _place() -> str:
     """The user's line that is being run; nothing inside of an autograd function, which has a gradient of its own."""
-    frame, place = sys._getframe(2), ""
+    frame: FrameType | None = sys._getframe(2)
+    place = ""
     while frame is not None:
-        name = frame.f_code.co_filename
-        if name.endswith("torch/autograd/function.py"):
+        code = frame.f_code
+        if code.co_argcount and isinstance(frame.f_locals.get(code.co_varnames[0]), FunctionCtx):
             return ""
-        if not place and "/torch/" not in name:
-            place = f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        if not place and "/torch/" not in code.co_filename:
+            place = f"{code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        frame = frame.f_back
     return place
 
 
@@ -77,38 +89,45 @@ def slopes_agree(value: Value, leaves: Sequence[Tensor]) -> tuple[str, list[Cut]
     Returns:
         What is wrong, empty where they agree; and the cuts that explain it: as constants they make it right.
     """
-    watch = Constants()
-    with watch:
-        at = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        result = value(at)
-    result.backward()
-    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in at]
-    lengths, wrong = EXACT if result.dtype == torch.float64 else SINGLE
+    at = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    result = value(at)
+    gradients = torch.autograd.grad(result, at, allow_unused=True, materialize_grads=True)
+    accuracy = EXACT if result.dtype == torch.float64 else SINGLE
+    if not (text := _disagreement(value, leaves, gradients, accuracy, nullcontext)):
+        return "", []
+    for no_grad in (False, True):
+        with (watch := Constants(no_grad)):
+            result = value([leaf.detach().clone().requires_grad_() for leaf in leaves])
+        result.backward()  # reaches what was cut, if another way leads there
+        held = partial(Constants, no_grad, watch.cuts)
+        if watch.cuts and not _disagreement(value, leaves, gradients, accuracy, held):
+            return text, watch.cuts
+    return text, []
+
+
+def _disagreement(
+    value: Value,
+    leaves: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    accuracy: tuple[Sequence[float], float],
+    around: Callable[[], AbstractContextManager[object]],
+) -> str:
+    """Where a gradient first differs from the differences of a value that is taken inside of a context."""
+    lengths, wrong = accuracy
     generator = torch.Generator().manual_seed(1)
-    length = sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5
-    said, explained = "", bool(watch.cuts)
+    least = 0.01 * sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5 + 1e-8
     for _ in range(DIRECTIONS):
         ways = [torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator) for leaf in leaves]
         size = sum(float(way.square().sum()) for way in ways) ** 0.5
-        ways = [way / size for way in ways]
-        slope = sum(float((gradient * way).sum()) for gradient, way in zip(gradients, ways, strict=True))
-
-        def differences(constants: Sequence[Cut], ways: Sequence[Tensor] = ways) -> list[float]:
-            found = []
-            for h in lengths:
-                ends = []
-                for sign in (h, -h):
-                    with Constants(constants):
-                        points = [leaf + sign * way for leaf, way in zip(leaves, ways, strict=True)]
-                        ends.append(float(value([point.detach().requires_grad_() for point in points]).detach()))
-                found.append((ends[0] - ends[1]) / (2 * h))
-            return found
-
-        def agrees(found: Sequence[float], slope: float = slope) -> bool:
-            return any(abs(slope - f) <= wrong * max(abs(slope), abs(f), 0.01 * length, 1e-8) for f in found)
-
-        if agrees(plain := differences(())):
-            continue
-        said = said or f"slope {slope:.6g} along a direction, by finite differences {plain[1]:.6g}"
-        explained = explained and agrees(differences(watch.cuts))
-    return said, watch.cuts if said and explained else []
+        slope = sum(float((gradient * way).sum()) / size for gradient, way in zip(gradients, ways, strict=True))
+        found = []
+        for h in lengths:
+            ends = []
+            for step in (h / size, -h / size):
+                points = [(leaf + step * way).requires_grad_() for leaf, way in zip(leaves, ways, strict=True)]
+                with around():
+                    ends.append(float(value(points).detach()))
+            found.append((ends[0] - ends[1]) / (2 * h))
+        if not any(abs(slope - other) <= wrong * max(abs(slope), abs(other), least) for other in found):
+            return f"slope {slope:.6g} along a direction, by finite differences {found[1]:.6g}"
+    return ""
