@@ -179,6 +179,14 @@ def _wrong_class(key: str, reason: str, kind: str | None, text: str) -> str:
     return f"--{key}={path}: cannot be imported ({reason}); {did_you_mean(path.rsplit('.', 1)[-1], known, choose)}"
 
 
+def retell(error: ValueError) -> NoReturn:
+    """Raise what a class said of its settings, out of jsonargparse's words where the class might be left out."""
+    said = re.search(r"Union subtypes .*? Errors: - (.*?) - Expected a <class 'NoneType'>", one_line(error, 9999))
+    if said is None:
+        raise error
+    raise UserError(said[1]) from error
+
+
 # Classes by their short names
 
 _OURS = "lifted_lightning."

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from lifted_lightning.commands.arguments import CommandParser
+from lifted_lightning.commands.arguments import CommandParser, retell
 from lifted_lightning.errors import UserError
 
 PARTS = {  # what can be checked, and the name of its setting in `lifted fit`
@@ -18,6 +18,7 @@ SIZE, CLASSES = 8, 100  # of the embeddings and of the data, as a loss that asks
 STAND_INS = {  # for parts that are not checked
     "model.loss": ["ContrastiveLoss"],
     "model.network": ["ConvNet", f"embedding_size={SIZE}"],
+    "model.augment": ["CropMirror"],
     "data.dataset": ["Glyphs"],
 }
 
@@ -78,8 +79,10 @@ def build(part: str, options: Sequence[str]) -> Any:
         if "num_classes" in asked.get("init_args", {}):  # which the data would tell
             asked.init_args.num_classes = CLASSES
         maker = Parser()
-        maker.add_argument(f"--{part}", type=_base(part))
+        maker.add_subclass_arguments(_base(part), part, fail_untyped=False)
         return maker.instantiate(Namespace({part: asked}))[part]
+    except ValueError as error:
+        retell(error)
     except UserError as error:
         raise UserError(str(error).replace(f"--{key}", f"--{part}")) from error
 

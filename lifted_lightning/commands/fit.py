@@ -5,7 +5,6 @@ test classes → table: :func:`run` is to be read from top to bottom. The comman
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,11 +119,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     seed_everything(config.seed_everything, workers=True)
     try:
         built = parser.instantiate(config)
-    except ValueError as error:  # jsonargparse's, of a class that might be left out, with what that class said
-        said = re.search(r"Union subtypes .*? Errors: - (.*?) - Expected a <class 'NoneType'>", one_line(error, 9999))
-        if said is None:
-            raise
-        raise UserError(said[1]) from error
+    except ValueError as error:
+        command_line.retell(error)
     data, module = built.data, built.model
     module.augment.match(module.network, sides(data.size))
 

@@ -246,22 +246,26 @@ class _Contract:
         return self.answer(self.batch, wrong)
 
     def _two_ranks(self) -> Answer:
-        rows, labels = self.batch
-        apart = torch.arange(12) % min(6, self.classes)  # no positives within a rank
-        batches = [(rows[:2], labels[:2]), (rows[1:5], labels[1:5]), self.batch, (rows, apart)]
-        tasks = []
-        for batch in batches:
-            wide = batch[0].double(), batch[1]
-            tasks.append((self.copy(torch.float64), [wide, rolled(wide, 1)]))
         try:
             pickle.loads(pickle.dumps(self.loss))
         except Exception as error:
             return Answer("not asked", f"cannot be handed to another process: {one_line(error)}")
-        answers = ranks.on_two_ranks(tasks)
-        for batch, task, two in zip(batches, tasks, zip(*answers, strict=True), strict=True):
+        return self.compare_ranks(ranks.on_two_ranks(self.tasks()))
+
+    def tasks(self) -> list[ranks.Task]:
+        """What two ranks are to train: two steps of each batch, the smallest first."""
+        rows, labels = self.batch
+        apart = torch.arange(12) % min(6, self.classes)  # no positives within a rank
+        batches = [(rows[:2], labels[:2]), (rows[1:5], labels[1:5]), self.batch, (rows, apart)]
+        wide = [(batch[0].double(), batch[1]) for batch in batches]
+        return [(self.copy(torch.float64), [batch, rolled(batch, 1)]) for batch in wide]
+
+    def compare_ranks(self, answers: Sequence[Sequence[Sequence[ranks.Step]]]) -> Answer:
+        """Compare what the two ranks found, each of all tasks, with one process."""
+        for task, *two in zip(self.tasks(), *answers, strict=True):
             for step, (alone, *both) in enumerate(zip(ranks.train(*task), *two, strict=True)):
                 if text := _apart(alone, both):
-                    return Answer("fails", f"at step {step} {text}", as_code(batch))
+                    return Answer("fails", f"at step {step} {text}", as_code(task[1][0]))
         return Answer("holds")
 
     def _goes_on(self) -> Answer:

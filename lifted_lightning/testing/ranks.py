@@ -22,6 +22,7 @@ WORLD = 2
 DEADLINE = 60.0  # seconds that the two processes may take
 RATE = 0.1  # of the descent of the loss's own parameters
 Batch = tuple[Tensor, Tensor]  # embeddings (B, D), labels (B,)
+Task = tuple[nn.Module, Sequence[Batch]]  # what is trained, a step on each batch
 
 
 class Step(NamedTuple):
@@ -63,7 +64,7 @@ def train(loss: nn.Module, batches: Sequence[Batch], first: int = 0) -> list[Ste
     return steps
 
 
-def on_two_ranks(tasks: Sequence[tuple[nn.Module, Sequence[Batch]]]) -> list[list[list[Step]]]:
+def on_two_ranks(tasks: Sequence[Task]) -> list[list[list[Step]]]:
     """What :func:`train` gives of each task on each of two ranks.
 
     Raises:

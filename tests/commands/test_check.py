@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lifted_lightning import testing
 from lifted_lightning.commands import check
 from lifted_lightning.losses import TripletLoss
 from tests.commands.conftest import Lifted
@@ -25,10 +26,9 @@ class MyLoss(nn.Module):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lifted_lightning.testing import loss
-
-    whole = loss.check_loss
-    monkeypatch.setattr(loss, "check_loss", lambda loss: whole(loss, two_ranks=False, costs=False))
+    """What takes seconds has tests of its own."""
+    whole = testing.check_loss
+    monkeypatch.setattr(testing, "check_loss", lambda loss: whole(loss, two_ranks=False, costs=False))
 
 
 def test_a_loss_of_one_s_own_fails_with_an_example(lifted: Lifted) -> None:
@@ -59,7 +59,7 @@ def test_settings_are_those_of_fit() -> None:
         (["check"], "give --loss, --network"),
         (["check", "--loss=TripletLos"], "--loss=TripletLos: "),
         (["check", "--loss=TripletLoss", "--loss.margn=1"], "--loss.margn; did you mean --loss.margin?"),
-        (["check", "--loss=TripletLoss", "--loss.margin=-1"], "margin=-1"),
+        (["check", "--loss=TripletLoss", "--loss.margin=-1"], "margin=-1.0: give a finite"),
     ],
 )
 def test_what_is_wrong_is_said_under_the_name_that_it_has_here(lifted: Lifted, arguments: list[str], said: str) -> None:

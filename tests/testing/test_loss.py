@@ -10,6 +10,8 @@ from torch import nn
 
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
 from lifted_lightning.testing import check_loss
+from lifted_lightning.testing.loss import _Contract
+from lifted_lightning.testing.ranks import on_two_ranks
 from tests.helpers import loss_faults as faults
 from tests.helpers.losses import CASES
 
@@ -78,26 +80,42 @@ def test_a_sound_loss_has_the_verdicts_that_were_said_in_advance(name: str) -> N
     assert [finding for finding in found if finding.verdict != expected.get(finding.question, "not asked")] == []
 
 
-@pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [f for f, (question, _) in PLANTED.items() if question != RANKS], ids=lambda f: f.__name__
+)
 def test_a_fault_is_found(fault: type[nn.Module]) -> None:
     question, why = PLANTED[fault]
-    found = check_loss(fault(), D, two_ranks=question == RANKS, costs=False)
-    failed = {finding.question: finding for finding in found.failed}
+    failed = {finding.question: finding for finding in check_loss(fault(), D, two_ranks=False, costs=False).failed}
     assert why in failed[question].detail
 
 
-@pytest.mark.parametrize("name", ["lifted", "memory of triplet", "ProxyAnchor", "a draw of torch's"])
-def test_two_ranks_equal_one(name: str) -> None:
-    loss = SOUND[name][0]()
-    found = {finding.question: finding for finding in check_loss(loss, D, costs=False)}
-    assert found[RANKS].verdict == "holds", found[RANKS]
+def test_two_ranks_equal_one_but_for_a_fault() -> None:
+    """All at once, for a process takes seconds to start."""
+    contracts = {name: _Contract(make(), D) for name, (make, _) in SOUND.items()}
+    contracts |= {
+        fault.__name__: _Contract(fault(), D) for fault, (question, _) in PLANTED.items() if question == RANKS
+    }
+    tasks = {name: contract.tasks() for name, contract in contracts.items()}
+    answers = [iter(answer) for answer in on_two_ranks([task for of_one in tasks.values() for task in of_one])]
+    for name, contract in contracts.items():
+        found = contract.compare_ranks([[next(answer) for _ in tasks[name]] for answer in answers])
+        assert found.verdict == ("holds" if name in SOUND else "fails"), (name, found)
+
+
+def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
+    class Local(faults.Sound):
+        pass
+
+    found = {finding.question: finding for finding in check_loss(Local(), D, costs=False)}
+    assert found[RANKS].verdict == "not asked"
+    assert "cannot be handed to another process" in found[RANKS].detail
 
 
 @pytest.mark.parametrize(
     ("loss", "question", "told"),
     [
         (faults.LoopOverRows, "time and memory", "a loop over the batch"),
-        (faults.CubeOfRows, "time and memory", "memory as B^2.9"),
+        (faults.CubeOfRows, "time and memory", "memory as B^"),
         (faults.ReadsANumber, "graph breaks", "Tensor.item"),
         (faults.LabelByValue, "names of the classes", "though it has no parameters"),
         (losses.SmoothAPLoss, "order of the rows", "depends on the order"),
