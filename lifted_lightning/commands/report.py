@@ -7,35 +7,41 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lifted_lightning.commands.arguments import CommandParser
+from lifted_lightning.errors import counted, listed
 from lifted_lightning.files import atomic, writing
-from lifted_lightning.runs.folder import RESULT
+from lifted_lightning.runs.folder import CHECKPOINTS, RESULT
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lifted_lightning.report.compare import Comparison
 
-SHOWN = 40  # differences in a terminal; the report has all
+SHOWN = 40  # lines of differences and of tests in a terminal; the report has all
+ENSEMBLES = "ensembles"  # the folder in the report's that has the results of models together
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code."""
     options = parser().parse_args(arguments)
     from lifted_lightning.report.compare import compare
-    from lifted_lightning.report.read import read_runs
+    from lifted_lightning.report.read import find_runs, that_count
 
     by = [key.strip() for key in (options.by or "").split(",") if key.strip()]
-    comparison = compare(read_runs(options.runs), by)
-    gc.freeze()  # what was read stays: looking through it again and again would take a tenth of the time
+    frame, notes = find_runs(options.runs)
     out = Path(options.out) if options.out else Path(options.runs[0].removesuffix(RESULT)) / "report"
     with writing(f"--out {out}"):
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
-    write(comparison, out)
+    ensembles = evaluate_ensembles(frame, notes, out / ENSEMBLES) if options.ensemble else []
+    comparison = compare(that_count(frame, notes), by)
+    gc.freeze()  # what was read stays: looking through it again and again would take a tenth of the time
+    write(comparison, out, ensembles)
     for line in comparison.notes:
         print(f"note: {line}")
-    print(f"report: {os.path.relpath(out / 'index.html')}, and Markdown, LaTeX, CSV, PNG, SVG beside it")
+    print(f"report: {os.path.relpath(out / 'index.html')}, and Markdown, LaTeX, CSV, PNG, SVG, PDF beside it")
     return 0
 
 
@@ -43,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of `lifted report`."""
     result = CommandParser(
         prog="lifted report",
-        description="Compare finished runs: means with intervals over seeds, paired differences, and figures.",
+        description="Compare finished runs: means with intervals over seeds or folds, paired tests, and figures.",
     )
     result.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     result.add_argument(
@@ -52,29 +58,89 @@ def parser() -> argparse.ArgumentParser:
         "of config.yaml by its name or the end of it (neighbours); by default all that tell the runs apart",
     )
     result.add_argument("--out", help="the folder to write to; by default report/ in the first RUNS")
+    result.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="evaluate the runs' checkpoints on the test classes: each alone, and with the embeddings of one "
+        "configuration's folds (or seeds) concatenated; done once, kept below the report's folder",
+    )
     return result
 
 
-def write(comparison: "Comparison", out: Path) -> None:
-    """Print the two tables that matter most, and write all tables, figures and pages into a folder."""
-    from lifted_lightning.report import formats, page, tables
+def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Evaluate the models of each configuration, alone and together: those of a seed's folds, or without folds all.
+
+    Args:
+        frame: the runs, see ``report.read.Runs``; those without a test are given theirs.
+        notes: a line on what was done, and on each run that has no part in it, is added.
+        folder: of the results.
+
+    Returns:
+        The results, as ``report.tables.ensembles`` takes them.
+    """
+    sys.path.insert(0, os.getcwd())  # a network of the user's own
+    from lifted_lightning.inference.ensemble import Member, evaluate_together
+
+    runs = frame["run"].drop_duplicates(["same", "seed", "fold"])
+    there = runs["folder"].map(_selected_checkpoint)
+    if without := runs["name"][there.isna()].tolist():
+        notes.append(f"no checkpoint, so that they are not in an ensemble: {listed(without)}")
+    results, written = list[dict[str, Any]](), 0
+    for same, of in runs[there.notna()].groupby("same", sort=False):
+        groups = [group for _, group in of.groupby("seed" if of["fold"].nunique() > 1 else "same", sort=False)]
+        most = max(map(len, groups))
+        for group in groups:
+            if len(group) < most:
+                notes.append(f"fewer folds than other seeds have, not concatenated: {listed(group['name'].tolist())}")
+            members = [Member(run["name"], there[i], run["result"]) for i, run in group.iterrows()]
+            found, new = evaluate_together(members, folder, together=len(group) == most)
+            written += new
+            for i, result in zip(group.index, found, strict=False):
+                if not frame.at[i, ("run", "result")]["test"]:
+                    frame.at[i, ("run", "result")]["test"] = result["test"]
+                    for name, value in result["test"].items():
+                        frame.loc[i, ("value", f"test/{name}")] = value
+            about = {"same": same, "folder": group["folder"].iloc[0]}
+            results += [{**result, **about, "models": len(result["members"])} for result in found[len(group) :]]
+            alone = zip(group["folder"], found, strict=False)
+            results += [{**result, "same": same, "folder": run, "models": 1} for run, result in alone]
+    counts = f"{counted(written, 'result')} written, {len(results) - written} found there"
+    notes.append(f"models alone and together, in {os.path.relpath(folder)}: {counts}")
+    return results
+
+
+def _selected_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that the run's test is of: the best on the validation classes, else the last."""
+    names = [folder / CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last")]
+    return next((path for path in names if path.is_file()), None)
+
+
+def write(comparison: "Comparison", out: Path, ensembles: Sequence[dict[str, Any]] = ()) -> None:
+    """Print the tables that matter most, and write all tables, figures and pages into a folder."""
+    from lifted_lightning.report import formats, page, paired, tables
     from lifted_lightning.report.compare import brought_along
     from lifted_lightning.report.figures import draw_figures
 
-    results, differences = tables.results(comparison), tables.paired(comparison)
+    results, pairs = tables.results(comparison), paired.pairs_of(comparison)
+    together = [tables.ensembles(comparison, ensembles)] if ensembles else []
+    differences, tests = paired.differences(pairs), paired.decisions(pairs)
     bold = sys.stdout.isatty()
     print(formats.terminal(results, bold))
-    if 0 < len(differences) <= SHOWN:
-        print(formats.terminal(differences, bold))
+    for table in (*together, differences, tests):
+        if 0 < len(table) <= SHOWN:
+            print(formats.terminal(table, bold))
     files = {"table.csv": formats.csv(tables.everything(comparison)), "table.tex": formats.latex(results)}
     if len(differences):
-        files["differences.csv"] = formats.csv(tables.paired(comparison, tables.MOST_PAIRS))
-        files["differences.tex"] = formats.latex(differences)
+        files["differences.csv"] = formats.csv(paired.differences(pairs, shown=False))
+        files["tests.csv"] = formats.csv(paired.decisions(pairs, shown=False))
+        files |= {"differences.tex": formats.latex(differences), "tests.tex": formats.latex(tests)}
+    for table in together:
+        files |= {"ensembles.csv": formats.csv(table), "ensembles.tex": formats.latex(table)}
     ledger = {"costs": tables.costs(comparison), "provenance": tables.provenance(comparison)}
     for name, table in ledger.items():
         files |= {f"{name}.csv": formats.csv(table), f"{name}.tex": formats.latex(table)} if len(table) else {}
-    others = [differences, tables.further(comparison), tables.diagnostics(comparison), *ledger.values()]
-    others.append(tables.published(comparison))
+    others = [*together, differences, tests, tables.further(comparison), tables.diagnostics(comparison)]
+    others += [*ledger.values(), tables.published(comparison)]
     others = [table for table in others if len(table)]
     report = page.Report(comparison, results, others, draw_figures(comparison, out), brought_along(comparison))
     files |= {"report.md": page.markdown_page(report), "index.html": page.html_page(report, out)}

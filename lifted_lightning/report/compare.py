@@ -3,44 +3,23 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from lifted_lightning.errors import UserError, did_you_mean, listed
+from lifted_lightning.report.protocol import ALIKE, alike_in
 from lifted_lightning.report.read import Runs, printable
+from lifted_lightning.report.statistics import Estimates, estimate
 from lifted_lightning.runs.settings import metrics_in_order
 
 LOSS, CLASS, ARGUMENTS = "loss", "model.loss.class_path", "model.loss.init_args."
 UNTRAINED = "untrained network"
 PAPER_LOSSES = ("Contrastive", "Triplet", "LiftedStructure")  # in the order of its tables
-LEVEL = 0.95
 _FIRST = ("dataset", "embedding_size")
 # Runs that are compared should agree in these, unless they are what is asked for.
-_ALIKE = ("dataset", "data.size", "data.validation_share", "data.split_seed")
+_ALIKE = ("dataset", "data.validation_share", "data.split_seed")
 _CHANGED = " with uncommitted changes"
-
-
-class Estimates(NamedTuple):
-    """A row a group: means, half-widths of their 95 % intervals (NaN for fewer than two values), numbers of values."""
-
-    mean: pd.DataFrame
-    half: pd.DataFrame
-    n: pd.DataFrame
-
-
-def estimate(values: pd.DataFrame, by: Any) -> Estimates:
-    """Mean and 95 % t-interval (n - 1 degrees of freedom) of independent values in groups, column by column.
-
-    Args:
-        values: numbers, NaN for one that is missing.
-        by: the group of each row, as ``DataFrame.groupby`` takes it.
-    """
-    from scipy.special import stdtrit  # scipy.stats takes far longer to import
-
-    groups = values.groupby(by)
-    n = groups.count()
-    return Estimates(groups.mean(), stdtrit(n - 1, 0.5 + LEVEL / 2) * groups.std() / n**0.5, n)
 
 
 @dataclass(frozen=True)
@@ -48,12 +27,16 @@ class Comparison:
     """What the report shows.
 
     Attributes:
-        runs: what is known of each run (the part ``run`` of :class:`Runs`), and ``row``, the number of its row.
+        runs: what is known of each run (the part ``run`` of :class:`Runs`); ``row``, the number of its row; ``repeat``,
+            equal for runs of one seed and fold; and ``unit``, of the fold where there are folds, else of the seed.
         values: the numbers of each run (the part ``value``).
         rows: the settings that the runs of a row share, and ``loss``, its label; in order, numbered from 0.
         columns: the settings that tell the rows apart, the loss first.
         stage: whose metrics: ``test`` or ``validation``.
         metrics: names of those that any run has, in order.
+        protocol: how each run came about, where it should be like the others (``protocol.ALIKE``); texts, None for what
+            does not apply. Without what was asked for as a column.
+        units: what is independent, and counted: ``folds``, or ``seeds`` where there are none.
         notes: lines on what was left out, and on what differs among the runs.
     """
 
@@ -63,12 +46,38 @@ class Comparison:
     columns: list[str]
     stage: str
     metrics: list[str]
+    protocol: pd.DataFrame
+    units: str
     notes: list[str]
 
     @cached_property
     def estimates(self) -> Estimates:
-        """Mean and interval of every number of the runs, over the seeds of a row."""
-        return estimate(self.values, self.runs["row"])
+        """Mean and interval of every number of the runs, over the seeds of a row, or over its folds' means."""
+        by_unit = self.values.groupby([self.runs["row"], self.runs["unit"]]).mean()
+        return estimate(by_unit, by_unit.index.get_level_values("row"))
+
+    @cached_property
+    def row_protocol(self) -> pd.DataFrame:
+        """The protocol of each row: a text, of the values of all its runs; None for what does not apply."""
+        return self.protocol.groupby(self.runs["row"]).agg(lambda told: ", ".join(sorted({*told.dropna()})) or None)
+
+    @cached_property
+    def unlike(self) -> dict[int, list[str]]:
+        """Of each row that is not comparable with the others of its data set, in what: where it is not as most are."""
+        found: dict[int, list[str]] = {}
+        for key, told in self.row_protocol.items():
+            for _, texts in told.dropna().groupby(self.rows["dataset"].map(repr)):
+                counts = texts.value_counts()
+                common = counts.index[0] if 2 * counts.iloc[0] > len(texts) else None
+                for row in texts.index[texts != common] if len(counts) > 1 else ():
+                    found.setdefault(row, []).append(words(key))
+        return found
+
+    def unlike_pair(self, first: int, second: int, column: str) -> list[str]:
+        """In what two rows are not comparable, besides in the column by which they are compared."""
+        one, other = (self.row_protocol.loc[row] for row in (first, second))
+        keys = [key for key in self.row_protocol if short(column) not in ALIKE[key]]
+        return [words(key) for key in keys if one[key] and other[key] and one[key] != other[key]]
 
     @cached_property
     def scores(self) -> dict[int, float]:
@@ -123,13 +132,25 @@ def compare(found: Runs, by: Sequence[str]) -> Comparison:
     places = [(*map(_sortable, row[1:]), _place_of_loss(row[0])) for row in rows[columns].itertuples(index=False)]
     order = [same for _, same in sorted(zip(places, rows.index, strict=True))]
     runs = runs.assign(row=runs["same"].map({same: i for i, same in enumerate(order)}))
+    folded = bool((runs.groupby("row")["fold"].nunique() > 1).any())
+    seeds, fold = runs["seed"].map(repr), runs["fold"].map(lambda fold: "" if fold is None else f"fold {fold}")
+    unit = fold.where((fold != "") & folded, seeds)
+    runs = runs.assign(repeat=pd.factorize(fold + seeds)[0], unit=pd.factorize(unit)[0])
     values, start = found.frame["value"], f"{found.stage}/"
     metrics = metrics_in_order(name.removeprefix(start) for name in values if name.startswith(start))
     there = values[[start + metric for metric in metrics]].set_axis(metrics, axis=1).notna()
-    notes = [*found.notes, *_lacking(there, runs), *_differing(runs, settings, asked)]
+    names = set(map(short, asked))
+    told = [alike_in(row, result) for row, result in zip(settings.to_dict("records"), runs["result"], strict=True)]
+    protocol = pd.DataFrame(
+        {key: [_text(of[key]) for of in told] for key in ALIKE if not names & {*ALIKE[key]}}, runs.index, dtype=object
+    )
+    notes = [*found.notes, *_lacking(there, runs), *_differing(runs, settings, protocol, asked)]
     if by and added:
         notes.append(f"rows with the same {', '.join(by)} differ in {', '.join(map(words, added))}, and are kept apart")
-    return Comparison(runs, values, rows.loc[order].reset_index(drop=True), columns, found.stage, metrics, notes)
+    units = "folds" if folded else "seeds"
+    return Comparison(
+        runs, values, rows.loc[order].reset_index(drop=True), columns, found.stage, metrics, protocol, units, notes
+    )
 
 
 def brought_along(comparison: Comparison) -> list[tuple[str, str]]:
@@ -243,13 +264,15 @@ def _lacking(there: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _differing(runs: pd.DataFrame, settings: pd.DataFrame, asked: Sequence[str]) -> list[str]:
+def _text(told: Any) -> str | None:
+    return told if told is None else printable(told if isinstance(told, str) else show(told))
+
+
+def _differing(runs: pd.DataFrame, settings: pd.DataFrame, protocol: pd.DataFrame, asked: Sequence[str]) -> list[str]:
     """Lines on what differs among runs that should be alike in it."""
     results = runs["result"].tolist()
     versions = [result.get("versions") or {} for result in results]
-    facts: dict[str, Iterable[Any]] = {}
-    if "trainer.max_steps" not in asked:
-        facts["steps"] = [result.get("steps") or None for result in results]
+    facts: dict[str, Iterable[Any]] = {words(key): protocol[key] for key in protocol}
     facts |= {key: settings[key] for key in _ALIKE if key not in asked and key in settings}
     facts |= {name: [v.get(name) for v in versions] for name in sorted({name for v in versions for name in v})}
     facts["git commit"] = map(commit_of, results)

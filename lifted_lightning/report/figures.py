@@ -1,17 +1,18 @@
-"""The report's figures, each as PNG and SVG: the same bytes for the same numbers."""
+"""The report's figures, each as PNG, SVG and PDF: the same bytes for the same numbers."""
 
 import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from lifted_lightning.pictures.style import FAINT, INK, PALETTE, paper_style, save
-from lifted_lightning.report.compare import LOSS, PAPER_LOSSES, UNTRAINED, Comparison, estimate, short, words
+from lifted_lightning.report.compare import LOSS, PAPER_LOSSES, UNTRAINED, Comparison, short, words
+from lifted_lightning.report.statistics import estimate
 from lifted_lightning.report.tables import metric_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 LINES, PANELS = 9, 4  # at most; of more, the best
 _MARKERS = "osD^vPX<>"
 _SIZES = {1: (3.7, 2.7), 2: (3.1, 2.4), 3: (2.4, 2.2)}  # inches of a panel, by the number of columns
+# What the figure of quality against cost has along x, by its name: the first that all rows tell.
+_COSTS = {
+    "GPU-seconds of training": "cost.fit.gpu_seconds",
+    "core-seconds of training": "cost.fit.core_seconds",
+    "seconds of training": "seconds",
+}
 _CURVES = {
     "curves": ("validation/map@r", "step", "training step", "Validation MAP@R while training"),
     "time": (
@@ -37,7 +44,7 @@ _STYLE = {
     "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.labelcolor": INK,
     "axes.labelsize": 8, "lines.markersize": 3.6, "lines.linewidth": 1.2, "legend.fontsize": 7, "legend.frameon": False,
     "legend.title_fontsize": 7, "figure.constrained_layout.w_pad": 0.07, "figure.constrained_layout.h_pad": 0.06,
-    "svg.hashsalt": "lifted-lightning",
+    "svg.hashsalt": "lifted-lightning", "pdf.fonttype": 42,
 }  # fmt: skip
 
 
@@ -50,6 +57,7 @@ class Drawn:
     panels: int
 
 
+Axis = Literal["places", "from 0", "wide"]
 # For each panel, by its title, the numbers of the rows of each line, by its name.
 Panels = dict[str, dict[str, list[int]]]
 Curve = tuple[pd.Series, pd.Series]  # means and half-widths of their intervals, as shares, by their places along x
@@ -61,7 +69,7 @@ def draw_figures(comparison: Comparison, out: Path) -> list[Drawn]:
     for column in comparison.context:
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in comparison.rows[column]):
             drawn.append(_against(comparison, column, out))
-    return drawn + _training(comparison, out)
+    return [*drawn, *_cost(comparison, out), *_training(comparison, out)]
 
 
 def _recall(comparison: Comparison, out: Path) -> Drawn:
@@ -89,23 +97,47 @@ def _against(comparison: Comparison, column: str, out: Path) -> Drawn:
     return _draw(comparison, panels, out / short(column), title, curve, labels, names, bars=True)
 
 
+def _cost(comparison: Comparison, out: Path) -> list[Drawn]:
+    """Quality against what training cost, a point a row."""
+    mean, half = comparison.estimates[:2]
+    trained = mean.index[mean["steps"] > 0] if "steps" in mean else []
+    told = [(label, of) for label, of in _COSTS.items() if of in mean and (mean.loc[trained, of] > 0).all()]
+    if len(trained) < 2 or not told:
+        return []
+    label, of = told[0]
+
+    def curve(rows: list[int], metric: str) -> Curve:
+        found = (frame.loc[rows, f"{comparison.stage}/{metric}"].set_axis(mean.loc[rows, of]) for frame in (mean, half))
+        return next(found), next(found)
+
+    names = [metric for metric in ("recall@1", "map@r") if metric in comparison.metrics]
+    title, panels = f"{', '.join(map(metric_name, names))} against {label}", _panels(comparison, ["dataset"])
+    return [_draw(comparison, panels, out / "cost", title, curve, (label, "%"), names, axis="wide", bars=True)]
+
+
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
     """Validation while training, against steps and against time."""
     panels = _panels(comparison)
     shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
     runs = comparison.runs[comparison.runs["row"].isin(shown)]
-    histories = zip(runs["row"], runs["name"], runs["result"], strict=True)
+    histories = zip(runs["row"], runs["unit"], runs["name"], runs["result"], strict=True)
     logged = pd.DataFrame(
-        [{**entry, "row": row, "run": run} for row, run, result in histories for entry in result.get("history") or []],
-        columns=["row", "run", "step", "seconds", "validation/map@r", "validation/recall@1"],
+        [
+            {**entry, "row": row, "unit": unit, "run": run}
+            for row, unit, run, result in histories
+            for entry in result.get("history") or []
+        ],
+        columns=["row", "unit", "run", "step", "seconds", "validation/map@r", "validation/recall@1"],
     ).drop_duplicates(["row", "run", "step"], keep="last")
     drawn = []
     for stem, (metric, against, label, title) in _CURVES.items():
         kept = logged.dropna(subset=[metric, against])
-        found = estimate(kept[[metric, against]].astype(float), [kept["row"], kept["step"]])
+        by_unit = kept[[metric, against]].astype(float).groupby([kept["row"], kept["step"], kept["unit"]]).mean()
+        mean, half, _ = estimate(by_unit, [by_unit.index.get_level_values(level) for level in ("row", "step")])
         # At a step at which not all the runs of a row were validated, the mean would be of other runs.
-        every = found.n[metric] == found.n.index.get_level_values("row").map(kept.groupby("row")["run"].nunique())
-        mean, half = (frame[every].droplevel("step") for frame in found[:2])
+        there = kept.groupby(["row", "step"])["run"].nunique()
+        every = there == there.index.get_level_values("row").map(kept.groupby("row")["run"].nunique())
+        mean, half = (frame[every].droplevel("step") for frame in (mean, half))
         curves = (mean[against], mean[metric], half[metric])
 
         def curve(rows: list[int], _: str, at: Any = mean.index, of: Sequence[pd.Series] = curves) -> Curve:
@@ -114,7 +146,7 @@ def _training(comparison: Comparison, out: Path) -> list[Drawn]:
 
         if mean.index.has_duplicates:  # else no curve has two points
             labels = (label, f"validation {metric_name(metric[11:])}, %")
-            drawn.append(_draw(comparison, panels, out / stem, title, curve, labels, ticks=False))
+            drawn.append(_draw(comparison, panels, out / stem, title, curve, labels, axis="from 0"))
     return drawn
 
 
@@ -131,15 +163,26 @@ def _panels(comparison: Comparison, keys: Sequence[str] | None = None, besides: 
         keys = ["dataset"] if all(len(block) == 1 for block in comparison.blocks(keys)) else keys
     others = [key for key in comparison.context if key not in (*keys, besides)]
     named = others if others and len(comparison.losses) == 1 else [LOSS, *others]
-    panels: Panels = {}
+    chosen: list[list[list[int]]] = []  # of each panel, of each line, the rows
     for block in _best(comparison, comparison.blocks(keys), PANELS):
         lines: dict[str, list[int]] = {}
         for row in sorted(block, key=lambda row: comparison.losses.index(comparison.rows[LOSS][row])):
             lines.setdefault(comparison.title(row, named), []).append(row)
-        kept = _best(comparison, list(lines.values()), LINES)
-        title = comparison.title(block[0], keys) or comparison.title(block[0], ["dataset"])
-        panels[title] = {name: rows for name, rows in lines.items() if rows in kept}
-    return panels
+        chosen.append(_best(comparison, list(lines.values()), LINES))
+    # What all that is drawn has in common is said once, not in each name.
+    common = _common(comparison, [row for lines in chosen for rows in lines for row in rows])
+    keys, named = ([key for key in part if key not in common] for part in (keys, named))
+    return {
+        comparison.title(lines[0][0], keys or ["dataset"]): {
+            comparison.title(rows[0], named or [LOSS]): rows for rows in lines
+        }
+        for lines in chosen
+    }
+
+
+def _common(comparison: Comparison, rows: Sequence[int]) -> list[str]:
+    """The columns in which these rows agree."""
+    return [key for key in [LOSS, *comparison.context] if comparison.rows.loc[rows, key].map(repr).nunique() == 1]
 
 
 def _best(comparison: Comparison, blocks: Sequence[list[int]], most: int) -> list[list[int]]:
@@ -156,10 +199,10 @@ def _draw(
     curve: Callable[[list[int], str], Curve],
     labels: tuple[str, str],
     metrics: Sequence[str] = (),
-    ticks: bool = True,
+    axis: Axis = "places",
     bars: bool = False,
 ) -> Drawn:
-    """Draw a figure and write it as PNG and SVG.
+    """Draw a figure and write it as PNG, SVG and PDF.
 
     Args:
         comparison: the rows.
@@ -169,7 +212,8 @@ def _draw(
         curve: gives the line of some rows, for the metric of a pair of axes.
         labels: of the axes.
         metrics: of which there is a pair of axes in each panel; by default there is one pair.
-        ticks: a mark and a tick at each place, or a plain axis from 0.
+        axis: a mark and a tick at each of the ``places``; a plain axis ``from 0``; or ``wide``, logarithmic where the
+            points spread far.
         bars: intervals are bars, not a band.
     """
     import matplotlib
@@ -177,8 +221,11 @@ def _draw(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    shown = sum(len(rows) for lines in panels.values() for rows in lines.values())
-    few = f"the best {shown} of {len(comparison.rows)} rows" if shown < len(comparison.rows) else ""
+    shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
+    left_out = [comparison.title(row) for row in comparison.rows.index if row not in shown]
+    few = f"the best {len(shown)} of {len(comparison.rows)} rows" if left_out else ""
+    common = _common(comparison, shown) if len(shown) > 1 else []
+    told = "; ".join(filter(None, [f"all: {comparison.title(shown[0], common)}" if common else "", few]))
     looks = _looks(comparison, panels)
     pairs = [(name, lines, metric) for name, lines in panels.items() for metric in metrics or [""]]
     columns = len(metrics) or {1: 1, 2: 2, 4: 2}.get(len(pairs), 3)
@@ -191,15 +238,17 @@ def _draw(
             heading = ", ".join([metric_name(metric)] + [name] * (len(panels) > 1)) if metric else name
             together = re.sub(r" (?=[^ ,]+(,|$))", "\u00a0", heading)  # a value stands beside its name
             ax.set_title(textwrap.fill(together, int(13 * width)))
-            drawn = [_draw_line(ax, curve(rows, metric), looks[line], ticks, bars) for line, rows in lines.items()]
-            _x_axis(ax, sorted(set().union(*drawn)), labels[0], ticks)
+            drawn = [
+                _draw_line(ax, curve(rows, metric), looks[line], axis == "places", bars) for line, rows in lines.items()
+            ]
+            _x_axis(ax, sorted(set().union(*drawn)), labels[0], axis)
         for ax in axes[:, 0] if metrics else axes[:1, 0]:
             ax.set_ylabel(labels[1])
         handles = {line.get_label(): line for ax in axes.flat for line in ax.get_lines()}
         fitting = int(17 * columns * width / (max(map(len, handles), default=1) + 8))  # a mark takes 8 characters
         one = len(pairs) == 1
         legend = figure.legend(
-            handles.values(), handles, title=few, alignment="left",
+            handles.values(), handles, title=told, alignment="left",
             ncols=1 if one else max(1, min(fitting, len(handles))),
             loc="outside right center" if one else "outside lower center",
         )  # fmt: skip
@@ -211,8 +260,11 @@ def _draw(
         save(figure, path.with_suffix(".png"))
         FigureCanvasSVG(figure)
         figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None, "Creator": None})
-    classes = "unseen test classes" if comparison.stage == "test" and ticks else ""
-    caption = "; ".join(filter(None, [title, classes, "mean and 95 % interval over seeds", few]))
+        figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata={"CreationDate": None, "Creator": None})
+    classes = "unseen test classes" if comparison.stage == "test" and axis != "from 0" else ""
+    interval = f"mean and 95 % interval over {comparison.units}"
+    missing = f"not drawn: {'; '.join(left_out)}" if left_out else ""
+    caption = "; ".join(filter(None, [title, classes, interval, told, missing]))
     return Drawn(path.name, caption, len(pairs))
 
 
@@ -235,7 +287,7 @@ def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars
     x, mean, half = curve[0].index.to_numpy(float), 100 * curve[0].to_numpy(float), 100 * curve[1].to_numpy(float)
     x, mean, half = x[(there := ~np.isnan(mean))], mean[there], np.nan_to_num(half[there])
     low, high = (mean - half).clip(min=0.0), (mean + half).clip(max=100.0)
-    ax.plot(x, mean, zorder=3, **(look if marks or len(x) == 1 else look | {"marker": ""}))
+    ax.plot(x, mean, zorder=3, clip_on=len(x) > 1, **(look if marks or len(x) == 1 else look | {"marker": ""}))
     if bars and half.any():
         ax.vlines(x, low, high, color=look["color"], linewidth=0.9, zorder=2)
     elif half.any():
@@ -243,13 +295,17 @@ def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars
     return set(x)
 
 
-def _x_axis(ax: "Axes", places: Sequence[float], label: str, ticks: bool) -> None:
+def _x_axis(ax: "Axes", places: Sequence[float], label: str, kind: Axis) -> None:
     """An x axis with a tick at each of few places, logarithmic where they span more than a factor of six."""
     ax.set_xlabel(label)
-    if not ticks:
-        ax.set_xlim(left=0)
+    far = places and places[0] > 0 and places[-1] / places[0] > 6
+    if kind != "places":
+        if kind == "wide" and far:
+            ax.set_xscale("log")
+        else:
+            ax.set_xlim(left=0)
         return
-    if places and places[0] > 0 and places[-1] / places[0] > 6:
+    if far:
         ax.set_xscale("log", base=2)
     if len(places) <= 8:
         ax.set_xticks(places, [f"{place:g}" for place in places])

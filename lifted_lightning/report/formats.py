@@ -12,12 +12,13 @@ from typing import Literal
 import pandas as pd
 
 from lifted_lightning.files import csv_text
-from lifted_lightning.report.compare import Estimates
+from lifted_lightning.report.statistics import FLIPS_FROM, MOST_NEEDED, Estimates
 
 NONE = "–"
 FEW = "†"  # after the number of seeds of a row that has fewer than ENOUGH
 ENOUGH = 5
-Kind = Literal["percent", "points", "number", "millions"]
+TOO_FEW = "n too small"
+Kind = Literal["percent", "points", "number", "millions", "count", "p", "exact p"]
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "−": "$-$", FEW: r"$^\dagger$", "×": r"$\times$",
@@ -32,8 +33,8 @@ class Table:
         title: what it shows.
         texts: its first columns, of text.
         numbers: its other columns, with the same rows.
-        kinds: how each column of numbers is written: in percent, in percentage points with a sign, in three digits,
-            or so in millions.
+        kinds: how each column of numbers is written: in percent, in percentage points with a sign, in three digits, or
+            so in millions, as a whole number, or as the p of a test; of an exact one it says where values are too few.
         bold: which of the numbers are bold.
         rules: numbers of the rows that a line stands above.
         note: what is said below it.
@@ -51,8 +52,9 @@ class Table:
         return len(self.texts) if self.kinds else 0
 
     def __post_init__(self) -> None:
-        if any(text.endswith(FEW) for text in self.texts.get("seeds", ())):
-            self.note += f"; {FEW} fewer than {ENOUGH} seeds"
+        for units in ("seeds", "folds"):
+            if any(text.endswith(FEW) for text in self.texts.get(units, ())):
+                self.note += f"; {FEW} fewer than {ENOUGH} {units}"
 
     def cells(self, text: Callable[[str], str], number: Callable[[str, str, bool], str]) -> pd.DataFrame:
         """All cells as a format has them.
@@ -63,15 +65,22 @@ class Table:
         """
         columns = [[text(value) for value in column] for _, column in self.texts.items()]
         for i, kind in enumerate(self.kinds):
-            mean, half, _ = (frame.iloc[:, i] for frame in self.numbers)
-            written = zip(_written(kind, mean, half), self.bold.iloc[:, i], strict=True)
-            columns.append([number(*found, bold) if found else text(NONE) for found, bold in written])
+            mean, half, n = (frame.iloc[:, i] for frame in self.numbers)
+            lacking = (n < FLIPS_FROM).map({True: TOO_FEW, False: NONE}) if kind == "exact p" else [NONE] * len(self)
+            written = zip(_written(kind, mean, half), self.bold.iloc[:, i], lacking, strict=True)
+            columns.append([number(*found, bold) if found else text(none) for found, bold, none in written])
         names = [text(name) for frame in (self.texts, self.numbers.mean) for name in frame]
         return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(names, axis=1)
 
 
 def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str, str] | None]:
     """Means and half-widths as text; None without a mean. One decimal, and one more where an interval would be 0."""
+    if kind in ("count", "p", "exact p"):
+        for m in mean:
+            p = "<0.001" if m < 0.001 else f"{m:.3f}"
+            count = f"{m:,.0f}" if m <= MOST_NEEDED else f">{MOST_NEEDED:,}"
+            yield (count if kind == "count" else p, "") if m == m else None
+        return
     scale, sign = {"number": 1, "millions": 1e-6}.get(kind, 100), "+" if kind == "points" else ""
     decimals = 2 if ((half > 0) & (half < 0.0005)).any() else 1
     for m, h in zip(mean, half, strict=True):
@@ -143,7 +152,9 @@ def csv(table: Table) -> str:
     for i, name in enumerate(map(_csv_text, table.numbers.mean)):
         mean, half, n = (frame.iloc[:, i] for frame in table.numbers)
         n = n.where(mean.notna()).astype("Int64")
-        columns += [(name, mean), (f"{name} half-width of 95 % interval", half), (f"{name} n", n)]
+        columns.append((name, mean))
+        if table.kinds[i] in ("percent", "points", "number"):
+            columns += [(f"{name} half-width of 95 % interval", half), (f"{name} n", n)]
     frame = pd.concat([column for _, column in columns], axis=1).set_axis([name for name, _ in columns], axis=1)
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 

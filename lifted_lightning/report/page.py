@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lifted_lightning.report.compare import Comparison
+from lifted_lightning.report.compare import Comparison, words
 from lifted_lightning.report.figures import Drawn
 from lifted_lightning.report.formats import Table, markdown, markdown_text, with_interval
+from lifted_lightning.report.protocol import NOT_TOLD
 from lifted_lightning.report.read import printable
 from lifted_lightning.runs.folder import PLOTS
 
@@ -41,6 +42,9 @@ class Report:
         for name in ("lifted-lightning", "torch"):
             shared[f"{name} {{}}"] = {(result.get("versions") or {}).get(name) for result in results}
         parts += [text.format(*values) for text, values in shared.items() if len(values) == 1 and values != {None}]
+        alike = {words(key): {*told.dropna()} for key, told in self.comparison.protocol.items() if key != "steps"}
+        same = [f"{key} {next(iter(told))}" for key, told in alike.items() if len(told) == 1 and told != {NOT_TOLD}]
+        parts += [f"all with {', '.join(same)}"] if same else []
         return printable("; ".join(parts) + ".")
 
 

@@ -1,15 +1,35 @@
-"""What papers report for the data sets of some runs, and in what their protocol differs from that of the runs."""
+"""How runs came about, in what those of one report differ, and in what the numbers of papers differ from them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from lifted_lightning.report.compare import Comparison, short, words
+from lifted_lightning.runs.settings import flatten
+
+if TYPE_CHECKING:
+    from lifted_lightning.report.compare import Comparison
 
 # What must be alike for two numbers to stand side by side. Seeds are shown, and are no difference.
 PROTOCOL = ("trunk", "pretraining", "size", "crop", "embedding_size", "selection")
+
+# The same for two rows of a report, each with the settings by which one would ask for the difference. The first four
+# are an untrained network's too.
+ALIKE = {
+    "trunk": ("trunk", "network"),
+    "pretraining": ("trunk", "pretrained", "weights_file"),
+    "size": ("size",),
+    "crop": ("size",),
+    "steps": ("max_steps",),
+    "batch_size": ("batch_size",),
+    "images_seen": ("max_steps", "batch_size"),
+    "tuning_trials": (),
+    "selection": ("validation_share",),
+    "selection_metric": ("monitor",),
+}
+_UNTRAINED = 4
+NOT_TOLD = "not told"
 
 
 class Published(NamedTuple):
@@ -22,7 +42,7 @@ class Published(NamedTuple):
     differs: str  # in what from the runs here that are the most alike; empty if in nothing
 
 
-def published_numbers(comparison: Comparison) -> Iterator[Published]:
+def published_numbers(comparison: "Comparison") -> Iterator[Published]:
     """What papers report for the data sets of these runs."""
     sets = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
     here = [protocol_of(row) for _, row in comparison.rows.iterrows()]
@@ -34,10 +54,19 @@ def published_numbers(comparison: Comparison) -> Iterator[Published]:
                 yield Published(dataset, loss, told, numbers, ", ".join(differs))
 
 
-def protocol_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run came about, in the words of ``published.yaml``; None for what its settings do not say."""
+def protocol_of(settings: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How a run came about, in the words of ``published.yaml`` and of :data:`ALIKE`.
+
+    Args:
+        settings: the run's, by dotted name.
+        result: its ``result.json``.
+
+    Returns:
+        None for what they do not say.
+    """
+    flat = flatten({name: (result or {}).get(name) for name in ("steps", "cost", "selection", "tuning_trials")})
     network = "model.network.init_args."
-    trunk = settings.get(f"{network}trunk") or short(f"{settings.get('model.network.class_path')}")
+    trunk = settings.get(f"{network}trunk") or f"{settings.get('model.network.class_path')}".rsplit(".", 1)[-1]
     name, _, weights = str(trunk).removeprefix("timm:").partition(".")
     if file := settings.get(f"{network}weights_file"):
         weights = file
@@ -45,7 +74,11 @@ def protocol_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         weights = "none"
     elif not weights and not str(trunk).startswith("timm:"):
         weights = "ImageNet-1k"
-    size, share = settings.get("data.size"), settings.get("data.folds") or settings.get("data.validation_share")
+    size = settings.get("data.size")
+    # A share that is not told is the default one.
+    validated = settings.get("data.folds") or settings.get("data.validation_share") != 0
+    if split := flat.get("selection.split"):
+        validated = split != "none"
     return {
         "dataset": settings["dataset"],
         "trunk": name,
@@ -53,11 +86,23 @@ def protocol_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         "size": size,
         "crop": settings.get("model.augment.init_args.size") or size,
         "embedding_size": settings["embedding_size"],
-        "selection": None if share is None else "validation classes" if share else "last step",
+        "selection": "validation classes" if validated else "last step",
+        "selection_metric": settings.get("best_checkpoint.monitor"),
+        "steps": flat.get("steps"),
+        "batch_size": settings.get("data.batch_size"),
+        "images_seen": flat.get("cost.fit.images"),
+        "tuning_trials": flat.get("tuning_trials"),
     }
+
+
+def alike_in(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run should share with those beside it: NOT_TOLD if not known, None if it does not apply."""
+    protocol = protocol_of(settings, result)
+    applies = list(ALIKE)[: _UNTRAINED if result.get("steps") == 0 else None]
+    return {key: None if key not in applies else NOT_TOLD if protocol[key] is None else protocol[key] for key in ALIKE}
 
 
 def _differences(told: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     """Names of what a paper and a run have otherwise, and of what the paper does not tell."""
-    other = [words(name) for name in PROTOCOL if told.get(name, run[name]) != run[name]]
-    return other + [f"{words(name)} not told" for name in PROTOCOL if name not in told]
+    other = [name.replace("_", " ") for name in PROTOCOL if told.get(name, run[name]) != run[name]]
+    return other + [f"{name.replace('_', ' ')} not told" for name in PROTOCOL if name not in told]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lifted_lightning.errors import UserError, listed
 from lifted_lightning.runs.evaluations import looks_at_test
-from lifted_lightning.runs.folder import CONFIG, RESULT
+from lifted_lightning.runs.folder import CONFIG, MEMBERS, RESULT
 from lifted_lightning.runs.settings import comparable, flatten
 
 STAGES = ("test", "validation")
@@ -26,7 +26,8 @@ class Runs:
 
     Attributes:
         frame: a row a run, sorted by name; columns of two levels. ``run``: its ``name`` (``sweep/trial``), ``folder``,
-            ``seed``, ``same`` (equal for runs that differ in their seed only), ``result`` (its ``result.json``).
+            ``seed``, ``fold`` (or None), ``same`` (equal for runs that differ in these only), ``result`` (its
+            ``result.json``).
             ``setting``: what makes it what it is but for its seed (see ``runs.settings.comparable``), None where it has
             no such setting. ``value``: numbers, NaN where there is none: ``test/recall@1`` and other metrics,
             ``batch/...`` at the end of training, ``steps``, ``selected_step``, ``seconds`` of training, and what it
@@ -41,7 +42,16 @@ class Runs:
 
 
 def read_runs(paths: Sequence[str]) -> Runs:
-    """The runs at or below these folders.
+    """The runs at or below these folders that count.
+
+    Raises:
+        UserError: as :func:`find_runs` and :func:`that_count` do.
+    """
+    return that_count(*find_runs(paths))
+
+
+def find_runs(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """All finished runs at or below these folders, as the frame of :class:`Runs`, and a line each on the others.
 
     Raises:
         UserError: for a path that is not there or has no run below it, and if no run is finished.
@@ -54,7 +64,7 @@ def read_runs(paths: Sequence[str]) -> Runs:
         folders |= below
     names = {folder: printable(f"{folder.parent.name}/{folder.name}") for folder in folders}
     order = sorted(folders, key=lambda folder: (names[folder], folder))
-    loaded = [_load(folder, names[folder]) for folder in order if folders[folder]]
+    loaded = [run for folder in order if folders[folder] and (run := _load(folder, names[folder])) is not None]
     notes = [line for line in loaded if isinstance(line, str)]
     if unfinished := [names[folder] for folder in order if not folders[folder]]:
         notes.append(
@@ -67,7 +77,16 @@ def read_runs(paths: Sequence[str]) -> Runs:
     parts = {part: pd.DataFrame([run[part] for run in found], dtype=object) for part in ("run", "setting", "value")}
     parts["setting"] = parts["setting"].where(parts["setting"].notna(), None)
     parts["value"] = parts["value"].astype(float)
-    frame, stage = pd.concat(parts, axis=1), "test"
+    return pd.concat(parts, axis=1), notes
+
+
+def that_count(frame: pd.DataFrame, notes: list[str]) -> Runs:
+    """The runs whose metrics are of one stage, of the test if any has been tested, each once.
+
+    Raises:
+        UserError: if none is left.
+    """
+    stage, notes = "test", [*notes]
     tested = np.array([bool(result["test"]) for result in frame["run", "result"]])
     if not tested.any():
         stage = "validation"
@@ -81,10 +100,10 @@ def read_runs(paths: Sequence[str]) -> Runs:
         notes.append(f"{listed(frame['run', 'name'][partial].tolist())}: of a part of the {stage} images, not counted")
         frame = frame[~partial]
     if not len(frame):
-        raise UserError(f"{', '.join(paths)}: no whole run; " + "; ".join(notes))
-    again = frame["run"].duplicated(["same", "seed"])
+        raise UserError("no whole run: " + "; ".join(notes))
+    again = frame["run"].duplicated(["same", "seed", "fold"])
     if again.any():
-        kept = frame["run"].groupby(["same", "seed"], sort=False)["name"].transform("first")
+        kept = frame["run"].groupby(["same", "seed", "fold"], sort=False, dropna=False)["name"].transform("first")
         pairs = [f"{name} (as {first})" for name, first in zip(frame["run", "name"][again], kept[again], strict=True)]
         notes.append(f"same configuration and seed as another run, counted once: {listed(pairs)}")
     return Runs(frame[~again].reset_index(drop=True), stage, notes)
@@ -110,10 +129,15 @@ def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
             yield Path(folder), RESULT in files
 
 
-def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
-    """A run's part of each level of the frame's columns, or a line that says what is wrong with its file."""
+def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str | None:
+    """A run's part of each level of the frame's columns, or a line that says what is wrong with its file.
+
+    None for what is no run's, but of the models of several runs.
+    """
     try:
         result = json.loads((folder / RESULT).read_bytes())
+        if MEMBERS in result:
+            return None
         if not any(result[stage] for stage in STAGES):
             raise ValueError("no metrics")
         objects = ("baseline", "git", "part", "versions")
@@ -131,8 +155,11 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str:
     seed = result.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         seed = f"none ({name})"  # a run without one has a seed of its own
+    fold = (result["config"].get("data") or {}).get("fold")
+    if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
+        fold = None
     same = json.dumps(settings, sort_keys=True)
-    about = {"name": name, "folder": folder, "seed": seed, "same": same, "result": result}
+    about = {"name": name, "folder": folder, "seed": seed, "fold": fold, "same": same, "result": result}
     return {"run": about, "setting": settings, "value": values}
 
 

@@ -1,23 +1,22 @@
 """What the report's tables hold."""
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lifted_lightning.report.compare import LOSS, Comparison, Estimates, commit_of, estimate, show, words
+from lifted_lightning.report.compare import LOSS, Comparison, commit_of, show, words
 from lifted_lightning.report.formats import ENOUGH, FEW, NONE, Kind, Table
 from lifted_lightning.report.protocol import published_numbers
 from lifted_lightning.report.read import printable
+from lifted_lightning.report.statistics import Estimates, estimate
 from lifted_lightning.runs.settings import flatten, is_ours
 
 _NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 _LATER = ("r_precision", "ami")  # metrics that the second table shows
 _BATCH = ("active_share", "positive_distance", "negative_distance", "norm_mean", "effective_rank")
-ALL_PAIRS = 4  # rows of which each pair is compared; of more, each with the best
-MOST_PAIRS = 30  # rows of which each pair is in differences.csv
+DIFFERS = "differs in"
 
 
 class Quantity(NamedTuple):
@@ -35,7 +34,8 @@ def metric_name(metric: str) -> str:
 
 def results(comparison: Comparison) -> Table:
     """The main table: each row's metrics, with the best of each block in bold, below the baselines."""
-    note = "mean ± 95 % t-interval over seeds, in percent; the best of each block in bold"
+    note = f"mean ± 95 % t-interval over {comparison.units}, in percent; the best of each block in bold"
+    note += f"; {DIFFERS}: not comparable with most rows, see above" if comparison.unlike else ""
     classes = "unseen test classes" if comparison.stage == "test" else "validation classes"
     data = ", ".join(sorted(set(map(str, comparison.rows["dataset"]))))
     return _of_rows(comparison, f"{data}: {classes}", _metrics(comparison, main=True), note, main=True)
@@ -78,8 +78,9 @@ def costs(comparison: Comparison) -> Table:
     most = comparison.values.reindex(columns=[q.value for q in quantities]).max()
     quantities = [q for q in quantities if "GPU" not in q.name or most[q.value] > 0]
     note = (
-        "means over seeds; core-seconds: time that processors worked, over all ranks; GPU-seconds: wall time times "
-        "GPUs; memory: the most while training, over all ranks; multiply-adds: to embed an image of the evaluation"
+        f"means over {comparison.units}; core-seconds: time that processors worked, over all ranks; GPU-seconds: wall "
+        "time times GPUs; memory: the most while training, over all ranks; multiply-adds: to embed an image of the "
+        "evaluation"
     )
     return _with_texts(comparison, _of_rows(comparison, "What the runs cost", quantities, note), _machine)
 
@@ -124,9 +125,14 @@ def _origin(result: dict[str, Any]) -> dict[str, Any]:
     return {"selected by": by, "commit": commit_of(result)}
 
 
+def main_metrics(comparison: Comparison) -> list[str]:
+    """Our metrics that the main table has."""
+    return [metric for metric in comparison.metrics if is_ours(metric) and metric not in _LATER]
+
+
 def _metrics(comparison: Comparison, main: bool) -> list[Quantity]:
     """Our main metrics, or the others: some of ours, and those of one's own, of which nobody knows what is better."""
-    names = [m for m in comparison.metrics if (is_ours(m) and m not in _LATER) == main]
+    names = [m for m in comparison.metrics if (m in main_metrics(comparison)) == main]
     return [Quantity(metric_name(m), "percent" if is_ours(m) else "number", f"{comparison.stage}/{m}") for m in names]
 
 
@@ -147,7 +153,11 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
     places = [q.value for q in quantities]
     block = of.block_of(of.context if len(of.losses) > 1 else ["dataset"]).sort_values(kind="stable")
     texts = of.rows.loc[block.index, of.columns].map(show)
-    texts["seeds"] = of.runs.groupby("row").size().map(_seeds)
+    texts[of.units] = of.runs.groupby("row")["unit"].nunique().map(independent)
+    if of.units == "folds":
+        texts["runs"] = of.runs.groupby("row").size().map(str)
+    if main and of.unlike:
+        texts[DIFFERS] = [", ".join(of.unlike.get(row, ())) or NONE for row in texts.index]
     found = Estimates(*(frame.loc[block.index, places] for frame in of.estimates))
     best = found.mean == found.mean.groupby(block).transform("max")
     bold = best.mul(block.map(block.value_counts()) > 1, axis=0) & main
@@ -183,65 +193,53 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
     return pd.DataFrame(named), pd.DataFrame(numbers_of, columns=places, dtype=float)
 
 
-def paired(comparison: Comparison, most: int = ALL_PAIRS) -> Table:
-    """Differences between rows that are alike in all columns but one, seed by seed over the seeds that both have.
+def ensembles(comparison: Comparison, results: Sequence[Mapping[str, Any]]) -> Table:
+    """The models of each row on the test classes, each alone, and with their embeddings concatenated.
 
     Args:
         comparison: the rows.
-        most: rows of which each pair is compared; of more, each with the best.
+        results: of each evaluation its metrics, ``test``; ``same`` and ``folder`` of the run, as :class:`Runs` has
+            them; ``models``, how many were put together (1 for one alone); and ``embedding_size``.
     """
-    rows, context = comparison.rows, comparison.context
-    pairs = [
-        (column, block, *pair)
-        for column in [LOSS, *(c for c in context if c not in ("dataset", "embedding_size"))]
-        for block in comparison.blocks([c for c in [LOSS, *context] if c != column])
-        for pair in _pairs(comparison, block, most)
-    ]
-    quantities = _metrics(comparison, main=True)
-    found = _differences(comparison, [(first, second) for *_, first, second in pairs], [q.value for q in quantities])
-    kept = found.mean.notna().any(axis=1)
-    pairs = [pair for pair, keep in zip(pairs, kept, strict=True) if keep]
-    found = Estimates(*(frame[kept].set_axis([q.name for q in quantities], axis=1) for frame in found))
-    texts = []
-    for column, _, first, second in pairs:
-        what = " − ".join(show(rows[column][row]) for row in (first, second))
-        name = what if column == LOSS else f"{rows[LOSS][first]}: {words(column)} {what}"
-        texts.append([name, *(NONE if c == column else show(rows[c][first]) for c in context)])
-    table = pd.DataFrame(texts, columns=["difference", *map(words, context)], index=found.n.index)
-    table["seeds"] = found.n.min(axis=1).map(_seeds)
-    rules = [i for i in range(1, len(pairs)) if pairs[i][:2] != pairs[i - 1][:2]]
-    note = (
-        "mean ± 95 % t-interval of the difference over common seeds, in percentage points; bold where the interval "
-        "excludes 0; each interval by itself, not corrected for their number"
-    )
-    bold = (found.half > 0) & (found.mean.abs() > found.half)  # seeds that agree to the digit show no spread to trust
-    return Table("Paired differences", table, found, ["points"] * len(quantities), bold, rules, note)
-
-
-def _differences(comparison: Comparison, pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> Estimates:
-    """For each pair the first row minus the second; NaN where they have fewer than two seeds in common."""
     runs = comparison.runs
-    every = pd.MultiIndex.from_product([comparison.rows.index, runs["seed"].unique()])
-    values = comparison.values[list(places)].set_axis(pd.MultiIndex.from_frame(runs[["row", "seed"]])).reindex(every)
-    by_seed = values.to_numpy().reshape(len(comparison.rows), -1, len(places))
-    first, second = np.array(pairs, int).reshape(-1, 2).T
-    differences = by_seed[first] - by_seed[second]  # (pairs, seeds, places)
-    flat = pd.DataFrame(differences.reshape(-1, len(places)), columns=list(places))
-    found = estimate(flat, np.repeat(np.arange(len(pairs)), differences.shape[1]))
-    return Estimates(*(frame.where(found.n > 1) for frame in found))
-
-
-def _pairs(comparison: Comparison, block: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """All pairs of few rows, the later minus the earlier; of many, each against the best, and forms of one loss."""
-    seeds = comparison.runs.groupby("row").size()
-    block = [row for row in block if seeds[row] > 1]
-    every = [(second, first) for first, second in combinations(block, 2)]
-    if len(block) <= most:
-        return every
-    best = max(block, key=comparison.scores.__getitem__)
-    forms = comparison.rows[LOSS].str.extract(r"^(.*?) \(", expand=False)
-    alike = [pair for pair in every if best not in pair and forms[pair[0]] == forms[pair[1]]]
-    return [*((row, best) for row in block if row != best), *alike]
+    row_of = runs.drop_duplicates("same").set_index("same")["row"].to_dict()
+    unit_of = runs.set_index("folder")["unit"].to_dict()
+    counted = [result for result in results if result["same"] in row_of and result["folder"] in unit_of]
+    about = pd.DataFrame(
+        [
+            {
+                "row": row_of[result["same"]], "models": result["models"], "size": result["embedding_size"],
+                "unit": unit_of[result["folder"]] if result["models"] == 1 else i,
+            }
+            for i, result in enumerate(counted)
+        ], columns=["row", "models", "size", "unit"],
+    )  # fmt: skip
+    metrics = [metric for metric in comparison.metrics if is_ours(metric)]
+    values = pd.DataFrame([result["test"] for result in counted], columns=metrics, dtype=float)
+    values = values.dropna(axis=1, how="all").rename(columns=metric_name)
+    by_unit = values.groupby([about[key] for key in ("row", "models", "size", "unit")]).mean()
+    levels = [by_unit.index.get_level_values(key) for key in ("row", "models", "size")]
+    found = estimate(by_unit, levels)
+    texts = comparison.rows.loc[found.mean.index.get_level_values("row"), comparison.columns].map(show)
+    texts = texts.set_axis([words(column) for column in texts], axis=1).reset_index(drop=True)
+    n = by_unit.groupby(levels).size()
+    alone = [(models == 1, models, size) for _, models, size in found.mean.index]
+    texts["embeddings"] = [f"{size}-d, each alone" if one else f"{size}-d, concatenated" for one, _, size in alone]
+    texts["of"] = [
+        f"{count} {comparison.units}" if one else f"{count} × {models} models" if count > 1 else f"{models} models"
+        for (one, models, _), count in zip(alone, n, strict=True)
+    ]
+    rows = found.mean.index.get_level_values("row").to_numpy()
+    found = Estimates(*(frame.reset_index(drop=True) for frame in found))
+    note = (
+        "mean ± 95 % t-interval, in percent, from the runs' selected checkpoints; concatenated: an image's embeddings "
+        "by all models, each scaled to unit length, one after the other"
+    )
+    kinds: list[Kind] = ["percent"] * found.mean.shape[1]
+    rules = (np.flatnonzero(np.diff(rows)) + 1).tolist()
+    return Table(
+        "Models alone and together, unseen test classes", texts, found, kinds, found.mean.notna() & False, rules, note
+    )
 
 
 def published(comparison: Comparison) -> Table:
@@ -260,5 +258,6 @@ def published(comparison: Comparison) -> Table:
     return Table("Published numbers", names, numbers, kinds, mean.notna() & False, rules, note)
 
 
-def _seeds(n: float) -> str:
+def independent(n: float) -> str:
+    """A number of seeds or folds, marked if there are few."""
     return f"{n:.0f}{FEW if n < ENOUGH else ''}"

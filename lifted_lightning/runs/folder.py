@@ -16,6 +16,7 @@ from lifted_lightning.runs.settings import each_value
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 RESULT = "result.json"
+MEMBERS = "members"  # in one that is of no run, but of the models of some: these, by run and checkpoint
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 CODE = "code"  # the user's own modules that the run used

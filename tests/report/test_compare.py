@@ -8,8 +8,9 @@ import pytest
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
+from lifted_lightning.report.paired import differences, pairs_of
 from lifted_lightning.report.read import read_runs
-from lifted_lightning.report.tables import paired, results
+from lifted_lightning.report.tables import results
 from tests.helpers.run_folders import make_run, make_sweep
 
 
@@ -53,7 +54,7 @@ def test_data_sets_are_kept_apart_even_where_each_loss_has_its_own(tmp_path: Pat
         make_run(tmp_path / f"b-{seed}", seed, dataset="omniglot", loss="TripletLoss")
     comparison = compared(tmp_path)
     assert rows(comparison) == [("LiftedStructure", "cars196", [0, 1]), ("Triplet", "omniglot", [0, 1])]
-    assert len(paired(comparison)) == 0
+    assert len(differences(pairs_of(comparison))) == 0
     assert not results(comparison).bold.to_numpy().any()
 
 

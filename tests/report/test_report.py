@@ -18,9 +18,11 @@ from lifted_lightning.report.figures import draw_figures
 from tests.helpers.run_folders import make_run, make_sweep
 from tests.report.test_compare import compared
 
+KINDS = ("png", "svg", "pdf")
 EXPECTED = {
-    "report.md", "index.html", "table.csv", "table.tex", "differences.csv", "differences.tex",
-    *(f"{stem}.{kind}" for stem in ("recall", "embedding_size", "curves", "time") for kind in ("png", "svg")),
+    "report.md", "index.html",
+    *(f"{table}.{kind}" for table in ("table", "differences", "tests") for kind in ("csv", "tex")),
+    *(f"{figure}.{kind}" for figure in ("recall", "embedding_size", "cost", "curves", "time") for kind in KINDS),
 }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_page_needs_no_other_file_and_no_script(sweep: Path) -> None:
     assert page.open == []
     assert "script" not in page.tags
     assert "link" not in page.tags
-    assert len(page.addresses) == 4 + 3  # figures, and the pictures of the best run
+    assert len(page.addresses) == 5 + 3  # figures, and the pictures of the best run
     assert all(address.startswith("data:image/") for address in page.addresses)
     for outside in ("http:", "https:", "url(", "@import"):
         assert outside not in text
@@ -87,7 +89,7 @@ def test_page_needs_no_other_file_and_no_script(sweep: Path) -> None:
 
 def test_markdown_shows_figures_that_are_there(sweep: Path) -> None:
     text = (sweep / "report" / "report.md").read_text()
-    for stem in ("recall", "embedding_size", "curves", "time"):
+    for stem in ("recall", "embedding_size", "cost", "curves", "time"):
         assert f"]({stem}.png)" in text
     assert "## Paired differences" in text
     assert "## Batches at the end of training" in text
@@ -113,9 +115,9 @@ def test_what_figures_leave_out_is_said(tmp_path: Path) -> None:
     for width in range(12):
         make_run(tmp_path / "runs" / str(width), score=0.5 + width / 100, model__network__init_args__width=width)
     captions = {figure.stem: figure.caption for figure in draw_figures(compared(tmp_path / "runs"), tmp_path)}
-    assert set(captions) == {"recall", "width", "curves", "time"}
+    assert set(captions) == {"recall", "width", "cost", "curves", "time"}
     cut = [stem for stem, caption in captions.items() if "the best 9 of 12 rows" in caption]
-    assert cut == ["recall", "curves", "time"]
+    assert cut == ["recall", "cost", "curves", "time"]
     assert "the best 9 of 12 rows" in (tmp_path / "recall.svg").read_text()
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lifted_lightning.report import formats, protocol, tables
-from lifted_lightning.report.compare import Estimates, estimate
+from lifted_lightning.report import formats, paired, protocol, tables
+from lifted_lightning.report.compare import Comparison
 from lifted_lightning.report.formats import Table, latex, markdown, terminal
+from lifted_lightning.report.statistics import Estimates
 from tests.helpers.run_folders import SCORES, make_run, make_sweep
 from tests.report.test_compare import compared
 
@@ -22,15 +23,8 @@ def cells_of(table: Table) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 30])
-def test_an_interval_is_student_s(n: int) -> None:
-    values = np.random.default_rng(n).normal(0.8, 0.02, n)
-    # Another group, of one value, and a value that is missing, change nothing.
-    frame = pd.DataFrame({"x": [*values, np.nan, 0.5]})
-    mean, half, count = (found["x"] for found in estimate(frame, [0] * (n + 1) + [1]))
-    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert (mean[0] - half[0], mean[0] + half[0]) == pytest.approx(tuple(expected), rel=1e-12)
-    assert (mean[1], np.isnan(half[1]), list(count)) == (0.5, True, [n, 1])
+def differences(comparison: Comparison, shown: bool = True) -> Table:
+    return paired.differences(paired.pairs_of(comparison), shown)
 
 
 def test_main_table(tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ def test_best_is_bold_within_equal_other_settings(tmp_path: Path) -> None:
 def test_differences_are_those_of_scipy(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path)
     make_run(tmp_path / "more", 17, "TripletLoss", 0.1)  # a seed that no other loss has
-    table = tables.paired(compared(sweep))
+    table = differences(compared(sweep))
     names = list(table.texts["difference"])
     assert names == ["Triplet − Contrastive", "LiftedStructure − Contrastive", "LiftedStructure − Triplet"]
     mean, half, n = (frame["R@1"].iloc[2] for frame in table.numbers)
@@ -106,7 +100,7 @@ def test_a_difference_of_one_common_seed_is_left_out(tmp_path: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     del result["test"]["recall@1"]
     (run / "result.json").write_text(json.dumps(result))
-    (row,) = csv.DictReader(formats.csv(tables.paired(compared(tmp_path))).splitlines())
+    (row,) = csv.DictReader(formats.csv(differences(compared(tmp_path))).splitlines())
     assert (row["seeds"], row["R@1"], row["R@1 n"], row["R@2 n"]) == ("2", "", "", "2")
     assert float(row["R@2"]) == pytest.approx(0.0525)
 
@@ -117,7 +111,7 @@ def test_differences_within_equal_columns_and_along_others(tmp_path: Path) -> No
             for seed in range(3):
                 changes = {"score": 0.7 + share / 10 + seed / 100, "data__sampler__init_args__neighbours": share}
                 make_run(tmp_path / f"{loss}{share}{seed}", seed, loss, **changes)
-    assert [row[:2] for row in cells_of(tables.paired(compared(tmp_path)))[1:]] == [
+    assert [row[:2] for row in cells_of(differences(compared(tmp_path)))[1:]] == [
         ["LiftedStructure − Triplet", "0"],
         ["LiftedStructure − Triplet", "0.5"],
         ["Triplet: neighbours 0.5 − 0", "–"],
@@ -131,9 +125,9 @@ def test_of_many_losses_each_is_compared_with_the_best(tmp_path: Path) -> None:
             loss = f"my.package.Number{number}Loss"
             make_run(tmp_path / f"{number}-{seed}", seed, loss, 0.5 + number % 5 / 10 + seed / 100)
     comparison = compared(tmp_path)
-    names = [row[0] for row in cells_of(tables.paired(comparison))[1:]]
+    names = [row[0] for row in cells_of(differences(comparison))[1:]]
     assert names == [f"Number{n} − Number4" for n in (0, 1, 2, 3, 5)]
-    assert len(tables.paired(comparison, most=10)) == 15
+    assert len(differences(comparison, shown=False)) == 15
 
 
 def test_diagnostics_and_costs(tmp_path: Path) -> None:

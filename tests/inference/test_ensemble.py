@@ -1,0 +1,114 @@
+"""Models alone and together equal what is found by hand, and are evaluated once."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import lifted_lightning
+from lifted_lightning.cli import main
+from lifted_lightning.runs.checkpoint import SETTINGS_KEY
+from lifted_lightning.runs.evaluations import looks_at_test
+from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.images import draw_images
+from tests.helpers.run_folders import make_run
+
+CLASSES, EACH = 6, 5
+
+
+def checkpoint_of(run: Path, images: Path, number: int) -> Path:
+    """A model of its own in a run's folder, which says how it was to be tested."""
+    path = save_checkpoint(run / "checkpoints" / "best.ckpt")
+    saved = torch.load(path, weights_only=True)
+    random = torch.Generator().manual_seed(number)
+    for value in saved["state_dict"].values():
+        if value.is_floating_point():
+            value += 0.1 * torch.randn(value.shape, generator=random) * value.abs().mean()
+    config = yaml.safe_load(saved[SETTINGS_KEY])
+    own = {"class_path": "lifted_lightning.data.datasets.ImageFolder", "init_args": {"path": str(images)}}
+    config["data"] |= {"dataset": own, "sampler": {"class_path": "lifted_lightning.PositivePairs"}}
+    config["data"] |= {"cache_dir": str(images.parent / "cache"), "eval_batch_size": 4}
+    config["evaluation"] |= {"ks": [1, 2, 4], "clustering": "k-means", "clustering_start": "k-means++"}
+    torch.save(saved | {SETTINGS_KEY: yaml.safe_dump(config)}, path)
+    return path
+
+
+def by_hand(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Recall@K and MAP@R, query by query."""
+    found: dict[str, list[float]] = {name: [] for name in ("recall@1", "recall@2", "recall@4", "map@r")}
+    for query in range(len(labels)):
+        others = np.delete(np.arange(len(labels)), query)
+        distances = np.square(embeddings[others] - embeddings[query]).sum(axis=1)
+        hits = labels[others[np.argsort(distances)]] == labels[query]
+        for k in (1, 2, 4):
+            found[f"recall@{k}"].append(hits[:k].any())
+        precisions = [hits[: i + 1].mean() * hits[i] for i in range(hits.sum())]
+        found["map@r"].append(float(np.mean(precisions)))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two repeats on two folds, validated only, and one run that lost its checkpoint."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    draw_images(tmp_path / "images", CLASSES, EACH)
+    for number, (seed, fold) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        about = {"test": {}, "stage": "validation", "data__folds": 2, "data__fold": fold}
+        checkpoint_of(make_run(tmp_path / "runs" / f"s{seed}f{fold}", seed, **about), tmp_path / "images", number)
+    make_run(tmp_path / "runs" / "lost", 2, test={}, stage="validation", data__folds=2, data__fold=0)
+    return tmp_path / "runs"
+
+
+def test_equal_to_concatenation_by_hand_and_evaluated_once(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(runs), "--ensemble"]) == 0
+    told = capsys.readouterr().out
+    assert "no checkpoint, so that they are not in an ensemble: runs/lost" in told
+    assert "report/ensembles: 6 results written, 0 found there" in told
+    results = [json.loads(path.read_text()) for path in (runs / "report" / "ensembles").glob("*/result.json")]
+    paths = sorted((tmp_path / "images").rglob("*.*"))
+    paths = [path for path in paths if int(path.parent.name.split()[1]) >= CLASSES // 2]
+    labels = np.array([int(path.parent.name.split()[1]) for path in paths])
+    assert len(results) == 6
+    for result in results:
+        parts = []
+        for member in result["members"]:
+            run = runs.parent / member["run"]
+            model = lifted_lightning.load(run / "checkpoints" / member["checkpoint"], "cpu")
+            assert member["sha256"] == model.sha256
+            parts.append(model.embed([str(path) for path in paths]).astype(np.float64))
+        if len(parts) > 1:
+            assert [member["run"][-2:] for member in result["members"]] == ["f0", "f1"]
+            parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+        expected = by_hand(np.concatenate(parts, axis=1), labels)
+        assert {name: result["test"][name] for name in expected} == pytest.approx(expected)
+        assert 0 < result["test"]["nmi"] <= 1
+    assert len({json.dumps(result["test"]) for result in results}) > 1
+    for run in ("s0f0", "s1f1"):  # once alone, once together
+        assert looks_at_test(runs / run, "images") == 2
+    page = (runs / "report" / "report.md").read_text()
+    assert "| LiftedStructure | 10-d, concatenated | 2 × 2 models |" in page.replace("  ", " ")
+    assert "unseen test classes" in page.splitlines()[0]  # the runs' own tests, too, are those
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("was evaluated before")
+
+    monkeypatch.setattr("lifted_lightning.inference.ensemble.load", refuse)
+    shutil.rmtree(tmp_path / "images")
+    assert main(["report", str(runs), "--ensemble"]) == 0
+    assert "0 results written, 6 found there" in capsys.readouterr().out
+    assert (runs / "report" / "report.md").read_text().splitlines()[:3] == page.splitlines()[:3]
+    assert main(["report", str(runs)]) == 0  # without it the results are no runs
+    assert "validation classes" in capsys.readouterr().out
+
+
+def test_what_cannot_be_evaluated_is_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(runs.parent / "images")
+    assert main(["report", str(runs), "--ensemble"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
