@@ -86,6 +86,8 @@ WRONG: list[tuple[str, ...]] = [
     (f"{FIT} --model.augment=CropMirror --model.augment.size=99", "size 99x99", "40x40", "lower it"),
     (f"{FIT} --data.channels=3", "3x40x40", "make data.channels", "agree"),
     (f"{FIT} --evaluation.ks=[0]", "evaluation.ks [0]", "positive numbers"),
+    (f"{FIT} --evaluation.metrics+=torch.nn.Linear", "--evaluation.metrics=torch.nn.Linear", "is no EvaluationMetric"),
+    (f"{FIT} --confusions.pairs=0", "confusions.pairs 0", "at least 1"),
     (f"{FIT} --tsne.every_n=-1", "every_n -1", "0 for no pictures"),
     (f"{FIT} --last_checkpoint.every_n_steps=0", "last_checkpoint.every_n_steps 0", "at least 1"),
     (f"{FIT} --best_checkpoint.mode=up", "mode", "min, max", "up"),
