@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
@@ -96,12 +96,13 @@ def slopes_agree(value: Value, leaves: Sequence[Tensor]) -> tuple[str, list[Cut]
     if not (text := _disagreement(value, leaves, gradients, accuracy, nullcontext)):
         return "", []
     for no_grad in (False, True):
-        with (watch := Constants(no_grad)):
-            result = value([leaf.detach().clone().requires_grad_() for leaf in leaves])
-        result.backward()  # reaches what was cut, if another way leads there
-        held = partial(Constants, no_grad, watch.cuts)
-        if watch.cuts and not _disagreement(value, leaves, gradients, accuracy, held):
-            return text, watch.cuts
+        with suppress(Exception):  # of a computation that takes another way each time
+            with (watch := Constants(no_grad)):
+                result = value([leaf.detach().clone().requires_grad_() for leaf in leaves])
+            result.backward()  # reaches, of what was cut, that which another way leads to
+            held = partial(Constants, no_grad, watch.cuts)
+            if watch.cuts and not _disagreement(value, leaves, gradients, accuracy, held):
+                return text, watch.cuts
     return text, []
 
 
@@ -126,7 +127,8 @@ def _disagreement(
             for step in (h / size, -h / size):
                 points = [(leaf + step * way).requires_grad_() for leaf, way in zip(leaves, ways, strict=True)]
                 with around():
-                    ends.append(float(value(points).detach()))
+                    end = value(points)
+                ends.append(float(end.detach()))
             found.append((ends[0] - ends[1]) / (2 * h))
         if not any(abs(slope - other) <= wrong * max(abs(slope), abs(other), least) for other in found):
             return f"slope {slope:.6g} along a direction, by finite differences {found[1]:.6g}"

@@ -8,8 +8,9 @@ import torch
 from pytorch_metric_learning import losses
 from torch import nn
 
+from experiments.own.my_loss import MarginLoss
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
-from lifted_lightning.testing import check_loss
+from lifted_lightning.testing import check_loss, cost
 from lifted_lightning.testing.loss import _Contract
 from lifted_lightning.testing.ranks import on_two_ranks
 from tests.helpers import loss_faults as faults
@@ -20,7 +21,7 @@ GRADIENT, RANKS, STATE = "gradient of finite differences", "two ranks equal one"
 EDGES = ["no positives", "no negatives", "one class", "one image", "equal points", "far points", "tiny points"]
 MUST = ["gives a scalar", "draws alike on every rank", GRADIENT, *EDGES, "float16", "bfloat16", RANKS, STATE]
 TOLD = ["order of the rows", "names of the classes"]
-CDIST = {"bfloat16": "fails"}  # torch.cdist has none on a CPU
+CDIST = {"bfloat16": "told"}  # torch.cdist has none on a CPU
 
 # What differs from "holds" in a sound loss.
 SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
@@ -44,6 +45,8 @@ SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "stop-gradient": (faults.StopGradient, {GRADIENT: "told"}),
     "a draw of torch's": (faults.TorchDraw, {}),
     "a plain attribute": (faults.PlainAttribute, {}),
+    "a queue of a block without gradients": (faults.Queue, {GRADIENT: "told"}),
+    "an example's": (MarginLoss, {"float16": "told", "bfloat16": "told"}),  # nor has torch.pdist
     "none": (faults.Sound, {}),
 }  # fmt: skip
 
@@ -125,7 +128,8 @@ def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
         (LiftedStructureLoss, "time and memory", "operations"),
     ],
 )
-def test_what_is_told(loss: type[nn.Module], question: str, told: str) -> None:
+def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: type[nn.Module], question: str, told: str) -> None:
+    monkeypatch.setattr(cost, "SECONDS", 0.1)
     costs = question in ("time and memory", "graph breaks")
     found = {finding.question: finding for finding in check_loss(loss(), D, two_ranks=False, costs=costs)}
     assert found[question].verdict == "told"
