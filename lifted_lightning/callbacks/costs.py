@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from os import sysconf
 from pathlib import Path
@@ -23,16 +22,11 @@ from lifted_lightning.distributed import sum_over_ranks
 from lifted_lightning.errors import counted, one_line
 
 
-def _nothing() -> dict[str, Any]:
-    return {
-        "devices": [], "precision": "", "core_seconds": 0.0, "gpu_seconds": 0.0, "peak_resident_bytes": 0,
-        "peak_gpu_bytes": 0,
-    }  # fmt: skip
-
-
-@dataclass
 class Meter:
-    """Measures what a part of a run takes, over all ranks and, once it is given what was spent before, all processes.
+    """Measures what a part of a run takes, over all ranks and, given what was spent before, all of its processes.
+
+    Args:
+        spent: what was before, to be added to.
 
     Attributes:
         spent: ``devices`` (each a ``name`` and a ``count``: of one kind, unless the run has gone on elsewhere);
@@ -43,7 +37,9 @@ class Meter:
             ``peak_gpu_bytes``: the most that torch had allocated on CUDA, likewise.
     """
 
-    spent: dict[str, Any] = field(default_factory=_nothing)
+    def __init__(self, spent: dict[str, Any] | None = None) -> None:
+        nothing = {"core_seconds": 0.0, "gpu_seconds": 0.0, "peak_resident_bytes": 0, "peak_gpu_bytes": 0}
+        self.spent = spent or {"devices": [], "precision": "", **nothing}
 
     def start(self, trainer: Trainer) -> None:
         """Begin to measure."""
@@ -139,11 +135,7 @@ def multiply_adds(network: nn.Module, images: torch.Tensor) -> int:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.compiler.set_stance("force_eager"),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # nothing is compiled under it
             network(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -129,7 +129,7 @@ class ResultFile(Callback):
         if trainer.state.fn == "fit":
             # An older version has not measured what was spent, and it is not told of the whole.
             self._progress = copy.deepcopy({"spent": None} | saved)
-            self._meter = Meter(self._progress["spent"] or Meter().spent)
+            self._meter = Meter(self._progress["spent"])
         self._selected = {
             "validation": saved["validation"], "step": checkpoint["global_step"], "part": saved.get("part", {}),
             "progress": saved,
