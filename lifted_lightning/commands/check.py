@@ -1,6 +1,7 @@
 """`lifted check`: whether a loss, a network, a sampler, a data set or an augmentation does what training relies on."""
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,12 @@ PARTS = {  # what can be checked, and the name of its setting in `lifted fit`
     "sampler": "data.sampler",
     "dataset": "data.dataset",
     "augment": "model.augment",
+}
+TOLD = {  # what a contract is told of `data`, where it is given
+    "network": ("size", "channels"),
+    "sampler": ("batch_size",),
+    "dataset": ("root",),
+    "augment": ("size", "channels"),
 }
 SIZE, CLASSES = 8, 100  # of the embeddings and of the data, as a loss that asks for them is told
 STAND_INS = {  # for parts that are not checked
@@ -34,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
 
     failed = False
     for part in parts:
-        found = getattr(testing, f"check_{part}")(build(part, options))
+        built, told = build(part, options)
+        found = getattr(testing, f"check_{part}")(built, **told)
         found.show()
         failed |= bool(found.failed)
     return int(failed)
@@ -56,8 +64,11 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def build(part: str, options: Sequence[str]) -> Any:
+def build(part: str, options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """Make a part as `lifted fit` would; the other parts are put in place of what the options say of them.
+
+    Returns:
+        The part, and what its contract is told of the data: all that is not as it is by default.
 
     Raises:
         UserError: for an option that `lifted fit` would not take, under the name that it has here.
@@ -65,6 +76,7 @@ def build(part: str, options: Sequence[str]) -> Any:
     from jsonargparse import Namespace
 
     from lifted_lightning.commands.fit import Parser, read_arguments
+    from lifted_lightning.data.datamodule import RetrievalDataModule
 
     key = PARTS[part]
     others = [other for other in PARTS if other != part]
@@ -80,7 +92,9 @@ def build(part: str, options: Sequence[str]) -> Any:
             asked.init_args.num_classes = CLASSES
         maker = Parser()
         maker.add_subclass_arguments(_base(part), part, fail_untyped=False)
-        return maker.instantiate(Namespace({part: asked}))[part]
+        usual = inspect.signature(RetrievalDataModule).parameters
+        told = {name: config.data[name] for name in TOLD.get(part, ()) if config.data[name] != usual[name].default}
+        return maker.instantiate(Namespace({part: asked}))[part], told
     except ValueError as error:
         retell(error)
     except UserError as error:

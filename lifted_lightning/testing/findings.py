@@ -36,6 +36,14 @@ class Finding:
     example: str = ""
 
 
+class ContractError(Exception):
+    """What must hold does not: why, and an input that shows it, as code to paste."""
+
+    def __init__(self, detail: str, example: str = "") -> None:
+        super().__init__(detail)
+        self.answer = Answer("fails", detail, example)
+
+
 class Findings(list[Finding]):
     """The findings of a contract, in the order of its questions.
 
@@ -51,6 +59,8 @@ class Findings(list[Finding]):
         """Ask one question, and note the answer; what raises fails."""
         try:
             found = answer()
+        except ContractError as error:
+            found = error.answer
         except Exception as error:
             found = Answer("fails", raised(error))
         self.append(Finding(question, *found))

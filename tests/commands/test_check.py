@@ -46,7 +46,7 @@ def test_one_of_ours_holds(lifted: Lifted) -> None:
 
 
 def test_settings_are_those_of_fit() -> None:
-    loss = check.build("loss", ["--loss=TripletLoss", "--loss.margin=0.3", "--network=nonsense"])
+    loss, _ = check.build("loss", ["--loss=TripletLoss", "--loss.margin=0.3", "--network=nonsense"])
     assert isinstance(loss, TripletLoss)
     assert loss.margin == 0.3
     proxies = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])

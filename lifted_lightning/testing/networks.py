@@ -1,0 +1,127 @@
+"""What training, evaluation and checkpoints take for granted of a network."""
+
+import io
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from lifted_lightning.data.images import Size, sides
+from lifted_lightning.testing.findings import Answer, ContractError, Findings
+
+ROWS = 5
+CLOSE = 1e-3  # of the largest number of a batch: above rounding in float32, below what another row would do
+
+
+def check_network(network: nn.Module, channels: int | None = None, size: Size | None = None) -> Findings:
+    """Ask a network all that the rest of the package expects of one, on random images; it stays as it is.
+
+    Args:
+        network: maps float images (B, C, H, W) to embeddings (B, D), and has ``embedding_size``.
+        channels: C; None: those of its first convolution, or 3.
+        size: of the images, a side in pixels or ``[height, width]``; None: that of its own weights, or 64.
+
+    Returns:
+        A finding for each question.
+    """
+    tried = _Network(network, channels, sides(size or getattr(network, "own_size", None) or 64))
+    findings = Findings(type(network).__name__)
+    findings.ask("gives finite embeddings (B, embedding_size), others of other images", tried.gives_embeddings)
+    findings.ask("in evaluation a row is the same whatever else is in the batch", tried.rows_are_apart)
+    findings.ask("takes channels-last images, float64, and autocast to bfloat16 and float16", tried.takes_types)
+    findings.ask("all that learns has a finite gradient", tried.learns)
+    findings.ask("is the same after saving and loading in mid-training", tried.is_saved)
+    return findings
+
+
+class _Network:
+    """A copy of a network, and images for it."""
+
+    def __init__(self, network: nn.Module, channels: int | None, size: tuple[int, int]) -> None:
+        first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+        channels = channels or (first.in_channels if first else 3)
+        self.images = torch.randn(ROWS, channels, *size, generator=torch.Generator().manual_seed(0))
+        self.network = deepcopy(network)
+        if tell := getattr(self.network, "set_image_size", None):
+            tell(size)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
+        return (network or self.network).eval()(images)
+
+    def gives_embeddings(self) -> Answer:
+        trained = deepcopy(self.network).train()(self.images)
+        for embeddings, of in ((trained, "in training"), (embedded := self.embed(self.images), "in evaluation")):
+            self._check(embeddings, of)
+        self._check(self.embed(self.images[:1]), "one image", rows=1)
+        if not (embedded - embedded[:1]).any():
+            raise ContractError("all images have one embedding")
+        lengths, wanted = torch.linalg.vector_norm(embedded, dim=1), getattr(self.network, "length", 1.0)
+        if getattr(self.network, "normalize", False) and (lengths - wanted).abs().max() > CLOSE * wanted:
+            raise ContractError(
+                f"has normalize, but lengths of {lengths.min():.3g} to {lengths.max():.3g}, not {wanted}"
+            )
+        return Answer("holds", f"{embedded.shape[1]} dimensions, of images of {tuple(self.images.shape[1:])}")
+
+    def rows_are_apart(self) -> Answer:
+        whole = self.embed(self.images)
+        _same(self.embed(self.images), whole, "the same batch once more")
+        _same(torch.cat([self.embed(image[None]) for image in self.images]), whole, "the images one by one")
+        _same(self.embed(self.images.flip(0)).flip(0), whole, "the batch in another order")
+        return Answer("holds")
+
+    def takes_types(self) -> Answer:
+        last = self.images.to(memory_format=torch.channels_last)
+        _same(self.embed(last), self.embed(self.images), "channels-last images")
+        self._check(self.embed(last.double(), deepcopy(self.network).double()), "float64", torch.float64)
+        for kind in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", kind):
+                self._check(self.embed(last), f"autocast to {kind}")
+        return Answer("holds")
+
+    def learns(self) -> Answer:
+        network = deepcopy(self.network).train()
+        (network(self.images) * torch.linspace(-1, 1, ROWS)[:, None]).square().sum().backward()
+        wanted = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+        for name, gradient in wanted.items():
+            if gradient is None:
+                raise ContractError(f"{name} is not used: freeze it or leave it out, for DDP waits for its gradient")
+            if not gradient.isfinite().all():
+                raise ContractError(f"{name} has a gradient that is not finite")
+        return Answer("holds", f"{len(wanted)} parameters")
+
+    def is_saved(self) -> Answer:
+        trained, loaded = deepcopy(self.network).train(), deepcopy(self.network)
+        optimizer = torch.optim.SGD(trained.parameters(), 1e-3)
+        for _ in range(2):
+            trained(self.images).square().mean().backward()
+            optimizer.step()
+        torch.save(trained.state_dict(), file := io.BytesIO())
+        file.seek(0)
+        loaded.load_state_dict(torch.load(file, weights_only=True))
+        _same(self.embed(self.images, loaded), self.embed(self.images, trained), "another that loads its state dict")
+        return Answer("holds")
+
+    def _check(self, embeddings: object, of: str, kind: torch.dtype | None = None, rows: int = ROWS) -> None:
+        """Raise ContractError unless these are finite embeddings."""
+        if not isinstance(size := getattr(self.network, "embedding_size", None), int):
+            raise ContractError("has no embedding_size, which losses with proxies ask for")
+        if not isinstance(embeddings, Tensor):
+            raise ContractError(f"{of}: gives {type(embeddings).__name__}, not a tensor")
+        if (
+            embeddings.shape != (rows, size)
+            or not embeddings.is_floating_point()
+            or kind not in (None, embeddings.dtype)
+        ):
+            wanted = f"{kind or 'float'} {(rows, size)}"
+            raise ContractError(f"{of}: gives {embeddings.dtype} {tuple(embeddings.shape)}, not {wanted}")
+        if not embeddings.isfinite().all():
+            raise ContractError(f"{of}: {int((~embeddings.isfinite()).sum())} numbers are not finite")
+
+
+def _same(found: Tensor, wanted: Tensor, what: str) -> None:
+    """Raise ContractError where these embeddings differ by more than rounding."""
+    difference = (found - wanted).abs().amax(1) / wanted.abs().max().clamp_min(1e-30)
+    if not difference.max() <= CLOSE:
+        share = f"{difference.max():.2g} of the largest number"
+        raise ContractError(f"{what}: row {int(difference.argmax())} differs by {share}")
