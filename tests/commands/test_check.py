@@ -49,7 +49,7 @@ def test_settings_are_those_of_fit() -> None:
     loss, _ = check.build("loss", ["--loss=TripletLoss", "--loss.margin=0.3", "--network=nonsense"])
     assert isinstance(loss, TripletLoss)
     assert loss.margin == 0.3
-    proxies = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
+    proxies, _ = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
     assert proxies.proxies.shape == (check.CLASSES, check.SIZE)
 
 
