@@ -59,7 +59,7 @@ def lock(folder: Path, name: str = LOCK) -> int:
 
 def remove_unfinished(folder: Path) -> None:
     """Delete what a process killed while writing a file of the run left behind."""
-    for part in (folder, folder / CHECKPOINTS, folder / PLOTS, folder / CODE):
+    for part in (folder, folder / CHECKPOINTS, folder / PLOTS):
         for path in part.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lifted_lightning.files import atomic
 from lifted_lightning.runs.folder import CODE
 from lifted_lightning.runs.settings import each_value
 
@@ -63,8 +62,7 @@ def keep_modules(config: Mapping[str, Any], folder: Path) -> list[str]:
             before = copy.rename(next(other for other in numbers if not other.exists()))
             told.append(f"{path}: has changed since the run began; as it was then it is kept as {before}")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(copy) as file:
-            file.write(source)
+        copy.write_bytes(source)
     return told
 
 
