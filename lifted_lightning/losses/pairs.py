@@ -77,6 +77,13 @@ class Terms(NamedTuple):
     active_share: Tensor | None  # scalar: the share of the terms whose hinge is above 0; where no gradient is wanted
 
 
+def few_bits() -> bool:
+    """Whether products of float32 matrices on a CPU may be of numbers with fewer bits (bfloat16, TF32)."""
+    if hasattr(torch.backends.mkldnn, "matmul"):
+        return torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")
+    return torch.get_float32_matmul_precision() != "highest"  # before torch 2.9
+
+
 class PairBlocks:
     """A batch prepared for work on all its pairs, row block by row block.
 
@@ -109,11 +116,7 @@ class PairBlocks:
         on_cpu = embeddings.device.type == "cpu"
         eager = on_cpu and not is_compiling()
         self.readable = eager or (not is_compiling() and len(embeddings) > WHOLE_ROWS)
-        self._wide = (
-            not eager
-            or self.rows.dtype == torch.float64
-            or torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")  # type: ignore[attr-defined]  # few bits
-        )
+        self._wide = not eager or self.rows.dtype == torch.float64 or few_bits()
         self._centred: dict[bool, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._kept: list[Block] = []
         size = len(embeddings)

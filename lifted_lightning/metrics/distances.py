@@ -21,13 +21,26 @@ _VALUES = 2**20  # float64 values of a chunk of pairs: 8 MB, near the cache
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Matrix products in IEEE single precision, whatever is allowed elsewhere (TF32, bfloat16, autocast)."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    with _ieee_products(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
+def _ieee_products() -> Iterator[None]:
+    if not hasattr(torch.backends.mkldnn, "matmul"):  # before torch 2.9 one setting is for all devices
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(allowed)
+        return
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        yield
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
