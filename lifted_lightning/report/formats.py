@@ -18,7 +18,8 @@ NONE = "–"
 FEW = "†"  # after the number of seeds of a row that has fewer than ENOUGH
 ENOUGH = 5
 TOO_FEW = "n too small"
-Kind = Literal["percent", "points", "number", "millions", "count", "p", "exact p"]
+Kind = Literal["percent", "points", "number", "millions", "times", "count", "p", "exact p"]
+_SCALE: dict[Kind, float] = {"number": 1, "millions": 1e-6, "times": 1}
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "−": "$-$", FEW: r"$^\dagger$", "×": r"$\times$",
@@ -34,7 +35,8 @@ class Table:
         texts: its first columns, of text.
         numbers: its other columns, with the same rows.
         kinds: how each column of numbers is written: in percent, in percentage points with a sign, in three digits, or
-            so in millions, as a whole number, or as the p of a test; of an exact one it says where values are too few.
+            so in millions, or where they are how many times; as a whole number, or as the p of a test; of an exact one
+            it says where values are too few.
         bold: which of the numbers are bold.
         rules: numbers of the rows that a line stands above.
         note: what is said below it.
@@ -81,10 +83,11 @@ def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str
             count = f"{m:,.0f}" if m <= MOST_NEEDED else f">{MOST_NEEDED:,}"
             yield (count if kind == "count" else p, "") if m == m else None
         return
-    scale, sign = {"number": 1, "millions": 1e-6}.get(kind, 100), "+" if kind == "points" else ""
+    scale, sign = _SCALE.get(kind, 100), "+" if kind == "points" else ""
     decimals = 2 if ((half > 0) & (half < 0.0005)).any() else 1
     for m, h in zip(mean, half, strict=True):
-        places = _three_digits(scale * m) if scale <= 1 else decimals
+        whole = kind == "times" and m % 1 == 0
+        places = 0 if whole else _three_digits(scale * m) if scale <= 1 else decimals
         yield (f"{scale * m:{sign}z,.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
 
 
@@ -152,9 +155,10 @@ def csv(table: Table) -> str:
     for i, name in enumerate(map(_csv_text, table.numbers.mean)):
         mean, half, n = (frame.iloc[:, i] for frame in table.numbers)
         n = n.where(mean.notna()).astype("Int64")
-        columns.append((name, mean))
-        if table.kinds[i] in ("percent", "points", "number"):
-            columns += [(f"{name} half-width of 95 % interval", half), (f"{name} n", n)]
+        scale = min(_SCALE.get(table.kinds[i], 1), 1)
+        columns.append((name, scale * mean))
+        if table.kinds[i] not in ("count", "p", "exact p"):
+            columns += [(f"{name} half-width of 95 % interval", scale * half), (f"{name} n", n)]
     frame = pd.concat([column for _, column in columns], axis=1).set_axis([name for name, _ in columns], axis=1)
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 

@@ -92,7 +92,7 @@ def provenance(comparison: Comparison) -> Table:
         "looks at validation: while training; looks at test: evaluations of these test classes with a run's "
         "checkpoints; tuning trials: behind the configuration, where a sweep has told"
     )
-    quantities = [Quantity(name, "number", value) for name, value in looked.items()]
+    quantities = [Quantity(name, "times", value) for name, value in looked.items()]
     return _with_texts(comparison, _of_rows(comparison, "How the runs came about", quantities, note), _origin)
 
 

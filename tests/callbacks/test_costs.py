@@ -138,3 +138,20 @@ def test_peak_memory_is_this_process_s() -> None:
     held = bytearray(b"x") * 200_000_000
     assert before + 5e7 < costs.peak_resident_bytes() < before + 4e8
     del held
+
+
+@pytest.mark.gpu
+def test_gpu_time_is_wall_time_times_gpus_and_its_memory_torch_s() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
+    trainer: Any = SimpleNamespace(strategy=strategy, world_size=1, precision="16-mixed")
+    meter = Meter()
+    meter.start(trainer)
+    held = torch.ones(2**26, device="cuda")
+    time.sleep(0.5)
+    meter.note(trainer)
+    del held
+    assert meter.spent["devices"] == [{"name": torch.cuda.get_device_name(0), "count": 1}]
+    assert 0.5 <= meter.spent["gpu_seconds"] < 10
+    assert meter.spent["peak_gpu_bytes"] >= 4 * 2**26

@@ -1,5 +1,6 @@
 """The tables of costs and provenance."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,10 @@ def test_rows_have_how_their_runs_came_about(tmp_path: Path) -> None:
     make_run(tmp_path / "b", 1, **ledger(1.0, selection=last, tuning_trials=24))
     head, row = cells_of(provenance(compared(tmp_path)))
     assert head[2:] == ["selected by", "commit", "looks at validation", "looks at test", "tuning trials"]
-    assert row[2:] == ["none: the last; validation/map@r", "aaaaaaa", "2.50 ± 31.77", "1.00", "24.0"]
+    assert row[2:] == ["none: the last; validation/map@r", "aaaaaaa", "2.50 ± 31.77", "1", "24"]
     for _ in range(3):
         note_evaluation(run / "checkpoints" / "best.ckpt", "test", "omniglot", 100)
-    assert cells_of(provenance(compared(tmp_path)))[1][-2].startswith("2.00 ± "), "three and one"
+    assert cells_of(provenance(compared(tmp_path)))[1][-2].startswith("2 ± "), "three and one"
 
 
 def test_they_are_in_every_format_and_left_out_of_older_runs(tmp_path: Path) -> None:
@@ -69,6 +70,8 @@ def test_they_are_in_every_format_and_left_out_of_older_runs(tmp_path: Path) -> 
     files = {"costs.csv", "costs.tex", "provenance.csv", "provenance.tex"}
     assert files <= new.keys()
     assert not files & old.keys()
+    told = next(csv.DictReader(new["costs.csv"].open()))
+    assert [float(told[name]) for name in ("fit, core-s", "memory, MB", "parameters, M")] == [100, 3000, 25.6]
     texts = {"index.html": "2 × A_100 &amp; Co", "report.md": r"2 × A_100 \& Co", "costs.csv": "2 × A_100 & Co"}
     for name, text in (texts | {"costs.tex": r"2 $\times$ A\_100 \& Co"}).items():
         assert text in new[name].read_text(), name
