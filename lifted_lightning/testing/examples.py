@@ -37,7 +37,7 @@ def smallest(batch: Batch, shows: Callable[[Batch], bool]) -> Batch:
 
 def as_code(batch: Batch) -> str:
     """A batch as Python."""
-    rows = ", ".join("[" + ", ".join(f"{value:.6g}" for value in row) + "]" for row in batch[0].tolist())
+    rows = ", ".join("[" + ", ".join(f"{value + 0:.6g}" for value in row) + "]" for row in batch[0].tolist())
     return f"embeddings = torch.tensor([{rows}])\nlabels = torch.tensor({batch[1].tolist()})"
 
 

@@ -80,15 +80,6 @@ def test_labels_are_names_only(name: str) -> None:
         torch.testing.assert_close(other_gradient, gradient)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("contrastive-given")])
-def test_order_of_rows_does_not_matter(name: str) -> None:
-    value, gradient = value_and_gradient(name, points(12), MIXED)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(5))
-    other, other_gradient = value_and_gradient(name, points(12)[order], MIXED[order])
-    torch.testing.assert_close(other, value)
-    torch.testing.assert_close(other_gradient, gradient[order])
-
-
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("labels", [MIXED, SINGLETONS, ONE_CLASS, MIXED[:11]])

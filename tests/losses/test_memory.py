@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import distances, losses
 from torch import Tensor, nn
 
-from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
 from lifted_lightning.losses.pairs import References
 from tests.helpers.losses import CASES
-from tests.helpers.ranks import run_ranks
 from tests.helpers.reference import two_sets
 
 FORMULAS = {ContrastiveLoss: two_sets.contrastive, TripletLoss: two_sets.triplet, LiftedStructureLoss: two_sets.lifted}
@@ -119,41 +117,6 @@ def test_as_the_memory_of_pytorch_metric_learning(name: str) -> None:
         for value in values:
             value.backward()
         torch.testing.assert_close(both[0].grad, both[1].grad, rtol=1e-5, atol=1e-8)
-
-
-def train_linear(name: str) -> list[Tensor]:
-    """Gradients by one weight over steps in which the memory fills and is written over, as this rank sees them."""
-    memory = CrossBatchMemory(CASES[name].loss, size=30, start=1, embedding_size=3).double()
-    weight, gradients = torch.eye(3, dtype=torch.float64), []
-    for step in range(8):
-        x, labels = batch(step, 12)
-        share, leaf = own_share(12), weight.clone().requires_grad_()
-        rows = gather_with_gradient(x[share.start : share.stop] @ leaf)
-        memory(rows, labels).backward()
-        gradients.append(sum_over_ranks(leaf.grad) / world_size())
-        weight = weight - 0.1 * gradients[-1]
-    return [*gradients, memory.embeddings, memory.labels.double()]
-
-
-@pytest.mark.parametrize("name", ["contrastive-active-linear", "triplet-all-active", "lifted"])
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_on_several_ranks_it_is_that_of_one(name: str, ranks: int) -> None:
-    expected = train_linear(name)
-    assert rank() == 0
-    for found in run_ranks(train_linear, ranks, name):
-        for ours, one in zip(found, expected, strict=True):
-            assert (ours - one).norm() <= 1e-12 * one.norm()
-
-
-def test_going_on_from_a_copy_of_its_state() -> None:
-    memory = CrossBatchMemory(ContrastiveLoss(), size=8, embedding_size=3).double()
-    for number in range(3):
-        memory(*batch(number))
-    other = CrossBatchMemory(ContrastiveLoss(), size=8, embedding_size=3).double()
-    other.load_state_dict(copy.deepcopy(memory.state_dict()))
-    other.batches, other.seen = memory.batches, memory.seen
-    for number in range(3, 6):
-        assert torch.equal(memory(*batch(number)), other(*batch(number)))
 
 
 def test_compiled_it_gives_the_same_without_a_graph_for_each_step() -> None:
