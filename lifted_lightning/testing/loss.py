@@ -167,22 +167,25 @@ class _Contract:
         return answer
 
     def _draws(self) -> Answer:
-        values = []
-        for torchs, others in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        def value(batch: Batch, torchs: int, others: int) -> float:
             loss = self.copy()
+            torch.manual_seed(torchs)
             random.seed(others)
             np.random.seed(others)
-            torch.manual_seed(torchs)
-            values.append(float(loss(self.batch[0].clone().requires_grad_(), self.batch[1]).detach()))
-        first, again, others_apart, torchs_apart = values
-        if first != again:
-            why = "something outside of itself is kept or drawn, a global or a class's attribute"
-            return Answer("fails", f"a call gives {first:g}, and of another copy {again:g}: {why}", as_code(self.batch))
-        if first != others_apart:
-            why = "draws from numpy's or Python's generator, which no step seeds: use torch's"
-            return Answer("fails", why, as_code(self.batch))
-        self.draws = first != torchs_apart
-        return Answer("holds", "draws from torch's generator, which each step seeds" if self.draws else "")
+            return float(loss(batch[0].clone().requires_grad_(), batch[1]).detach())
+
+        def wrong(batch: Batch) -> str:
+            first, again = value(batch, 0, 0), value(batch, 0, 0)
+            if first != again:
+                why = "something outside of itself is kept or drawn, a global or a class's attribute"
+                return f"gives {first:g}, and another copy of it {again:g}: {why}"
+            if first != value(batch, 0, 1):
+                return "draws from numpy's or Python's generator, which no step seeds: use torch's"
+            return ""
+
+        self.draws = value(self.batch, 0, 0) != value(self.batch, 1, 0)
+        told = "draws from torch's generator, which each step seeds" if self.draws else ""
+        return self.answer(self.batch, wrong, told)
 
     def _gradient(self) -> Answer:
         before = _kept(self.loss)
@@ -254,11 +257,17 @@ class _Contract:
         return self.answer(self.batch, wrong)
 
     def _two_ranks(self) -> Answer:
+        if any(type(module).__module__ == "__main__" for module in self.loss.modules()):
+            return Answer("not asked", "defined in a script or notebook: two ranks need it in a file to import")
         try:
             pickle.loads(pickle.dumps(self.loss))
         except Exception as error:
             return Answer("not asked", f"cannot be handed to another process: {one_line(error)}")
-        return self.compare_ranks(ranks.on_two_ranks(self.tasks()))
+        try:
+            answers = ranks.on_two_ranks(self.tasks())
+        except RuntimeError as error:
+            return Answer("fails", one_line(error))
+        return self.compare_ranks(answers)
 
     def tasks(self) -> list[ranks.Task]:
         """What two ranks are to train: two steps of each batch, the smallest first."""
@@ -277,27 +286,37 @@ class _Contract:
         return Answer("holds")
 
     def _goes_on(self) -> Answer:
-        unbroken, resumed = self.copy(), self.copy()
-        batches = [rolled(self.batch, step) for step in range(STEPS)]
-        before, began = _kept(unbroken), loss_state.attributes(unbroken)
-        ranks.train(unbroken, batches[: STEPS // 2])
-        changed = _changed(before, unbroken)
-        file = io.BytesIO()
-        plain = loss_state.changes(began, unbroken)
-        torch.save({"state_dict": unbroken.state_dict(), "plain": plain}, file)
-        file.seek(0)
-        checkpoint = torch.load(file, weights_only=True)
-        resumed.load_state_dict(checkpoint["state_dict"])
-        loss_state.restore(resumed, checkpoint["plain"], torch.device("cpu"))
-        rest = batches[STEPS // 2 :]
-        for a, b in zip(*(ranks.train(loss, rest, STEPS // 2) for loss in (unbroken, resumed)), strict=True):
-            if not torch.allclose(a.value, b.value, rtol=1e-6, atol=0, equal_nan=True):
-                lost = sorted(changed - plain.keys() - unbroken.state_dict().keys())
-                why = f"not saved: {listed(lost)}" if lost else "what it keeps outside of itself is not saved"
-                shown = f"{float(b.value):.6g} after loading, {float(a.value):.6g} without"
-                example = f"{as_code(self.batch)}\n# rolled by a row at each step; saved after step {STEPS // 2}"
-                return Answer("fails", f"{shown}; {why}: use buffers or plain attributes", example)
-        return Answer("holds", f"with its plain attributes {listed(sorted(plain))}" if plain else "")
+        plain: dict[str, Any] = {}
+
+        def wrong(batch: Batch) -> str:
+            nonlocal plain
+            unbroken, resumed = self.copy(), self.copy()
+            batches = [rolled(batch, step) for step in range(STEPS)]
+            before, began = _kept(unbroken), loss_state.attributes(unbroken)
+            ranks.train(unbroken, batches[: STEPS // 2])
+            changed, plain = _changed(before, unbroken), loss_state.changes(began, unbroken)
+            file = io.BytesIO()
+            torch.save({"state_dict": unbroken.state_dict(), "plain": plain}, file)
+            file.seek(0)
+            checkpoint = torch.load(file, weights_only=True)
+            resumed.load_state_dict(checkpoint["state_dict"])
+            loss_state.restore(resumed, checkpoint["plain"], torch.device("cpu"))
+            rest = batches[STEPS // 2 :]
+            for a, b in zip(*(ranks.train(loss, rest, STEPS // 2) for loss in (unbroken, resumed)), strict=True):
+                if not torch.allclose(a.value, b.value, rtol=1e-6, atol=0, equal_nan=True):
+                    lost = sorted(changed - plain.keys() - checkpoint["state_dict"].keys())
+                    why = f"{listed(lost)} not saved" if lost else "what it keeps outside of itself is not saved"
+                    shown = f"gives {float(b.value):.6g} after loading, {float(a.value):.6g} without"
+                    return f"{shown}: {why}; use buffers or plain attributes"
+            return ""
+
+        answer = self.answer(self.batch, wrong)
+        if answer.verdict == "fails":
+            example = (
+                f"{answer.example}\n# at each step rolled by a row and a tenth longer; saved after step {STEPS // 2}"
+            )
+            return answer._replace(example=example)
+        return answer._replace(detail=f"with its plain attributes {listed(sorted(plain))}" if plain else "")
 
     # What is told
 

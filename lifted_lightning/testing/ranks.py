@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
+from lifted_lightning.testing.findings import raised
 
 WORLD = 2
 DEADLINE = 60.0  # seconds that the two processes may take
@@ -81,44 +83,43 @@ def on_two_ranks(tasks: Sequence[Task]) -> list[list[list[Step]]]:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }
         code = "import sys; from lifted_lightning.testing.ranks import _rank; _rank(int(sys.argv[1]), sys.argv[2])"
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(number), name],
-                env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for number in range(WORLD)
-        ]  # fmt: skip
+        command = [sys.executable, "-c", code]
+        none = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        processes = [subprocess.Popen([*command, str(number), name], env=variables, **none) for number in range(WORLD)]
         try:
-            said = [process.communicate(timeout=DEADLINE)[1] for process in processes]
+            end = time.monotonic() + DEADLINE
+            codes = [process.wait(max(0, end - time.monotonic())) for process in processes]
         except subprocess.TimeoutExpired:
-            raise RuntimeError(
-                f"two ranks have no answer after {DEADLINE:.0f} s: do they wait for each other?"
-            ) from None
+            text = f"two ranks have no answer after {DEADLINE:.0f} s: do they wait for each other?"
+            raise RuntimeError(text) from None
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
-        answers: list[Any] = []
-        for number, (process, text) in enumerate(zip(processes, said, strict=True)):
-            if process.returncode:
-                last = text.strip().splitlines()[-1:] or [f"ended with {process.returncode}"]
-                raise RuntimeError(f"rank {number} of two: {last[0]}")
-            answers.append(pickle.loads((folder / f"answer{number}").read_bytes()))
+        if any(codes):
+            said = [file.read_text() for file in sorted(folder.glob("failure*"))]
+            said.sort(key=lambda text: "gloo" in text or "Connection" in text)  # of the one that the other waited for
+            raise RuntimeError(said[0] if said else f"two ranks ended with {codes}")
+        answers: list[Any] = [pickle.loads((folder / f"answer{number}").read_bytes()) for number in range(WORLD)]
     return answers
 
 
 def _rank(number: int, folder: str) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
-    tasks = pickle.loads((Path(folder) / "tasks").read_bytes())
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=number,
-        world_size=WORLD,
-        timeout=timedelta(seconds=DEADLINE / 2),
-    )
-    answers = [train(pickle.loads(loss), batches) for loss, batches in tasks]
-    (Path(folder) / f"answer{number}").write_bytes(pickle.dumps(answers))
-    dist.barrier()  # nobody leaves while another still needs it
+    try:
+        tasks = pickle.loads((Path(folder) / "tasks").read_bytes())
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/store",
+            rank=number,
+            world_size=WORLD,
+            timeout=timedelta(seconds=DEADLINE / 2),
+        )
+        answers = [train(pickle.loads(loss), batches) for loss, batches in tasks]
+        (Path(folder) / f"answer{number}").write_bytes(pickle.dumps(answers))
+        dist.barrier()  # nobody leaves while another still needs it
+    except Exception as error:
+        (Path(folder) / f"failure{number}").write_text(f"rank {number} of two {raised(error)}")
+        raise
     dist.destroy_process_group()

@@ -238,3 +238,10 @@ class Queue(nn.Module):
             self.queue[(self.place + torch.arange(len(x))) % 24] = x.to(self.queue.dtype)
         self.place += len(x)
         return sound(x, labels) + (x @ self.queue.clone().to(x.dtype).T).logsumexp(1).mean()
+
+
+class RaisesOnARank(nn.Module):
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        if rank() == 1:
+            raise ValueError("my own words")
+        return sound(x, labels)

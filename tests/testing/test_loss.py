@@ -108,6 +108,12 @@ def test_two_ranks_equal_one_but_for_a_fault() -> None:
         assert found.verdict == ("holds" if name in SOUND else "fails"), (name, found)
 
 
+def test_what_a_rank_raises_is_told() -> None:
+    found = {finding.question: finding for finding in check_loss(faults.RaisesOnARank(), D, costs=False)}
+    assert found[RANKS].verdict == "fails"
+    assert "rank 1 of two raises ValueError: my own words (loss_faults.py:" in found[RANKS].detail
+
+
 def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
     class Local(faults.Sound):
         pass
