@@ -84,8 +84,11 @@ def on_two_ranks(tasks: Sequence[Task]) -> list[list[list[Step]]]:
         }
         code = "import sys; from lifted_lightning.testing.ranks import _rank; _rank(int(sys.argv[1]), sys.argv[2])"
         command = [sys.executable, "-c", code]
-        none = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        processes = [subprocess.Popen([*command, str(number), name], env=variables, **none) for number in range(WORLD)]
+        none = subprocess.DEVNULL
+        processes = [
+            subprocess.Popen([*command, str(number), name], env=variables, stdin=none, stdout=none, stderr=none)
+            for number in range(WORLD)
+        ]
         try:
             end = time.monotonic() + DEADLINE
             codes = [process.wait(max(0, end - time.monotonic())) for process in processes]
