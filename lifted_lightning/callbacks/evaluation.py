@@ -1,5 +1,6 @@
 """Retrieval metrics on validation at its own interval, and on test once, with clustering; and a baseline for both."""
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -47,7 +48,7 @@ class RetrievalEvaluation(Callback):
         clustering_start: where k-means starts; ``random`` points as in the paper's released code.
         baseline: whether the images are also evaluated without training: the pretrained trunk's features, or raw
             pixels, of unit length where the embeddings have one length.
-        metrics: of one's own, one or several; what they give joins ours, and has no baseline.
+        metrics: of one's own, one or several; what they give joins ours, that of the baseline too.
 
     Attributes:
         results: the latest metrics of each stage, ``validation`` and ``test``; ``baseline`` those of the latest one's
@@ -143,9 +144,7 @@ class RetrievalEvaluation(Callback):
 
     def _publish(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
         stage = evaluation.stage
-        if self.own:  # the same on every rank, whatever it draws
-            evaluation.values.update(trainer.strategy.broadcast(own_values(self.own, evaluation)))
-        self.results[stage] = evaluation.values
+        self.results[stage] = self._with_own(trainer, evaluation)
         module.log_dict({f"{stage}/{name}": value for name, value in evaluation.values.items()})
         if self.baseline:
             if stage not in self._baselines:
@@ -158,6 +157,12 @@ class RetrievalEvaluation(Callback):
             if isinstance(callback, EvaluationConsumer):
                 callback.on_evaluation(trainer, module, evaluation)
 
+    def _with_own(self, trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
+        """An evaluation's metrics, to which those of one's own are added: rank zero's, so that all have the same."""
+        if self.own:
+            evaluation.values.update(trainer.strategy.broadcast(own_values(self.own, evaluation)))
+        return evaluation.values
+
     @torch.inference_mode()
     def _rank_baseline(self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation) -> dict[str, float]:
         self.baseline_unit_length = have_one_length(module.network, evaluation.embeddings)
@@ -169,7 +174,9 @@ class RetrievalEvaluation(Callback):
         for batch in islice(batches, int(seen)):
             images, labels, rows = (batch[part].to(module.device) for part in ("images", "labels", "indices"))
             metrics.update(features(images).float(), labels, rows)
-        return metrics.compute()
+        values = metrics.compute()
+        found = replace(evaluation, **vars(metrics.items), ranking=metrics.ranking, values=values)
+        return self._with_own(trainer, found)
 
     def _tell_below(self, evaluation: Evaluation) -> None:
         """Say that training has lost what was there before it: what to try at first, later only that it still is so.

@@ -43,6 +43,8 @@ class EvaluationMetric(ABC):
 
         It is called on every rank with the same evaluation, so it may call what works together over ranks, such as
         ``lifted_lightning.retrieval_metrics``; what it gives on rank zero counts. Tensors lie where the network does.
+        Gradients are off: whoever trains something here, a probe say, does so on clones in a block of
+        ``torch.inference_mode(False)``.
 
         Args:
             evaluation: embeddings, classes, how each query fared, our metrics (``evaluation.values``), and the rest.
@@ -84,6 +86,7 @@ def own_values(metrics: Sequence[EvaluationMetric], evaluation: Evaluation) -> d
     return found
 
 
+@torch.inference_mode()  # as evaluations are
 def rehearse(metrics: Sequence[EvaluationMetric], data: RetrievalDataModule, embedding_size: int) -> list[str]:
     """Ask metrics of one's own before training, of random embeddings of some images, so that what is wrong is said now.
 

@@ -87,9 +87,12 @@ def test_a_class_that_is_searched_only_has_no_queries(tmp_path: Path) -> None:
     assert (tmp_path / "confusions.csv").read_text().split()[1:] == ["alpha,beta,1,1,1.0"]
 
 
-@pytest.mark.parametrize("labels", [torch.arange(6), torch.zeros(6, dtype=torch.int64)], ids=["single images", "one"])
-def test_nothing_is_taken_for_another(tmp_path: Path, labels: torch.Tensor) -> None:
-    items = EmbeddingSet(torch.arange(6), torch.eye(6), labels)
+@pytest.mark.parametrize(
+    ("points", "labels"), [([1, 5, 2], [0, 1, 2]), ([1, 5, 2], [0, 0, 0]), ([0, 1, -1], [0, 0, 1])],
+    ids=["single images", "one class", "another exactly as near as the own"],
+)  # fmt: skip
+def test_nothing_is_taken_for_another(tmp_path: Path, points: list[float], labels: list[int]) -> None:
+    items = EmbeddingSet(torch.arange(3), torch.tensor(points)[:, None].float(), torch.tensor(labels))
     trainer, evaluation = evaluated(tmp_path, items, Data(NAMES))
     table = TablesOfTest()
     for callback in (table, ConfusedClasses()):

@@ -43,7 +43,7 @@ def third(evaluation: Evaluation) -> dict[str, float]:
 
 
 def test_what_it_gives_stands_beside_our_metrics_wherever_they_go(tmp_path: Path) -> None:
-    evaluation = RetrievalEvaluation(clustering="none", baseline=False, metrics=[Gives(third, neighbours=3)])
+    evaluation = RetrievalEvaluation(clustering="none", metrics=[Gives(third, neighbours=3)])
     trainer = Trainer(
         accelerator="cpu", max_steps=6, callbacks=[evaluation], logger=MetricsFile(tmp_path), log_every_n_steps=3,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -54,6 +54,8 @@ def test_what_it_gives_stands_beside_our_metrics_wherever_they_go(tmp_path: Path
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     results, rows = evaluation.results, read_metrics(tmp_path / "metrics.csv")
+    assert results["baseline"]["before"] == results["baseline"]["recall@1"] != results["test"]["recall@1"]
+    assert results["baseline"]["third"] > 2 * results["test"]["third"], "of raw pixels"
     for stage, images in (("validation", 32), ("test", 160)):
         values = results[stage]
         assert values["images"] == images
@@ -129,3 +131,18 @@ def test_a_rehearsal_finds_names_and_what_is_wrong_before_training(tmp_path: Pat
     assert rehearse([Gives(third, neighbours=3)], without, 6) == ["third", "images", "before"]
     with pytest.raises(UserError, match="Gives: gave NoneType"):
         rehearse([Gives(None)], data, 6)
+
+
+def test_a_probe_is_trained_on_clones(tmp_path: Path) -> None:
+    def probe(evaluation: Evaluation, clone: bool) -> dict[str, float]:
+        with torch.inference_mode(not clone):
+            given = evaluation.embeddings.clone()
+            weight = torch.zeros(given.shape[1], requires_grad=True)
+            (given @ weight).square().sum().backward()
+            return {"probe": 1.0}
+
+    data = blobs(Case(), tmp_path)
+    assert rehearse([Gives(lambda evaluation: probe(evaluation, True))], data, 6) == ["probe"]
+    with pytest.raises(RuntimeError) as caught:
+        rehearse([Gives(lambda evaluation: probe(evaluation, False))], data, 6)
+    assert caught.value.__notes__ == ["evaluation.metrics Gives"], "said before training, not at the first validation"
