@@ -24,9 +24,9 @@ from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import counted
 from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
 from lifted_lightning.metrics.distances import Distance
-from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256
+from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256, folder_of
 from lifted_lightning.runs.embeddings import Embeddings
-from lifted_lightning.runs.evaluations import folder_of, note_evaluation
+from lifted_lightning.runs.evaluations import note_evaluation
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
 from lifted_lightning.runs.loggers import WandbRecord
 from lifted_lightning.runs.settings import flatten, relative_paths

@@ -47,10 +47,16 @@ def find_checkpoint(settings: Mapping[str, Any]) -> Path:
     )
 
 
+def folder_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None for one that was put elsewhere."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS else None
+
+
 def unfinished_folder(checkpoint: Path) -> Path | None:
     """The run's folder to go on in: the checkpoint's, unless it lies elsewhere or that run has its result already."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == CHECKPOINTS and not (folder.parent / RESULT).exists() else None
+    folder = folder_of(checkpoint)
+    return folder if folder is not None and not (folder / RESULT).exists() else None
 
 
 def checkpoint_of_trial(parent: Path, settings: Mapping[str, Any]) -> Path | None:

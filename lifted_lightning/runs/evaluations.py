@@ -5,16 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lifted_lightning.files import csv_text
-from lifted_lightning.runs.folder import CHECKPOINTS
+from lifted_lightning.runs.checkpoint import folder_of
 
 EVALUATIONS = "evaluations.csv"
 COLUMNS = ("time", "stage", "dataset", "checkpoint", "step")
-
-
-def folder_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None for one that was put elsewhere."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == CHECKPOINTS else None
 
 
 def note_evaluation(checkpoint: Path, stage: str, dataset: str, step: int) -> int | None:
