@@ -23,6 +23,7 @@ CALLED = "from lifted_lightning.cli import main; from contextlib import suppress
         (f"{CALLED}(['data', '--help'])", "torch numpy PIL rich pandas"),
         (f"{CALLED}(['report', '--help'])", "torch pandas"),
         (f"{CALLED}(['sweep', '--help'])", "torch ray optuna pandas"),
+        (f"{CALLED}(['check', '--help'])", "torch pandas rich"),
         ("import lifted_lightning.data.datasets", "torch scipy matplotlib pandas rich"),
         ("from lifted_lightning.report import page", "torch"),
     ],

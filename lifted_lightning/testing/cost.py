@@ -108,20 +108,3 @@ def graph_breaks(call: Callable[[], object]) -> tuple[int, list[str]]:
         places.append(str(reason.reason).splitlines()[0][:80] + place)
     torch._dynamo.reset()
     return found.graph_break_count, places
-
-
-def waits_for_device(call: Callable[[], None]) -> str:
-    """What of a call on a CUDA device reads from the device, and so waits for it; empty where nothing does."""
-    call()  # libraries are loaded before the watch begins
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        call()
-    except RuntimeError as error:
-        if "synchroniz" not in str(error):
-            raise
-        from lifted_lightning.testing.findings import raised
-
-        return raised(error)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return ""

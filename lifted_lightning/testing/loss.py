@@ -82,9 +82,7 @@ class _Contract:
         try:
             self.loss = copy.deepcopy(loss).train()
         except Exception as error:
-            raise UserError(
-                f"{self.name}: cannot be copied ({one_line(error)}); keep what it holds copyable"
-            ) from error
+            raise UserError(f"{self.name}: cannot be copied ({one_line(error)}): keep what can be") from error
         self.found = Findings(self.name)
         rows = nn.functional.normalize(torch.randn(12, embedding_size, generator=torch.Generator().manual_seed(0)))
         self.batch: Batch = rows, torch.arange(12) // 3 % self.classes
@@ -312,9 +310,7 @@ class _Contract:
 
         answer = self.answer(self.batch, wrong)
         if answer.verdict == "fails":
-            example = (
-                f"{answer.example}\n# at each step rolled by a row and a tenth longer; saved after step {STEPS // 2}"
-            )
+            example = f"{answer.example}\n# each step rolled by a row and a tenth longer; saved after step {STEPS // 2}"
             return answer._replace(example=example)
         return answer._replace(detail=f"with its plain attributes {listed(sorted(plain))}" if plain else "")
 
@@ -331,11 +327,9 @@ class _Contract:
         return self._compare((self.batch[0], labels), "which class has which label", why)
 
     def _compare(self, other: Batch, what: str, why: str) -> Answer:
-        values = []
-        for rows, labels in (self.batch, other):
-            values.append(float(self.call((rows.double(), labels), self.copy(torch.float64))[0]))
-        same = abs(values[0] - values[1]) <= 1e-6 * max(abs(values[0]), 1e-6)
-        return Answer("told", f"does not depend on {what}" if same else f"depends on {what}, {why}")
+        batches = [(rows.double(), labels) for rows, labels in (self.batch, other)]
+        one, two = (self.call(batch, self.copy(torch.float64))[0] for batch in batches)
+        return Answer("told", f"does not depend on {what}" if _same(one, two) else f"depends on {what}, {why}")
 
     def _costs(self) -> Answer:
         loss = self.copy()
@@ -353,7 +347,7 @@ class _Contract:
             f"time as B^{cost.exponent(found, 'seconds'):.1f}",
             f"memory as B^{cost.exponent(found, 'bytes'):.1f}",
             f"at B={last.rows:,} on a CPU {last.seconds * 1000:.3g} ms and {last.bytes / 1e6:.3g} MB",
-            f"24 GB end near B={_two_digits(cost.rows_within(found)):,}",
+            f"24 GB end near B={float(f'{cost.rows_within(found):.2g}'):,.0f}",
             f"operations grow as B^{loop:.1f}: a loop over the batch" if loop > 0.5 else f"{few} operations",
         ]
         return Answer("told", "; ".join(parts))
@@ -370,10 +364,16 @@ class _Contract:
     def _waits(self) -> Answer:
         if not torch.cuda.is_available():
             return Answer("not asked", "no CUDA device here")
-        loss = self.copy().cuda()
-        rows, labels = self.batch[0].cuda(), self.batch[1].cuda()
-        text = cost.waits_for_device(lambda: self.call((rows, labels), loss) and None)
-        return Answer("told", text or "a step reads nothing from the device")
+        loss, batch = self.copy().cuda(), (self.batch[0].cuda(), self.batch[1].cuda())
+        self.call(batch, loss)  # libraries are loaded before the watch begins
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.call(batch, loss)
+        except RuntimeError as error:
+            return Answer("told", f"a step waits for the device: {raised(error)}")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return Answer("told", "a step reads nothing from the device")
 
 
 def _kind(text: str) -> str:
@@ -429,13 +429,8 @@ def _apart(alone: ranks.Step, both: Sequence[ranks.Step]) -> str:
 
 
 def _same(one: Tensor, two: Tensor) -> bool:
-    return torch.allclose(one, two, rtol=1e-7, atol=1e-9, equal_nan=True)
+    return torch.allclose(one, two, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 def _flat(steps: Sequence[ranks.Step]) -> Tensor:
     return torch.cat([torch.zeros(0), *(gradient.flatten() for step in steps for gradient in step.own)])
-
-
-def _two_digits(rows: float) -> int:
-    digits = len(str(int(rows))) - 2
-    return int(round(rows, -digits)) if digits > 0 else int(rows)

@@ -100,11 +100,15 @@ def on_two_ranks(tasks: Sequence[Task]) -> list[list[list[Step]]]:
                 process.kill()
                 process.wait()
         if any(codes):
-            said = [file.read_text() for file in sorted(folder.glob("failure*"))]
-            said.sort(key=lambda text: "gloo" in text or "Connection" in text)  # of the one that the other waited for
-            raise RuntimeError(said[0] if said else f"two ranks ended with {codes}")
+            said = [_failure(number, code, folder) for number, code in enumerate(codes) if code]
+            raise RuntimeError(min(said, key=lambda text: "gloo" in text))  # of the one that the other waited for
         answers: list[Any] = [pickle.loads((folder / f"answer{number}").read_bytes()) for number in range(WORLD)]
     return answers
+
+
+def _failure(number: int, code: int, folder: Path) -> str:
+    file = folder / f"failure{number}"
+    return f"rank {number} of two {file.read_text() if file.exists() else f'ended with code {code}'}"
 
 
 def _rank(number: int, folder: str) -> None:
@@ -123,6 +127,6 @@ def _rank(number: int, folder: str) -> None:
         (Path(folder) / f"answer{number}").write_bytes(pickle.dumps(answers))
         dist.barrier()  # nobody leaves while another still needs it
     except Exception as error:
-        (Path(folder) / f"failure{number}").write_text(f"rank {number} of two {raised(error)}")
+        (Path(folder) / f"failure{number}").write_text(raised(error))
         raise
     dist.destroy_process_group()
