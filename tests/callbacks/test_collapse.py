@@ -5,11 +5,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from lifted_lightning.callbacks.collapse import PATIENCE, CollapseWatch, losses_of_batch_and_point
-from lifted_lightning.callbacks.diagnostics import batch_figures
+from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures
+from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.data.batches import PositivePairs
+from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
+from lifted_lightning.training.module import EmbeddingModule
+from tests.helpers.tiny import Blobs, TinyNetwork
 
 LABELS = torch.arange(8).repeat_interleave(4)
 HARD = TripletLoss(mining="hard", margin=0.2)
@@ -95,3 +101,40 @@ def test_a_loss_is_left_as_it_is_and_one_that_takes_more_is_not_asked():
     assert equal == pytest.approx(0.15)
     assert (memory.seen, memory.training) == (0, True)
     assert math.isnan(losses_of_batch_and_point(nn.TripletMarginLoss(), NOISE, LABELS)[0])
+
+
+# In training
+
+
+def train(cache, loss: nn.Module, rate: float, steps: int, ckpt_path=None) -> Trainer:
+    """A network on images of 16 pixels, embeddings of unit length."""
+    torch.manual_seed(0)
+    network = TinyNetwork(8)
+    network.normalize = True
+    data = RetrievalDataModule(
+        Blobs(), PositivePairs(2, 0.0), batch_size=16, size=16, channels=1, validation_share=0.0, cache_dir=str(cache)
+    )  # fmt: skip
+    module = EmbeddingModule(network, loss, CropMirror(size=12), lambda groups: torch.optim.AdamW(groups, lr=rate))
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, callbacks=[BatchDiagnostics()], log_every_n_steps=20, logger=False,
+        limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_hard_triplets_at_a_high_rate_collapse_and_are_told_once(tmp_path, recwarn):
+    trainer = train(tmp_path, HARD, 0.03, 300)
+    lines = [str(warning.message) for warning in recwarn if "has collapsed" in str(warning.message)]
+    assert len(lines) == 1
+    assert "at nearly one point" in lines[0]
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    recwarn.clear()
+    train(tmp_path, HARD, 0.03, 540, tmp_path / "saved.ckpt")
+    assert not [warning for warning in recwarn if "has collapsed" in str(warning.message)]
+
+
+@pytest.mark.parametrize("loss", [LiftedStructureLoss, TripletLoss, ContrastiveLoss])
+def test_nothing_is_told_of_the_losses_as_they_are(tmp_path, recwarn, loss):
+    train(tmp_path, loss(), 1e-3, 300)
+    assert not [warning for warning in recwarn if "has collapsed" in str(warning.message)]

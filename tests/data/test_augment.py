@@ -75,19 +75,6 @@ AUGMENTATIONS = [
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS, ids=lambda a: type(a).__name__)
-def test_a_slice_of_rows_is_what_one_process_draws(augment: Augmentation):
-    images = random_images(12, 3, 8, 8)
-    whole = augment(images, augment.draw((5, 1, 7), 12))
-    for world_size in (2, 3):
-        share = 12 // world_size
-        parts = []
-        for rank in range(world_size):
-            rows = slice(rank * share, (rank + 1) * share)
-            parts.append(augment(images[rows], augment.draw((5, 1, 7), 12)[rows]))
-        assert torch.equal(torch.cat(parts), whole)
-
-
-@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=lambda a: type(a).__name__)
 def test_evaluation_is_the_normalised_centre(augment: Augmentation):
     images = random_images(3, 3, 8, 8)
     centre = images[:, :, 1:7, 1:7] if augment.size else images

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lifted_lightning.data.datasets import Cars196, Glyphs, ImageFolder, Omniglot
+from lifted_lightning.data.datasets import Glyphs, ImageFolder, Omniglot
 from lifted_lightning.data.datasets.base import Counts
 from lifted_lightning.testing import check_dataset
 from tests.helpers.images import draw_images
@@ -92,11 +92,3 @@ def test_sound_data_sets_pass(tmp_path, monkeypatch):
 def test_one_that_is_not_there_is_one_finding(tmp_path):
     (finding,) = check_dataset(Omniglot(), tmp_path).failed
     assert "Omniglot not found: looked for" in finding.detail
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("cls", [Omniglot, Cars196])
-def test_real_data(data_root, cls):
-    if not cls().present(data_root):
-        pytest.skip(f"no real data: no {cls.title} below LIFTED_DATA_DIR")
-    assert not check_dataset(cls(), data_root).failed

@@ -49,12 +49,6 @@ def test_a_convnet_s_pooling_is_torch_s_where_it_must_be_deterministic(size):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("length", [1.0, 0.5, 10.0])
-def test_normalised_embeddings_have_one_length(length):
-    lengths = ConvNet(width=4, normalize=True, length=length)(random_images(3, 32, 1)).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.full((3,), length))
-
-
 def test_dropout_comes_before_the_head():
     network = ConvNet(width=4, dropout=0.5)
     images = random_images(2, 32, 1)

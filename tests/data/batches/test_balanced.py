@@ -71,15 +71,6 @@ def test_ranks_joined_are_one_process(sizes, ranks, epoch):
         assert len(set.union(*map(set, slices))) == sum(len(set(part)) for part in slices), "ranks are disjoint"
 
 
-def test_a_batch_depends_on_seed_epoch_and_step_alone():
-    sampler, again = build([7] * 30), build([7] * 30)
-    forth = [sampler.global_batch(e, s).tolist() for e in range(2) for s in range(8)]
-    back = [again.global_batch(e, s).tolist() for e in (1, 0) for s in range(7, -1, -1)]
-    assert forth == back[::-1]
-    assert len({tuple(batch) for batch in forth}) == len(forth)
-    assert build([7] * 30, seed=1).global_batch(0, 0).tolist() != forth[0]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_loader_draws_the_epoch_it_is_told_and_a_resumed_run_begins_at_its_position(workers, resumed):

@@ -190,18 +190,6 @@ def test_batches_stay_balanced_while_little_has_been_seen(seed, seen, weights):
     assert set(images[2 : 2 + came, 0].tolist()) <= set(known.tolist()), "unseen is no neighbour"
 
 
-def test_ranks_draw_one_batch_with_neighbours():
-    labels = labels_of([4] * 30)
-    whole, *parts = build(labels), *(build(labels, rank=r, world_size=2) for r in range(2))
-    for step in range(16):
-        epoch = step // 8
-        batch = whole.global_batch(epoch, step % 8)
-        for sampler in (whole, *parts):
-            np.testing.assert_array_equal(sampler.global_batch(epoch, step % 8), batch)
-            sampler.record(torch.from_numpy(batch), embeddings_at(step, torch.from_numpy(batch), labels))
-    assert whole.diagnostics(15) == {"neighbour_share": 0.5}
-
-
 def through_a_file(state: dict) -> dict:
     torch.save(state, file := io.BytesIO())
     file.seek(0)

@@ -60,16 +60,6 @@ def test_passes_go_on_across_epochs_of_another_length():
     assert (second != pairs).any()
 
 
-def test_ranks_joined_are_one_process_and_steps_are_independent():
-    labels = np.repeat(np.arange(9), 6)
-    whole = list(released(labels, 24, 3))
-    parts = [released(labels, 24, 3, rank=r, world_size=3) for r in range(3)]
-    assert [[*a, *b, *c] for a, b, c in zip(*parts, strict=True)] == whole
-    resumed = released(labels, 24, 3)
-    resumed.start_at(7)
-    assert list(resumed) == whole[7:]
-
-
 @pytest.mark.parametrize(
     ("sizes", "batch_size", "message"),
     [
