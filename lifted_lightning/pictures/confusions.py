@@ -18,7 +18,7 @@ SUBTITLES = 0.48  # two lines
 TRACK = "#e9e9e9"
 PANEL = 2 * CELL + 2 * GAP + TEXT
 BETWEEN = 0.2  # panels
-COLUMNS = 42  # of a name
+COLUMNS = 40  # of a name
 
 
 def draw_confusions(
@@ -69,10 +69,11 @@ def _draw_bar(axes: "Axes", left: float, below: float, name: str, times: int, qu
     from matplotlib.patches import Rectangle
 
     top = below - THICK - 0.03
-    axes.text(
+    text = axes.text(
         left, top - 0.035, wrapped(name, COLUMNS, lines=2), fontsize=6.6, va="bottom", color=colour, weight="bold",
-        linespacing=1.05,
+        linespacing=1.05, clip_on=True,
     )  # fmt: skip
+    text.set_clip_path(Rectangle((left, below - CELL / 2), TEXT, CELL / 2, transform=axes.transData))
     share = times / queries if queries else 0.0  # a class may be searched only
     for part, shade in ((1.0, TRACK), (share, colour)):
         axes.add_patch(Rectangle((left, top), part * BAR, THICK, facecolor=shade, linewidth=0))

@@ -15,12 +15,14 @@ TIMES, QUERIES = np.array([[5, 2], [1, 0], [3, 0]]), np.array([[10, 8], [1, 4], 
 
 def test_frames_images_and_bars_are_where_they_belong(tmp_path: Path) -> None:
     images = np.full((3, 2, 20, 20, 3), 90, np.uint8) + np.arange(6, dtype=np.uint8).reshape(3, 2, 1, 1, 1)
-    draw_confusions(tmp_path / "c.png", images, [["a", "b"]] * 3, TIMES, QUERIES, "title", "subtitle")
+    draw_confusions(tmp_path / "c.png", images, [["a", "W" * 90]] * 3, TIMES, QUERIES, "title", "subtitle")
     picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB"))
 
     def colour(x: float, y: float) -> str:
         return "#" + bytes(picture[int(y * DPI), int(x * DPI)]).hex()
 
+    between = picture[int((TITLE + SUBTITLES) * DPI) :, int((MARGIN + PANEL + 0.02) * DPI) :][:, : int(0.15 * DPI)]
+    assert (between == 255).all(), "a long name ends with its place"
     for pair in range(3):
         left = MARGIN + pair % 2 * (PANEL + BETWEEN)
         top = TITLE + SUBTITLES + pair // 2 * (CELL + BETWEEN)
