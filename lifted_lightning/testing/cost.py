@@ -107,4 +107,4 @@ def graph_breaks(call: Callable[[], object]) -> tuple[int, list[str]]:
         place = f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})" if frame else ""
         places.append(str(reason.reason).splitlines()[0][:80] + place)
     torch._dynamo.reset()
-    return found.graph_break_count, places
+    return max(found.graph_break_count, 0), places

@@ -38,7 +38,7 @@ def check_loss(loss: nn.Module, embedding_size: int = 8, *, two_ranks: bool = Tr
     Args:
         loss: takes embeddings (B, D) and labels (B,) int64, and gives a scalar. An attribute ``num_classes`` tells how
             many classes it knows; labels stay below.
-        embedding_size: D.
+        embedding_size: D, 2 at least.
         two_ranks: whether two real processes are asked; a second or two more for each loss.
         costs: whether time and memory are measured and graph breaks looked for, which takes the longest.
 
@@ -318,12 +318,14 @@ class _Contract:
 
     def _order(self) -> Answer:
         order = torch.randperm(len(self.batch[1]), generator=torch.Generator().manual_seed(1))
-        return self._compare((self.batch[0][order], self.batch[1][order]), "the order of its rows", "as of given pairs")
+        return self._compare(
+            (self.batch[0][order], self.batch[1][order]), "the order of its rows", "as a loss of given pairs does"
+        )
 
     def _names(self) -> Answer:
         labels = self.batch[1].max() - self.batch[1]
         own = any(True for _ in self.loss.parameters())
-        why = "as with proxies" if own else "though it has no parameters: is a label compared by value?"
+        why = "as with class proxies" if own else "though it has no parameters: is a label compared by value?"
         return self._compare((self.batch[0], labels), "which class has which label", why)
 
     def _compare(self, other: Batch, what: str, why: str) -> Answer:
