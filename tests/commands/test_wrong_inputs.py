@@ -139,6 +139,7 @@ WRONG: list[tuple[str, ...]] = [
     ("test --config base.yaml --modle.loss=x", "--modle.loss", "did you mean --model.loss?"),
     ("test --config base.yaml --ckpt_path=best.ckpt", "best.ckpt", "give the run's config.yaml"),
     ("predict --config base.yaml --ckpt_path=best", "--ckpt_path best", "--config RUN/config.yaml"),
+    ("init photos", "photos", "give the name of a new folder"),
     # lifted data
     ("data verify cup200", "'cup200'", "did you mean cub200?"),
     ("data verify omniglot", "Omniglot not found", "run `lifted data prepare omniglot`"),

@@ -81,7 +81,7 @@ def test_a_step_is_few_operations(name: str, size: int) -> None:
     x.requires_grad_()
     with Operations() as operations:
         CASES[name].loss(x, labels).backward()
-    assert operations.count <= (90 if "triplet" in name else 60)
+    assert operations.count <= (90 if "triplet" in name else 62)  # torch 2.8 makes two more than 2.14
 
 
 @pytest.mark.slow

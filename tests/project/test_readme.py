@@ -114,6 +114,7 @@ PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "lifted": check_lifted,
     "pip": check_pip,
     "pytest": check_pytest,
+    "bash": check_file,
     "wandb": check_wandb,
     "python": check_file,
     "sbatch": lambda words: check_file([word for word in words if not word.startswith("-")]),
