@@ -58,11 +58,12 @@ def test_all_that_a_dashboard_needs_arrives_of_a_run_that_was_resumed(tmp_path: 
     assert run.summary["cost/fit/core_seconds"] == fit["core_seconds"] > 0
     assert run.summary["cost/multiply_adds"] == result["cost"]["multiply_adds"]
     assert (run.summary["selection/split"], run.summary["test_looks"]) == ("validation", 1)
-    for picture in ("plots/tsne_test", "plots/gallery_test"):
+    for picture in ("plots/tsne_test", "plots/gallery_test", "plots/confusions_test"):
         (name,) = (name for name in run.files if name.startswith(f"media/images/{picture}"))
         assert run.files[name].startswith(b"\x89PNG")
     tables = {table: [n for n in run.files if n.startswith(f"media/table/plots/{table}")] for table in
-              ("per_class_test", "recall_curve_test")}  # fmt: skip
+              ("per_class_test", "confusions_table_test", "recall_curve_test")}  # fmt: skip
+    assert json.loads(run.files[tables["confusions_table_test"][0]])["columns"][:2] == ["class", "taken_for"]
     assert json.loads(run.files[tables["per_class_test"][0]])["columns"][:3] == ["class", "queries", "recall@1"]
     curve = dict(json.loads(run.files[tables["recall_curve_test"][0]])["data"])
     assert curve[1] == pytest.approx(result["test"]["recall@1"])

@@ -250,6 +250,14 @@ def test_a_dry_run_says_what_will_be_drawn(folder: Path, sweep: Callable[..., tu
     assert not (folder / "runs").exists()
 
 
+def test_a_metric_of_one_s_own_may_choose(folder: Path, sweep: Callable[..., tuple[int, str, str]]) -> None:
+    own = {"evaluation.metrics": ["tests.helpers.tiny_training.AsksRanks"]}
+    write_sweep(folder, own, metric={"name": "validation/again", "goal": "minimize"})
+    code, out, error = sweep("--dry-run")
+    assert (code, error) == (0, "")
+    assert "--evaluation.metrics=tests.helpers.tiny_training.AsksRanks" in out
+
+
 def test_a_task_is_the_trial_of_its_number(folder: Path, sweep: Callable[..., tuple[int, str, str]]) -> None:
     write_sweep(folder, {"seed_everything": [0, 1, 2, 3]})
     whole = re.findall(r"^missing  (\S+)\n +(lifted .+)$", sweep("--dry-run")[1], re.MULTILINE)
