@@ -110,7 +110,7 @@ def test_what_the_protocol_decides_is_refused(
 
 @pytest.mark.slow
 def test_killed_twice_it_goes_on_and_no_run_is_lost_or_made_twice(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.sweeps.reality_check", "--folder=runs", "--trials=2", "--repeats=1"]
+    command = [sys.executable, "-m", "experiments.sweeps.reality_check", "--folder=runs", "--trials=1", "--repeats=1"]
     command += ["--folds=2", "--losses", *map(str, write_losses(tmp_path))]
     environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 
@@ -129,9 +129,9 @@ def test_killed_twice_it_goes_on_and_no_run_is_lost_or_made_twice(tmp_path: Path
             time.sleep(0.1)
 
     before: dict[Path, int] = {}
-    for part, many in (("tune", 3), ("final", 1)):
+    for part in ("tune", "final"):
         process = start()
-        wait_for(lambda part=part, many=many: len(results(part)) >= many)
+        wait_for(lambda part=part: results(part))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert before.items() <= results("*").items()
@@ -140,14 +140,14 @@ def test_killed_twice_it_goes_on_and_no_run_is_lost_or_made_twice(tmp_path: Path
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     assert before.items() <= results("*").items(), "what was there is left as it was"
-    assert (len(results("tune")), len(results("final"))) == (8, 4)
+    assert (len(results("tune")), len(results("final"))) == (4, 4)
     for path in results("*"):
         result = json.loads(path.read_text())
         assert result["config"]["data"]["folds"] == 2
-        assert result["config"]["tuning_trials"] == (2 if path.parts[-3].startswith("final") else None)
+        assert result["config"]["tuning_trials"] == (1 if path.parts[-3].startswith("final") else None)
         assert result["validation"]["map@r"] > 0
         assert result["test"] == {}, "the test classes choose nothing"
     assert (tmp_path / "runs" / "report" / "index.html").exists()
     out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert "tuning: 8 runs, of which 8 are there" in out
+    assert "tuning: 4 runs, of which 4 are there" in out
     assert "started" not in out
