@@ -148,6 +148,9 @@ def test_killed_twice_it_goes_on_and_no_run_is_lost_or_made_twice(tmp_path: Path
         assert result["validation"]["map@r"] > 0
         assert result["test"] == {}, "the test classes choose nothing"
     assert (tmp_path / "runs" / "report" / "index.html").exists()
+    looks = [json.loads(path.read_text()) for path in tmp_path.glob("runs/report/ensembles/*/result.json")]
+    assert sorted(look["embedding_size"] for look in looks) == [8] * 4 + [16] * 2, "each model, and each loss's folds"
+    assert all(look["test"]["map@r"] > 0 for look in looks)
     out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert "tuning: 4 runs, of which 4 are there" in out
     assert "started" not in out
