@@ -88,12 +88,12 @@ def build(part: str, options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     try:
         config = read_arguments("fit", given)[1]
         asked = config[key]
-        if "num_classes" in asked.get("init_args", {}):  # which the data would tell
-            asked.init_args.num_classes = CLASSES
         maker = Parser()
         maker.add_subclass_arguments(_base(part), part, fail_untyped=False)
         usual = inspect.signature(RetrievalDataModule).parameters
         told = {name: config.data[name] for name in TOLD.get(part, ()) if config.data[name] != usual[name].default}
+        if "num_classes" in asked.get("init_args", {}):  # which the data would tell
+            asked.init_args.num_classes = told["num_classes"] = CLASSES
         return maker.instantiate(Namespace({part: asked}))[part], told
     except ValueError as error:
         retell(error)

@@ -24,7 +24,14 @@ HALF = {torch.float16: (0.05, 0.2), torch.bfloat16: (0.1, 0.3)}  # how much of a
 STEPS = 6  # of a training that is interrupted in the middle
 
 
-def check_loss(loss: nn.Module, embedding_size: int = 8, *, two_ranks: bool = True, costs: bool = True) -> Findings:
+def check_loss(
+    loss: nn.Module,
+    embedding_size: int = 8,
+    num_classes: int | None = None,
+    *,
+    two_ranks: bool = True,
+    costs: bool = True,
+) -> Findings:
     """Ask a loss the questions of the contract; it takes some ten seconds.
 
     What must hold, else it ``fails``: a scalar of the right kind; the same draws on every rank; the gradient of finite
@@ -36,9 +43,10 @@ def check_loss(loss: nn.Module, embedding_size: int = 8, *, two_ranks: bool = Tr
     Every comparison is of copies, so the loss is left as it was, and so are the generators of random numbers.
 
     Args:
-        loss: takes embeddings (B, D) and labels (B,) int64, and gives a scalar. An attribute ``num_classes`` tells how
-            many classes it knows; labels stay below.
+        loss: takes embeddings (B, D) and labels (B,) int64, and gives a scalar.
         embedding_size: D, 2 at least.
+        num_classes: how many classes the loss knows, for labels stay below; if not given, its attribute of this name,
+            or else any number.
         two_ranks: whether two real processes are asked; a second or two more for each loss.
         costs: whether time and memory are measured and graph breaks looked for, which takes the longest.
 
@@ -49,7 +57,7 @@ def check_loss(loss: nn.Module, embedding_size: int = 8, *, two_ranks: bool = Tr
         UserError: for a loss that cannot be copied.
     """
     with _left_alone():
-        contract = _Contract(loss, embedding_size)
+        contract = _Contract(loss, embedding_size, num_classes)
         contract.ask(two_ranks, costs)
         return contract.found
 
@@ -74,10 +82,10 @@ def _left_alone() -> Iterator[None]:
 class _Contract:
     """The questions about one loss."""
 
-    def __init__(self, loss: nn.Module, embedding_size: int) -> None:
+    def __init__(self, loss: nn.Module, embedding_size: int, num_classes: int | None = None) -> None:
         self.name = type(loss).__name__
         self.size = embedding_size
-        known = getattr(loss, "num_classes", None)
+        known = num_classes or getattr(loss, "num_classes", None)
         self.classes = known if isinstance(known, int) and known > 0 else 10**6
         try:
             self.loss = copy.deepcopy(loss).train()

@@ -28,7 +28,7 @@ class MyLoss(nn.Module):
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds has tests of its own."""
     whole = testing.check_loss
-    monkeypatch.setattr(testing, "check_loss", lambda loss: whole(loss, two_ranks=False, costs=False))
+    monkeypatch.setattr(testing, "check_loss", lambda *told, **more: whole(*told, two_ranks=False, costs=False, **more))
 
 
 def test_a_loss_of_one_s_own_fails_with_an_example(lifted: Lifted) -> None:
@@ -49,8 +49,8 @@ def test_settings_are_those_of_fit() -> None:
     loss, _ = check.build("loss", ["--loss=TripletLoss", "--loss.margin=0.3", "--network=nonsense"])
     assert isinstance(loss, TripletLoss)
     assert loss.margin == 0.3
-    proxies, _ = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
-    assert proxies.proxies.shape == (check.CLASSES, check.SIZE)
+    proxies, told = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
+    assert proxies.proxies.shape == (told["num_classes"], check.SIZE)
 
 
 @pytest.mark.parametrize(

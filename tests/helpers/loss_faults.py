@@ -245,3 +245,14 @@ class RaisesOnARank(nn.Module):
         if rank() == 1:
             raise ValueError("my own words")
         return sound(x, labels)
+
+
+class NamelessProxies(nn.Module):
+    """No fault: it keeps for itself how many classes it knows."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.proxies = nn.Parameter(torch.randn(classes, 8))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x @ self.proxies.T, labels)

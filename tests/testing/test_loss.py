@@ -135,12 +135,14 @@ def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
         (LiftedStructureLoss, "order of the rows", "does not depend"),
         (LiftedStructureLoss, "names of the classes", "does not depend"),
         (LiftedStructureLoss, "time and memory", "operations"),
+        (lambda: faults.NamelessProxies(5), "time and memory", "time as B^"),
     ],
 )
-def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: type[nn.Module], question: str, told: str) -> None:
+def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: Callable[[], nn.Module], question: str, told: str) -> None:
     monkeypatch.setattr(cost, "SECONDS", 0.1)
     costs = question in ("time and memory", "graph breaks")
-    found = {finding.question: finding for finding in check_loss(loss(), D, two_ranks=False, costs=costs)}
+    classes = None if isinstance(loss, type) else 5
+    found = {f.question: f for f in check_loss(loss(), D, classes, two_ranks=False, costs=costs)}
     assert found[question].verdict == "told"
     assert told in found[question].detail
 
