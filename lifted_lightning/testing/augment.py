@@ -1,5 +1,6 @@
 """What training takes for granted of an augmentation: an image's fate is its own draws' alone, on any rank."""
 
+import math
 from copy import deepcopy
 
 import torch
@@ -13,23 +14,26 @@ ROWS = 12
 KEY = (1, 2, 3)  # seed, epoch and step
 
 
-def check_augment(augment: Augmentation, channels: int = 3, size: Size = 64) -> Findings:
+def check_augment(augment: Augmentation, channels: int = 3, size: Size | None = None) -> Findings:
     """Ask an augmentation all that training and evaluation expect of one; it stays as it is.
 
     Args:
         augment: the augmentation.
         channels: of the images that it is tried on.
-        size: of them, a side in pixels or ``[height, width]``: enough for its crops.
+        size: of them, a side in pixels or ``[height, width]``; None: an eighth more than it gives, or 64.
 
     Returns:
-        A finding for each question.
+        A finding for each question; one only where it gives no images.
     """
-    tried = _Augment(augment, channels, sides(size))
+    height, width = sides(size or augment.size or 64)
+    more = 1 if size or not augment.size else 9 / 8
+    tried = _Augment(augment, channels, (math.ceil(more * height), math.ceil(more * width)))
     findings = Findings(type(augment).__name__)
-    findings.ask("gives finite images of one size, and leaves those given as they are", tried.gives_images)
-    findings.ask("draws nothing but what it is given, and nothing in evaluation", tried.repeats)
-    findings.ask("an image is the same whatever else is in the batch or on another rank", tried.slices)
-    findings.ask("other images, steps, epochs, seeds and views are drawn otherwise", tried.varies)
+    first = findings.ask("gives finite images of one size, and leaves those given as they are", tried.gives_images)
+    if first.verdict == "holds":
+        findings.ask("draws nothing but what it is given, and nothing in evaluation", tried.repeats)
+        findings.ask("an image is the same whatever else is in the batch or on another rank", tried.slices)
+        findings.ask("other images, steps, epochs, seeds and views are drawn otherwise", tried.varies)
     return findings
 
 

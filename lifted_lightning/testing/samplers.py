@@ -55,7 +55,6 @@ class _Sampler:
         kinds = np.arange(max(60, self.batch_size))
         drawn = random.permutation(np.repeat(np.where(kinds % 6, kinds, -1), random.integers(2, 10, len(kinds))))
         self.labels = drawn if labels is None else np.asarray(labels)
-        self.batch_size = self.bound(world_size=max(RANKS)).batch_size  # which may be of fewer classes, if there are
         self.embeddings = torch.from_numpy(random.normal(size=(len(self.labels), 8)))
         self.unbroken: list[IntArray] = []
 
@@ -84,6 +83,7 @@ class _Sampler:
         return batches
 
     def draws(self) -> Answer:
+        self.batch_size = self.bound(world_size=max(RANKS)).batch_size  # which may be of fewer classes, if there are
         self.unbroken = self.train(sampler := self.bound())
         if (length := len(self.bound(batches_per_epoch=None))) < 1:
             raise ContractError(f"batches_in_a_pass gives {length}: an epoch has at least one batch")

@@ -107,7 +107,7 @@ ROWS = "in evaluation a row is the same whatever else is in the batch"
 TYPES = "takes channels-last images, float64, and autocast to bfloat16 and float16"
 GRADIENT = "all that learns has a finite gradient"
 FAULTS = {
-    WrongSize: SHAPES, ColumnOfOne: SHAPES, NotOfUnitLength: SHAPES, Constant: SHAPES, Centred: ROWS,
+    WrongSize: SHAPES, ColumnOfOne: ROWS, NotOfUnitLength: SHAPES, Constant: SHAPES, Centred: ROWS,
     BatchStatistics: ROWS, AlwaysDropping: ROWS, Viewing: TYPES, SingleOnly: TYPES, Overflowing: TYPES,
     Unused: GRADIENT, RootOfZero: GRADIENT, Remembering: "is the same after saving and loading in mid-training",
 }  # fmt: skip
@@ -125,6 +125,7 @@ SOUND = {
     "squeezenet": lambda: EmbeddingNetwork("squeezenet1_1", pretrained=False),
     "resnet18": lambda: EmbeddingNetwork("resnet18", pretrained=False, freeze_batchnorm=True, hidden=16),
     "ViT": lambda: EmbeddingNetwork("timm:vit_tiny_patch16_224", pretrained=False, layer_norm=True),
+    "mobilenet": lambda: EmbeddingNetwork("mobilenet_v3_small", pretrained=False, dropout=0.3),
     "own": lambda: import_module("my_network").TwoLayers(),
 }
 

@@ -70,6 +70,11 @@ class Short(AnyImages):
         return super().draw(random, number)[1:]
 
 
+class CannotPrepare(AnyImages):
+    def prepare(self):
+        self.share = 1 / len(self.rows[:0])
+
+
 class Unbalanced(AnyImages):
     samples_per_class = 4
 
@@ -87,6 +92,7 @@ FAULTS = {
     SameEachEpoch: "other epochs and seeds have other batches",
     SameForEachSeed: "other epochs and seeds have other batches",
     RowsThatDoNotTrain: "draws as many rows that train as a batch has",
+    CannotPrepare: "draws as many rows that train as a batch has",
     Short: "draws as many rows that train as a batch has",
     Unbalanced: "classes are balanced as promised",
     Interleaved: "classes are balanced as promised",
