@@ -80,6 +80,7 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
     """
     sys.path.insert(0, os.getcwd())  # a network of the user's own
     from lifted_lightning.inference.ensemble import Member, evaluate_together
+    from lifted_lightning.runs.evaluations import looks_at_test
 
     runs = frame["run"].drop_duplicates(["same", "seed", "fold"])
     there = runs["folder"].map(_selected_checkpoint)
@@ -96,10 +97,14 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
             found, new = evaluate_together(members, folder, together=len(group) == most)
             written += new
             for i, result in zip(group.index, found, strict=False):
-                if not frame.at[i, ("run", "result")]["test"]:
-                    frame.at[i, ("run", "result")]["test"] = result["test"]
-                    for name, value in result["test"].items():
-                        frame.loc[i, ("value", f"test/{name}")] = value
+                run, values = frame.at[i, ("run", "result")], {}
+                if not run["test"]:
+                    run["test"] = result["test"]
+                    values = {f"test/{name}": value for name, value in result["test"].items()}
+                if isinstance(run.get("test_looks"), int):
+                    values["test_looks"] = looks_at_test(group.at[i, "folder"], run["dataset"])
+                for name, value in values.items():
+                    frame.loc[i, ("value", name)] = value
             about = {"same": same, "folder": group["folder"].iloc[0]}
             results += [{**result, **about, "models": len(result["members"])} for result in found[len(group) :]]
             alone = zip(group["folder"], found, strict=False)

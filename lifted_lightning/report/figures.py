@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINES, PANELS = 9, 4  # at most; of more, the best
+_BESIDE = 2.0  # points between the bars of two lines at the same place
 _MARKERS = "osD^vPX<>"
 _SIZES = {1: (3.7, 2.7), 2: (3.1, 2.4), 3: (2.4, 2.2)}  # inches of a panel, by the number of columns
 # What the figure of quality against cost has along x, by its name: the first that all rows tell.
@@ -238,10 +239,12 @@ def _draw(
             heading = ", ".join([metric_name(metric)] + [name] * (len(panels) > 1)) if metric else name
             together = re.sub(r" (?=[^ ,]+(,|$))", "\u00a0", heading)  # a value stands beside its name
             ax.set_title(textwrap.fill(together, int(13 * width)))
-            drawn = [
-                _draw_line(ax, curve(rows, metric), looks[line], axis == "places", bars) for line, rows in lines.items()
-            ]
-            _x_axis(ax, sorted(set().union(*drawn)), labels[0], axis)
+            places = set[float]()
+            ax.set_xmargin(0.06 + 0.008 * len(lines) * bars)
+            for i, (line, rows) in enumerate(lines.items()):
+                beside = _BESIDE * (i - (len(lines) - 1) / 2) * (bars and axis == "places")
+                places |= _draw_line(ax, curve(rows, metric), looks[line], axis == "places", bars, beside)
+            _x_axis(ax, sorted(places), labels[0], axis)
         for ax in axes[:, 0] if metrics else axes[:1, 0]:
             ax.set_ylabel(labels[1])
         handles = {line.get_label(): line for ax in axes.flat for line in ax.get_lines()}
@@ -282,26 +285,41 @@ def _looks(comparison: Comparison, panels: Panels) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars: bool) -> set[float]:
-    """A line in percent with its intervals, cut at 0 and 100, as a band or as bars; gives its places along x."""
+def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars: bool, beside: float) -> set[float]:
+    """A line in percent with its intervals, cut at 0 and 100, as a band or as bars; gives its places along x.
+
+    It is drawn so many points beside them, so that bars do not hide each other.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
     x, mean, half = curve[0].index.to_numpy(float), 100 * curve[0].to_numpy(float), 100 * curve[1].to_numpy(float)
     x, mean, half = x[(there := ~np.isnan(mean))], mean[there], np.nan_to_num(half[there])
     low, high = (mean - half).clip(min=0.0), (mean + half).clip(max=100.0)
-    ax.plot(x, mean, zorder=3, clip_on=len(x) > 1, **(look if marks or len(x) == 1 else look | {"marker": ""}))
+    shown = look if marks or len(x) == 1 else look | {"marker": ""}
+    drawn: list[Any] = ax.plot(x, mean, zorder=3, clip_on=len(x) > 1, **shown)
     if bars and half.any():
-        ax.vlines(x, low, high, color=look["color"], linewidth=0.9, zorder=2)
+        drawn.append(ax.vlines(x, low, high, color=look["color"], linewidth=0.9, zorder=2))
     elif half.any():
         ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
+    if beside:  # now that the axes know where the line lies
+        moved = ax.transData + ScaledTranslation(beside / 72, 0, ax.figure.dpi_scale_trans)
+        for artist in drawn:
+            artist.set_transform(moved)
     return set(x)
 
 
 def _x_axis(ax: "Axes", places: Sequence[float], label: str, kind: Axis) -> None:
     """An x axis with a tick at each of few places, logarithmic where they span more than a factor of six."""
+    from matplotlib.ticker import LogLocator
+
     ax.set_xlabel(label)
     far = places and places[0] > 0 and places[-1] / places[0] > 6
     if kind != "places":
         if kind == "wide" and far:
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(lambda place, _: f"{place:,.12g}")
+            ax.minorticks_off()
         else:
             ax.set_xlim(left=0)
         return

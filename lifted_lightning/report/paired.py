@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from lifted_lightning.errors import counted
 from lifted_lightning.report.compare import LOSS, Comparison, show, words
 from lifted_lightning.report.formats import NONE, Kind, Table
 from lifted_lightning.report.statistics import (
@@ -145,7 +146,7 @@ def decisions(pairs: Pairs, shown: bool = True) -> Table:
 
 
 def _family(pairs: Pairs) -> str:
-    return f"all {pairs.family} pairs, metric by metric"
+    return f"{counted(pairs.family, 'pair')}, metric by metric"
 
 
 def _rules(pairs: Pairs, kept: pd.Series) -> list[int]:

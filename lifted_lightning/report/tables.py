@@ -35,7 +35,7 @@ def metric_name(metric: str) -> str:
 def results(comparison: Comparison) -> Table:
     """The main table: each row's metrics, with the best of each block in bold, below the baselines."""
     note = f"mean ± 95 % t-interval over {comparison.units}, in percent; the best of each block in bold"
-    note += f"; {DIFFERS}: not comparable with most rows, see above" if comparison.unlike else ""
+    note += f"; {DIFFERS}: not comparable in these, see the notes" if comparison.unlike else ""
     classes = "unseen test classes" if comparison.stage == "test" else "validation classes"
     data = ", ".join(sorted(set(map(str, comparison.rows["dataset"]))))
     return _of_rows(comparison, f"{data}: {classes}", _metrics(comparison, main=True), note, main=True)

@@ -14,6 +14,7 @@ import lifted_lightning
 from lifted_lightning.cli import main
 from lifted_lightning.runs.checkpoint import SETTINGS_KEY
 from lifted_lightning.runs.evaluations import looks_at_test
+from tests.commands.test_fit import QUICKSTART, SHORT, SMALL, lifted
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.images import draw_images
 from tests.helpers.run_folders import make_run
@@ -112,3 +113,23 @@ def test_what_cannot_be_evaluated_is_one_line(runs: Path, capsys: pytest.Capture
     shutil.rmtree(runs.parent / "images")
     assert main(["report", str(runs), "--ensemble"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_alone_they_are_what_lifted_test_finds(tmp_path: Path) -> None:
+    """Two folds of a real run: each model's figures are, to the last bit, those of `lifted test`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    short = [*SHORT, *SMALL, "--tsne.every_n=0", "--gallery.every_n=0", "--confusions.every_n=0", "--data.folds=2"]
+    for fold in (0, 1):
+        names = [f"--data.fold={fold}", f"--name=fold{fold}", "--experiment=e", "--test=false"]
+        done = lifted(folder, "fit", "--config", QUICKSTART, *short, *names)
+        assert done.returncode == 0, done.stderr
+    assert (done := lifted(folder, "report", "runs/e", "--ensemble")).returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in (folder / "runs/e/report/ensembles").glob("*/result.json")]
+    alone = {result["members"][0]["run"]: result["test"] for result in found if len(result["members"]) == 1}
+    tested = lifted(
+        folder, "test", "--config=runs/e/fold1/config.yaml", "--ckpt_path=best", "--name=t", "--experiment=t"
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert json.loads((folder / "runs" / "t" / "t" / "result.json").read_text())["test"] == alone["e/fold1"]

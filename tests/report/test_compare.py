@@ -131,6 +131,41 @@ def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
     assert "data.split_seed" not in "\n".join(compared(tmp_path, "split_seed").notes)
 
 
+def test_rows_that_are_not_comparable_are_marked(tmp_path: Path) -> None:
+    losses = ("ContrastiveLoss", "TripletLoss", "LiftedStructureLoss")
+    for loss in losses:
+        for seed in (0, 1):
+            trunk = {"model__network__init_args__trunk": "resnet18"} if loss == losses[1] else {}
+            trials = {"tuning_trials": 4 if loss == losses[2] else None}
+            make_run(tmp_path / f"{loss}{seed}", seed, loss, 0.5 + seed / 10, **trunk, **trials)
+    make_run(tmp_path / "none", steps=0, trainer__max_steps=0)  # what it was not trained with makes no difference
+    make_run(tmp_path / "elsewhere", dataset="sop", data__batch_size=7)  # nor what another data set is trained with
+    comparison = compared(tmp_path)
+    marks = {comparison.title(row): texts for row, texts in comparison.unlike.items()}
+    assert marks == {"Triplet, omniglot": ["trunk"], "LiftedStructure, omniglot": ["tuning trials"]}
+    assert any("differ in trunk: ConvNet in 6 runs; resnet18 in" in note for note in comparison.notes)
+    table = results(comparison)
+    told = dict(
+        zip(
+            table.texts["loss"] + table.texts["data set" if "data set" in table.texts else "dataset"],
+            table.texts["differs in"],
+            strict=True,
+        )
+    )
+    assert told["Tripletomniglot"] == "trunk"
+    assert told["Contrastiveomniglot"] == "–"
+    assert "not comparable" in table.note
+    pairs = differences(pairs_of(comparison)).texts
+    assert list(pairs["differs in"]) == ["trunk", "tuning trials", "trunk, tuning trials"]
+    assert "trunk" not in compared(tmp_path, "trunk", "loss").protocol  # what was asked for is no fault
+
+
+def test_of_two_rows_neither_is_the_one_that_differs(tmp_path: Path) -> None:
+    for loss, steps in (("TripletLoss", 100), ("LiftedStructureLoss", 60)):
+        make_run(tmp_path / loss, loss=loss, steps=steps)
+    assert compared(tmp_path).unlike == {0: ["steps"], 1: ["steps"]}
+
+
 def test_validation_results_where_there_are_no_others(tmp_path: Path) -> None:
     make_run(tmp_path / "a", test={}, stage="validation")
     comparison = compared(tmp_path)

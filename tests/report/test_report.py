@@ -119,6 +119,24 @@ def test_what_figures_leave_out_is_said(tmp_path: Path) -> None:
     cut = [stem for stem, caption in captions.items() if "the best 9 of 12 rows" in caption]
     assert cut == ["recall", "cost", "curves", "time"]
     assert "the best 9 of 12 rows" in (tmp_path / "recall.svg").read_text()
+    assert captions["recall"].endswith(
+        "not drawn: LiftedStructure, width 0; LiftedStructure, width 1; LiftedStructure, width 2"
+    )
+    assert "all: LiftedStructure;" in captions["recall"]  # once, and not in each of nine names
+
+
+def test_quality_stands_against_what_all_rows_tell_of_their_cost(tmp_path: Path) -> None:
+    for number, loss in enumerate(("TripletLoss", "LiftedStructureLoss")):
+        cost = {"fit": {"core_seconds": 10.0 + 90 * number, "gpu_seconds": 0.0}}
+        make_run(tmp_path / "runs" / loss, loss=loss, cost=cost)
+    make_run(tmp_path / "runs" / "none", steps=0, trainer__max_steps=0)
+
+    def drawn() -> str:
+        return {figure.stem: figure.caption for figure in draw_figures(compared(tmp_path / "runs"), tmp_path)}["cost"]
+
+    assert "against core-seconds of training" in drawn()
+    make_run(tmp_path / "runs" / "old", loss="ContrastiveLoss")
+    assert "against seconds of training" in drawn()
 
 
 HOSTILE = "BODY\n\\input{x}\x1b[31m <script>alert(1)</script> {{ 7 * 7 }} | $x$"
