@@ -41,9 +41,9 @@ class ResultFile(Callback):
 
     What it cost and how it came about stands there under these names, and in W&B's summary; null is what is not told.
 
-    - ``cost``: of the ``fit`` (up to the last checkpoint, where a process was killed) and of the ``evaluation`` what
-      :class:`~lifted_lightning.callbacks.costs.Meter` measures, and the ``images`` and ``steps`` that the fit
-      has taken; ``parameters``; ``multiply_adds`` of an image in the evaluation.
+    - ``cost``: of the ``fit`` (from the first step on; up to the last checkpoint, where a process was killed) and of
+      the ``evaluation`` what :class:`~lifted_lightning.callbacks.costs.Meter` measures, and the ``images`` and
+      ``steps`` that the fit has taken; ``parameters``; ``multiply_adds`` of an image in the evaluation.
     - ``selection``: ``split``: ``validation``, or ``none`` for a checkpoint that was not chosen, such as the last;
       ``metric``: by which it was; its ``step``; ``looks``: at the validation classes during the fit.
     - ``tuning_trials``: behind the configuration, where the ``best.yaml`` of a sweep, or whoever has set it, tells.

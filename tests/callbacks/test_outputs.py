@@ -100,6 +100,8 @@ def test_which_classes_selected_and_how_often_they_and_the_test_classes_were_loo
     moved = again("test", fitted, elsewhere, "moved")
     assert moved["selection"]["split"] == "validation"
     assert moved["test_looks"] is None
+    fit, step = moved["cost"]["fit"], first["selected_step"]
+    assert (fit["steps"], fit["images"]) == (step, 16 * step), "of what it came after is nothing known there"
 
 
 def test_a_run_that_goes_on_has_the_costs_of_before(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
