@@ -51,18 +51,3 @@ def test_settings_are_those_of_fit() -> None:
     assert loss.margin == 0.3
     proxies, told = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
     assert proxies.proxies.shape == (told["num_classes"], check.SIZE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["check"], "give --loss, --network"),
-        (["check", "--loss=TripletLos"], "--loss=TripletLos: "),
-        (["check", "--loss=TripletLoss", "--loss.margn=1"], "--loss.margn; did you mean --loss.margin?"),
-        (["check", "--loss=TripletLoss", "--loss.margin=-1"], "margin=-1.0: give a finite"),
-    ],
-)
-def test_what_is_wrong_is_said_under_the_name_that_it_has_here(lifted: Lifted, arguments: list[str], said: str) -> None:
-    code, _, errors = lifted(*arguments)
-    assert code == 2
-    assert said in errors

@@ -151,6 +151,10 @@ WRONG: list[tuple[str, ...]] = [
     ("data prepare inshop", "put list_eval_partition.txt and the unpacked img/ into inshop/"),
     ("data list --rot x", "--rot", "did you mean --root?"),
     # lifted sweep
+    ("check", "nothing to check", "give --loss, --network"),
+    ("check --loss=TripletLos", "--loss=TripletLos", "did you mean TripletLoss?"),
+    ("check --loss=TripletLoss --loss.margn=1", "no option --loss.margn", "did you mean --loss.margin?"),
+    ("check --loss=TripletLoss --loss.margin=-1", "margin=-1.0", "give a finite distance"),
     ("sweep none.yaml", "none.yaml: no such file"),
     ("sweep broken.yaml", "broken.yaml", "is no YAML"),
     ("sweep list.yaml", "list.yaml", "needs method and parameters"),
