@@ -51,3 +51,17 @@ def test_settings_are_those_of_fit() -> None:
     assert loss.margin == 0.3
     proxies, told = check.build("loss", ["--loss=pytorch_metric_learning.losses.ProxyAnchorLoss"])
     assert proxies.proxies.shape == (told["num_classes"], check.SIZE)
+
+
+def test_a_contract_is_told_of_the_data_that_are_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert check.build("network", ["--network=ConvNet", "--data.size=40"])[1] == {"size": 40}
+    assert check.build("sampler", ["--sampler=ReleasedPairs", "--data.batch_size=64"])[1] == {"batch_size": 64}
+    assert check.build("augment", ["--augment=Affine"])[1] == {}
+    code = check.run(["--network", "ConvNet", "--network.channels=3", "--augment=CropMirror", "--data.size=[40,32]"])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "(3, 40, 32)" in shown
+    assert "40 x 32" in shown
