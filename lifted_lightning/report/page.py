@@ -42,7 +42,11 @@ class Report:
         for name in ("lifted-lightning", "torch"):
             shared[f"{name} {{}}"] = {(result.get("versions") or {}).get(name) for result in results}
         parts += [text.format(*values) for text, values in shared.items() if len(values) == 1 and values != {None}]
-        alike = {words(key): {*told.dropna()} for key, told in self.comparison.protocol.items() if key != "steps"}
+        alike = {
+            words(key): {*told.dropna()}
+            for key, told in self.comparison.protocol.items()
+            if key not in ("steps", "folds")
+        }
         same = [f"{key} {next(iter(told))}" for key, told in alike.items() if len(told) == 1 and told != {NOT_TOLD}]
         parts += [f"all with {', '.join(same)}"] if same else []
         return printable("; ".join(parts) + ".")

@@ -25,6 +25,7 @@ ALIKE = {
     "batch_size": ("batch_size",),
     "images_seen": ("max_steps", "batch_size"),
     "tuning_trials": (),
+    "folds": ("folds",),
     "selection": ("validation_share",),
     "selection_metric": ("monitor",),
 }
@@ -92,6 +93,7 @@ def protocol_of(settings: Mapping[str, Any], result: Mapping[str, Any] | None = 
         "batch_size": settings.get("data.batch_size"),
         "images_seen": flat.get("cost.fit.images"),
         "tuning_trials": flat.get("tuning_trials"),
+        "folds": settings.get("data.folds") or 0,
     }
 
 

@@ -153,7 +153,9 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
     places = [q.value for q in quantities]
     block = of.block_of(of.context if len(of.losses) > 1 else ["dataset"]).sort_values(kind="stable")
     texts = of.rows.loc[block.index, of.columns].map(show)
-    texts[of.units] = of.runs.groupby("row")["unit"].nunique().map(independent)
+    count, folds = (of.runs.groupby("row")[key].nunique()[texts.index] for key in ("unit", "fold"))
+    # A row without folds, beside some with them, counts its seeds.
+    texts[of.units] = [independent(n, f > 0 or of.units == "seeds") for n, f in zip(count, folds, strict=True)]
     if of.units == "folds":
         texts["runs"] = of.runs.groupby("row").size().map(str)
     if main and of.unlike:
@@ -258,6 +260,6 @@ def published(comparison: Comparison) -> Table:
     return Table("Published numbers", names, numbers, kinds, mean.notna() & False, rules, note)
 
 
-def independent(n: float) -> str:
-    """A number of seeds or folds, marked if there are few."""
-    return f"{n:.0f}{FEW if n < ENOUGH else ''}"
+def independent(n: float, as_headed: bool = True) -> str:
+    """A number of seeds or folds, marked if there are few; of seeds in a column of folds it says so."""
+    return f"{n:.0f}{'' if as_headed else ' seeds'}{FEW if n < ENOUGH else ''}"

@@ -11,6 +11,7 @@ from scipy import stats
 from experiments.checks.comparisons import Design, called_different, simulated
 from lifted_lightning.report import paired
 from lifted_lightning.report.statistics import estimate, holm, needed, sign_flips, spread_of, t_test
+from lifted_lightning.report.tables import results
 from tests.helpers.run_folders import make_run
 from tests.report.test_compare import compared
 from tests.report.test_tables import cells_of
@@ -113,6 +114,17 @@ def test_runs_of_a_fold_count_once(tmp_path: Path) -> None:
     assert head[-3:] == ["p, sign flips", "folds to see 0.5", "folds to see 1"]
     assert [row[:3] for row in rows] == [["LiftedStructure − Triplet", metric, "4†"] for metric in ("R@1", "MAP@R")]
     assert {row[-3] for row in rows} == {"n too small"}
+
+
+def test_a_row_without_folds_counts_seeds_and_is_marked(tmp_path: Path) -> None:
+    for number in range(3):
+        make_run(tmp_path / f"f{number}", 0, "TripletLoss", 0.7 + number / 50, data__folds=3, data__fold=number)
+        make_run(tmp_path / f"s{number}", number, "ContrastiveLoss", 0.6 + number / 50)
+    texts = results(compared(tmp_path)).texts.iloc[1:]  # below the baseline
+    assert texts[["loss", "folds", "differs in"]].to_numpy().tolist() == [
+        ["Contrastive", "3 seeds†", "folds"],
+        ["Triplet", "3†", "folds"],
+    ]
 
 
 def test_pairs_that_are_not_shown_are_corrected_for(tmp_path: Path) -> None:
