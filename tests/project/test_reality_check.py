@@ -144,7 +144,7 @@ def test_killed_twice_it_goes_on_and_no_run_is_lost_or_made_twice(tmp_path: Path
     for path in results("*"):
         result = json.loads(path.read_text())
         assert result["config"]["data"]["folds"] == 2
-        assert result["config"]["tuning_trials"] == (1 if path.parts[-3].startswith("final") else None)
+        assert result["tuning_trials"] == (1 if path.parts[-3].startswith("final") else None)
         assert result["validation"]["map@r"] > 0
         assert result["test"] == {}, "the test classes choose nothing"
     assert (tmp_path / "runs" / "report" / "index.html").exists()
