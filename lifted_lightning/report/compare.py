@@ -77,7 +77,7 @@ class Comparison:
         """In what two rows are not comparable, besides in the column by which they are compared."""
         one, other = (self.row_protocol.loc[row] for row in (first, second))
         keys = [key for key in self.row_protocol if short(column) not in ALIKE[key]]
-        return [words(key) for key in keys if one[key] and other[key] and one[key] != other[key]]
+        return [words(k) for k in keys if pd.notna(one[k]) and pd.notna(other[k]) and one[k] != other[k]]
 
     @cached_property
     def scores(self) -> dict[int, float]:

@@ -144,6 +144,9 @@ def test_rows_that_are_not_comparable_are_marked(tmp_path: Path) -> None:
     marks = {comparison.title(row): texts for row, texts in comparison.unlike.items()}
     assert marks == {"Triplet, omniglot": ["trunk"], "LiftedStructure, omniglot": ["tuning trials"]}
     assert any("differ in trunk: ConvNet in 6 runs; resnet18 in" in note for note in comparison.notes)
+    rows_of = {comparison.title(row): row for row in comparison.rows.index}
+    untrained, lifted = rows_of["untrained network, omniglot"], rows_of["LiftedStructure, omniglot"]
+    assert comparison.unlike_pair(untrained, lifted, "loss") == []
     table = results(comparison)
     told = dict(
         zip(
