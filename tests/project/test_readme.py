@@ -74,7 +74,11 @@ def check_lifted(words: list[str]) -> None:
         if "--help" not in arguments:
             parse(command, arguments)
         return
-    options = importlib.import_module(f"lifted_lightning.{cli.OWN[command][1]}").parser().parse_args(arguments)
+    parser = importlib.import_module(f"lifted_lightning.{cli.OWN[command][1]}").parser()
+    if command == "check":  # the settings of classes are not its own
+        parser.parse_known_args(arguments)
+        return
+    options = parser.parse_args(arguments)
     if command == "sweep":
         sweep = read_sweep(options.file)
         parse("fit", [*sweep.fixed, *ordered_arguments(next(sweep.examples()))])
