@@ -20,7 +20,10 @@ from lifted_lightning.sweep.plan import read_sweep
 from lifted_lightning.sweep.trials import ordered_arguments
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md", ROOT / "experiments" / "results" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *map(ROOT.joinpath, ("docs/guide.md", "tests/README.md", "experiments/results/README.md")),
+]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
