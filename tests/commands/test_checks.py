@@ -98,7 +98,7 @@ def test_another_interpolation_than_the_trunk_s_is_said(capsys: pytest.CaptureFi
 
 
 def test_few_validation_classes_are_said() -> None:
-    data = SimpleNamespace(table=SimpleNamespace(labels=np.arange(20) // 2), validation_rows=np.arange(2))
+    data = SimpleNamespace(table=SimpleNamespace(labels=np.arange(20) // 2), validation_rows=np.arange(2), folds=None)
     with pytest.warns(UserWarning, match="validation has 1 class, so all its metrics are 1"):
         check_validation_classes(data)  # type: ignore[arg-type]
     data.validation_rows = np.arange(10)
