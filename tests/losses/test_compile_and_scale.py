@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lifted_lightning.losses import pairs
@@ -81,7 +82,8 @@ def test_a_step_is_few_operations(name: str, size: int) -> None:
     x.requires_grad_()
     with Operations() as operations:
         CASES[name].loss(x, labels).backward()
-    assert operations.count <= (90 if "triplet" in name else 62)  # torch 2.8 makes two more than 2.14
+    few = 60 if TorchVersion(torch.__version__) >= "2.14" else 62  # torch 2.8 makes two more
+    assert operations.count <= (90 if "triplet" in name else few)
 
 
 @pytest.mark.slow
