@@ -36,6 +36,18 @@ from tests.training.test_resume import BASE, STEPS, assert_same_run
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+# the states of a job that come last; any other may still change ("SIGNALING" while a signal is on its way)
+ENDED = [
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+]
 PATIENCE = 240.0  # seconds that a job may take to come to a state
 NODES = ("node1", "node2")
 CONFIGURATION = """
@@ -156,7 +168,7 @@ class Cluster:
             RuntimeError: if it ends in another state.
         """
         deadline = time.monotonic() + PATIENCE
-        while (told := self.begin(job))["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"):
+        while (told := self.begin(job))["JobState"] not in ENDED:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"job {job} is {told['JobState']} still: {self.log(job)[-400:]}")
             time.sleep(0.5)

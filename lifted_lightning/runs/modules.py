@@ -75,4 +75,8 @@ def _source(name: str, module: object) -> tuple[Path, Path] | None:
     path = Path(file)
     if {"site-packages", "dist-packages"} & {*path.parts} or any(path.is_relative_to(p) for p in {*LIBRARIES, PACKAGE}):
         return None
-    return path.parents[name.count(".") + (path.name == "__init__.py")], path
+    imported = Path(name.replace(".", "/"))
+    imported = imported / path.name if path.name == "__init__.py" else imported.with_name(f"{imported.name}.py")
+    if not path.as_posix().endswith(f"/{imported.as_posix()}"):  # what a compiler has written, and named as it likes
+        return None
+    return path.parents[len(imported.parts) - 1], path

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,6 +45,16 @@ def test_what_classes_name_and_what_that_imports(work: Path) -> None:
     assert own_modules({"model": {"loss": "a_loss"}, "name": "a text. with dots", "x": [1.5, None]}) == {}
     package = {"trainer": {"callbacks": [{"class_path": "a_paper.parts.Callback"}]}}
     assert own_modules(package) == {name: work / name for name in used}
+
+
+def test_a_file_that_its_name_does_not_lead_to_is_no_module_of_ones_own(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's compiler loads what it has written from a short path by a long name."""
+    compiled = ModuleType("a_loss.runtime.compile_tasks.of.one.kernel.abc")
+    compiled.__file__ = "/tmp/abc.py"
+    monkeypatch.setitem(sys.modules, compiled.__name__, compiled)
+    assert own_modules(CONFIG) == {name: work / name for name in FILES.keys() - {"not_used.py"}}
 
 
 def test_a_copy_is_kept_and_an_earlier_one_too(work: Path, tmp_path: Path) -> None:
