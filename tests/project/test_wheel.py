@@ -1,6 +1,8 @@
 """The wheel and the sdist hold what they should and no more, and with the wheel a new user can do what a clone can."""
 
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +97,18 @@ def test_wheel_and_sdist_hold_the_package_and_what_to_start_with(dist: Path) -> 
     of_build = {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO"}
     assert names - {".gitignore"} == modules | recipes().keys() | of_build
     assert max(wheel.stat().st_size, sdist.stat().st_size) < 500_000
+
+
+def test_no_link_of_the_index_s_page_leads_nowhere(dist: Path) -> None:
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as file:
+        metadata = email.message_from_bytes(file.read(next(n for n in file.namelist() if n.endswith("/METADATA"))))
+    page = metadata.get_payload(decode=True).decode()  # type: ignore[union-attr]
+    links = re.findall(r"\]\((.*?)\)", page)
+    assert all(link.startswith("https://") for link in links), links
+    first = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"(?s)```.*?```", first)) <= set(re.findall(r"(?s)```.*?```", page)), (
+        "commands are as they were"
+    )
 
 
 def test_a_new_user_in_an_empty_folder(installed: Callable[..., str], tmp_path: Path) -> None:
