@@ -88,7 +88,8 @@ def _written(kind: Kind, mean: pd.Series, half: pd.Series) -> Iterator[tuple[str
     for m, h in zip(mean, half, strict=True):
         whole = kind == "times" and m % 1 == 0
         places = 0 if whole else _three_digits(scale * m) if scale <= 1 else decimals
-        yield (f"{scale * m:{sign}z,.{places}f}", f"{scale * h:,.{places}f}" if h > 0 else "") if m == m else None
+        told = h > 0 or (h == 0 and scale > 1)  # that seeds agree; but not that all have as many parameters
+        yield (f"{scale * m:{sign}z,.{places}f}", f"{scale * h:,.{places}f}" if told else "") if m == m else None
 
 
 def _three_digits(value: float) -> int:

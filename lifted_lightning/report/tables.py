@@ -180,7 +180,8 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
     """The texts and values of each baseline that differs from the others, and of papers of the runs' protocol."""
     found: dict[str, tuple[dict[str, str], dict[str, float]]] = {}
     for _, run in comparison.runs.drop_duplicates("row").sort_values("row").iterrows():
-        values = {f"{comparison.stage}/{name}": value for name, value in (run["result"].get("baseline") or {}).items()}
+        stage = run["result"].get("stage", comparison.stage)  # that the baseline is of
+        values = {f"{stage}/{name}": value for name, value in (run["result"].get("baseline") or {}).items()}
         numbers = {place: float(v) for place in places if isinstance(v := values.get(place), int | float)}
         name = printable(str(run["result"].get("baseline_name") or "baseline"))
         name += " (unit length)" if run["result"].get("baseline_unit_length") else ""

@@ -70,6 +70,19 @@ def test_a_baseline_of_unit_length_is_told_from_an_older_one(tmp_path: Path) -> 
     assert {"untrained trunk", "frozen trunk (unit length)"} <= set(named)
 
 
+def test_a_baseline_of_other_classes_is_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", stage="validation", baseline_name="raw pixels")
+    comparison = compared(tmp_path)
+    assert comparison.stage == "test"
+    assert [row[0] for row in cells_of(tables.results(comparison))] == ["loss", "LiftedStructure"]
+
+
+def test_seeds_that_agree_have_an_interval(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / str(seed), seed)
+    assert cells_of(tables.results(compared(tmp_path)))[-1][2] == "80.0 ± 0.0"
+
+
 def test_best_is_bold_within_equal_other_settings(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     make_sweep(tmp_path / "b", embedding_size=128)
@@ -222,7 +235,7 @@ def test_formats() -> None:
 @pytest.mark.parametrize(
     ("kind", "mean", "half", "texts"),
     [
-        ("percent", [0.99, 0.5, 0.7], [0.0003, 0.01, 0.0], ["99.00 ± 0.03", "50.00 ± 1.00", "70.00"]),
+        ("percent", [0.99, 0.5, 0.7], [0.0003, 0.01, 0.0], ["99.00 ± 0.03", "50.00 ± 1.00", "70.00 ± 0.00"]),
         ("points", [0.01, -0.02], [0.005, 0.03], ["+1.0 ± 0.5", "−2.0 ± 3.0"]),
         ("number", [12345.0, 55.12, 0.0125], [0.0, 18.4, 0.001], ["12,345", "55.1 ± 18.4", "0.013 ± 0.001"]),
         ("points", [-0.0002, 0.0], [0.002, 0.001], ["+0.0 ± 0.2", "+0.0 ± 0.1"]),
