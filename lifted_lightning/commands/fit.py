@@ -32,27 +32,7 @@ from lifted_lightning.callbacks.tables import TablesOfTest
 from lifted_lightning.callbacks.terminal import RunProgressBar, print_summary
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.commands import arguments as command_line
-from lifted_lightning.commands.checks import (
-    check_changes,
-    check_checkpoint,
-    check_goes_on,
-    check_left_to_train,
-    check_run,
-    check_same_classes,
-    check_validation,
-    check_validation_classes,
-    trained_classes,
-)
-from lifted_lightning.commands.lightning import (
-    check_callbacks,
-    check_settings,
-    check_strategy,
-    launched,
-    own_loggers,
-    quiet,
-    say_why_it_ended,
-    trained_with,
-)
+from lifted_lightning.commands import checks, lightning
 from lifted_lightning.data.datamodule import VALIDATION_SHARE, RetrievalDataModule
 from lifted_lightning.data.images import sides
 from lifted_lightning.errors import UserError, one_line
@@ -102,7 +82,7 @@ def run(command: str, arguments: list[str]) -> int:
         UserError, RunError: what the user can mend, and what ended the run.
     """
     # Parse.
-    quiet()
+    lightning.quiet()
     parser, config = read_arguments(command, arguments)
     try:
         return run_parsed(command, parser, config)
@@ -129,31 +109,32 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
     settings = settings_of(parser, config)
 
     # What fits together only now, before anything is written.
-    check_settings(config.trainer)
-    check_callbacks([*own, built.best_checkpoint], [f"validation/{name}" for name in built.evaluation.metric_names])
-    loggers = own_loggers(built.trainer.logger)
+    lightning.check_settings(config.trainer)
+    names = built.evaluation.metric_names
+    lightning.check_callbacks([*own, built.best_checkpoint], [f"validation/{name}" for name in names])
+    loggers = lightning.own_loggers(built.trainer.logger)
     own_names = rehearse(built.evaluation.own, data, getattr(module.network, "embedding_size", None) or 8)
-    check_run(config, data, module, [*built.evaluation.metric_names, *own_names])
+    checks.check_run(config, data, module, [*names, *own_names])
     if command in ("fit", "validate"):
-        check_validation_classes(data)
+        checks.check_validation_classes(data)
     if command == "validate" or (command == "fit" and not config.test):
         remedy = "use lifted test" if command == "validate" else "leave out --test false"
-        check_validation(data, config.trainer.limit_val_batches, remedy)
+        checks.check_validation(data, config.trainer.limit_val_batches, remedy)
     parent = Path(config.runs_dir) / (config.experiment or slug(data.table.name))
     continued, known = None, list[str]()
     if command == "fit" and not config.ckpt_path:
         config.ckpt_path = checkpoint_of_trial(parent, settings)
     if config.ckpt_path:
         checkpoint = Path(config.ckpt_path)
-        check_checkpoint(module, checkpoint, with_loss=command == "fit")
+        checks.check_checkpoint(module, checkpoint, with_loss=command == "fit")
         if command == "fit":
-            check_goes_on(checkpoint)
+            checks.check_goes_on(checkpoint)
             if (continued := unfinished_folder(checkpoint)) is None:  # else its evaluation is left to do
-                check_left_to_train(checkpoint, config.trainer.max_steps, config.trainer.max_epochs)
-            check_same_classes(data, checkpoint)
-            check_changes(settings, checkpoint, module)
+                checks.check_left_to_train(checkpoint, config.trainer.max_steps, config.trainer.max_epochs)
+            checks.check_same_classes(data, checkpoint)
+            checks.check_changes(settings, checkpoint, module)
         elif command != "predict":
-            known = trained_classes(data, checkpoint, "test" if command == "test" else "validation")
+            known = checks.trained_classes(data, checkpoint, "test" if command == "test" else "validation")
 
     # The run's folder, and what is written there.
     summary = {
@@ -172,13 +153,13 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
         callbacks.append(RunProgressBar())
     if command == "predict":
         callbacks.append(PredictionFile(built.evaluation.distance))
-    callbacks += [*trained_with(own, command), *(built[key] for key in CALLBACKS)]
+    callbacks += [*lightning.trained_with(own, command), *(built[key] for key in CALLBACKS)]
     layers = [SyncBatchNormLayers()] if config.trainer.sync_batchnorm else []
     plugins = [AtomicCheckpointIO(), *layers, *(built.trainer.plugins or [])]
     with refused(TypeError, ValueError, ImportError):
-        given = {**built.trainer, **launched(config.trainer)}
+        given = {**built.trainer, **lightning.launched(config.trainer)}
         trainer = Trainer(**{**given, "callbacks": callbacks, "plugins": plugins, "logger": False})
-    check_strategy(trainer)
+    lightning.check_strategy(trainer)
 
     # Fit, then the selected checkpoint on the test classes: once, or not at all with `--test false`.
     # weights_only: never unpickle what a checkpoint may hold besides tensors and plain values
@@ -188,8 +169,8 @@ def run_parsed(command: str, parser: "Parser", config: Namespace) -> int:
         return 0
     if command == "fit":
         trainer.fit(**task)
-        say_why_it_ended(trainer)
-        trainer.callbacks = trained_with(trainer.callbacks, "test")  # type: ignore[attr-defined]
+        lightning.say_why_it_ended(trainer)
+        trainer.callbacks = lightning.trained_with(trainer.callbacks, "test")  # type: ignore[attr-defined]
         task["ckpt_path"] = selected_checkpoint(trainer)
     tested = command == "test" or (command == "fit" and config.test)
     evaluate = trainer.test if tested else trainer.validate
@@ -248,7 +229,7 @@ def parse(command: str, arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: if the command would not take them.
     """
-    quiet()
+    lightning.quiet()
     config: dict[str, Any] = read_arguments(command, arguments)[1].as_dict()
     return config
 

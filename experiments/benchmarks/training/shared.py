@@ -17,7 +17,7 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer, seed_everything
 from torch import Tensor, nn
 
-from lifted_lightning.commands.fit import quiet
+from lifted_lightning.commands.lightning import quiet
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
