@@ -4,27 +4,26 @@ from functools import reduce
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
     Average,
     Laplacian,
     PairBlocks,
+    PairLoss,
     References,
     Terms,
-    active_share,
     added,
     check_batch,
     checked_margin,
     narrow_dtype,
-    pair_loss,
     take,
     wide_dtype,
 )
 
 
-class ContrastiveLoss(nn.Module):
+class ContrastiveLoss(PairLoss):
     r"""Contrastive loss (Hadsell, Chopra, LeCun, CVPR 2006) as in Oh Song et al., CVPR 2016, section 3.
 
     ``pairs="consecutive"`` is the paper's form, on the m/2 given pairs (rows 2i and 2i+1; y is 1 for one
@@ -86,7 +85,7 @@ class ContrastiveLoss(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
         if self.pairs == "all":
-            return pair_loss(embeddings, labels, self._terms, references)
+            return super().forward(embeddings, labels, references)
         if references is not None:
             raise UserError("pairs=consecutive: given pairs are none with a memory; leave out pairs")
         distances, positive = _given(embeddings, labels)
@@ -98,7 +97,7 @@ class ContrastiveLoss(nn.Module):
     def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """`active_share`: the share of the negative pairs that are closer than the margin."""
         if self.pairs == "all":
-            return {"active_share": active_share(embeddings, labels, self._terms)}
+            return super().diagnostics(embeddings, labels)
         distances, positive = _given(embeddings.detach(), labels)
         share = ((distances < self.margin) & ~positive).sum() / (~positive).sum().clamp_min(1)
         return {"active_share": share.float()}

@@ -4,19 +4,17 @@ import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lifted_lightning.errors import UserError
 from lifted_lightning.losses.pairs import (
     Block,
     Laplacian,
     PairBlocks,
-    References,
+    PairLoss,
     Terms,
-    active_share,
     added,
     checked_margin,
-    pair_loss,
     put,
     take,
 )
@@ -24,7 +22,7 @@ from lifted_lightning.losses.pairs import (
 FAR = 1e30  # how far no negative is: finite, so that two rows without one can be joined and compared
 
 
-class LiftedStructureLoss(nn.Module):
+class LiftedStructureLoss(PairLoss):
     r"""Lifted structure loss (Oh Song, Xiang, Jegelka, Savarese, CVPR 2016).
 
     With D the Euclidean distance, P the unordered positive pairs and N the negative pairs of the batch,
@@ -68,14 +66,6 @@ class LiftedStructureLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, smooth={self.smooth}"
-
-    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
-        """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return pair_loss(embeddings, labels, self._terms, references)
-
-    def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`active_share`: the share of the positive pairs whose hinge is above 0."""
-        return {"active_share": active_share(embeddings, labels, self._terms)}
 
     def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
         """Value and gradient in two sweeps: the lift of each row; the hinge of each positive pair and the gradient.

@@ -23,13 +23,13 @@ the memory's: N of them in place of B, and only the rows have a gradient.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.compiler import is_compiling
 
@@ -325,63 +325,58 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels are on {labels.device} but embeddings on {embeddings.device}")
 
 
-def pair_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    terms: Callable[[PairBlocks, bool], Terms],
-    references: References | None = None,
-) -> Tensor:
-    """The scalar that `terms` gives for a batch, connected to the graph of the embeddings.
+class PairLoss(nn.Module):
+    """A loss over all pairs of a batch; a subclass has its terms."""
 
-    Args:
-        embeddings: (B, D), any float type.
-        labels: (B,), any integer type.
-        terms: value and, if its second argument is true, gradient of the loss; for two rows or more, or one row and
-            references.
-        references: what the rows are compared with, as constants; each other if None.
+    def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
+        """Value and, if asked for, gradient of the loss; of two rows or more, or of one row and references."""
+        raise NotImplementedError
 
-    Returns:
-        Scalar, float32 at least. Its gradient has the type of the embeddings. A non-finite embedding gives a
-        non-finite value. Differentiable once: a second derivative raises.
-    """
-    check_batch(embeddings, labels)
-    if references is not None:
-        check_batch(references.embeddings, references.labels)
-    columns = len(embeddings if references is None else references.embeddings)
-    if is_compiling() and embeddings.device.type == "cpu" and embeddings.numel() * columns > FUSED:
-        return _uncompiled(embeddings, labels, terms, references)
-    wanted = torch.is_grad_enabled() and embeddings.requires_grad
-    with torch.no_grad(), _no_autocast(embeddings.device.type):
-        pairs = PairBlocks(embeddings, labels, references)
-        if len(embeddings) < pairs.ends:
-            result = Terms(pairs.rows.new_zeros(()), torch.zeros_like(pairs.rows) if wanted else None, None)
-        else:
-            result = terms(pairs, wanted)
-        # An embedding that is not finite makes the value so, although no term may have seen it.
-        parts, narrow = (result.value, pairs.rows.sum()), narrow_dtype(embeddings)
-        if result.gradient is None:
-            return torch.add(*parts, alpha=0).to(narrow)
-        gradient = result.gradient.to(narrow)
-    return _Attach.apply(embeddings, *parts, gradient)
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
+        """The loss, connected to the graph of the embeddings.
+
+        Args:
+            embeddings: (B, D), any float type.
+            labels: (B,), any integer type.
+            references: what the rows are compared with, as constants; each other if None.
+
+        Returns:
+            Scalar, float32 at least. Its gradient has the type of the embeddings. A non-finite embedding gives a
+            non-finite value. Differentiable once: a second derivative raises.
+        """
+        check_batch(embeddings, labels)
+        if references is not None:
+            check_batch(references.embeddings, references.labels)
+        columns = len(embeddings if references is None else references.embeddings)
+        if is_compiling() and embeddings.device.type == "cpu" and embeddings.numel() * columns > FUSED:
+            return _uncompiled(self, embeddings, labels, references)
+        wanted = torch.is_grad_enabled() and embeddings.requires_grad
+        with torch.no_grad(), _no_autocast(embeddings.device.type):
+            pairs = PairBlocks(embeddings, labels, references)
+            if len(embeddings) < pairs.ends:
+                result = Terms(pairs.rows.new_zeros(()), torch.zeros_like(pairs.rows) if wanted else None, None)
+            else:
+                result = self._terms(pairs, wanted)
+            # An embedding that is not finite makes the value so, although no term may have seen it.
+            parts, narrow = (result.value, pairs.rows.sum()), narrow_dtype(embeddings)
+            if result.gradient is None:
+                return torch.add(*parts, alpha=0).to(narrow)
+            gradient = result.gradient.to(narrow)
+        return _Attach.apply(embeddings, *parts, gradient)
+
+    def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`active_share`: the share of the terms (kept triplets, positive pairs) whose hinge is above 0; float32."""
+        check_batch(embeddings, labels)
+        with torch.no_grad(), _no_autocast(embeddings.device.type):
+            share = self._terms(PairBlocks(embeddings, labels), False).active_share if len(embeddings) > 1 else None
+            zero = embeddings.new_zeros((), dtype=torch.float32)
+            return {"active_share": zero if share is None else share.float()}
 
 
 @torch.compiler.disable
-def _uncompiled(
-    embeddings: Tensor,
-    labels: Tensor,
-    terms: Callable[[PairBlocks, bool], Terms],
-    references: References | None,
-) -> Tensor:
-    """`pair_loss`, which breaks the graph: float64 products would cost more than compiled code saves."""
-    return pair_loss(embeddings, labels, terms, references)
-
-
-def active_share(embeddings: Tensor, labels: Tensor, terms: Callable[[PairBlocks, bool], Terms]) -> Tensor:
-    """The share of the terms whose hinge is above 0, a float32 scalar without gradient; 0 if there are none."""
-    check_batch(embeddings, labels)
-    with torch.no_grad(), _no_autocast(embeddings.device.type):
-        share = terms(PairBlocks(embeddings, labels), False).active_share if len(embeddings) > 1 else None
-        return embeddings.new_zeros((), dtype=torch.float32) if share is None else share.float()
+def _uncompiled(loss: PairLoss, embeddings: Tensor, labels: Tensor, references: References | None) -> Tensor:
+    """The loss, which breaks the graph: float64 products would cost more than compiled code saves."""
+    return PairLoss.forward(loss, embeddings, labels, references)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[None]:

@@ -3,27 +3,16 @@
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lifted_lightning.losses.pairs import (
-    Average,
-    Block,
-    Laplacian,
-    PairBlocks,
-    References,
-    Terms,
-    active_share,
-    added,
-    checked_margin,
-    pair_loss,
-)
+from lifted_lightning.losses.pairs import Average, Block, Laplacian, PairBlocks, PairLoss, Terms, added, checked_margin
 
 Mining = Literal["all", "semihard", "hard"]
 
 TIE = 1e-9  # copies of a row are at one distance but for rounding: a relative difference below this is a tie
 
 
-class TripletLoss(nn.Module):
+class TripletLoss(PairLoss):
     r"""Triplet loss (Weinberger, Saul, JMLR 2009; Schroff et al., CVPR 2015) over the triplets of a batch.
 
     .. math:: J = \frac{1}{2|T|} \sum_{(a,p,n) \in T} \max(0, D_{ap} - D_{an} + \alpha)
@@ -73,14 +62,6 @@ class TripletLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, squared={self.squared}, mining={self.mining!r}, average={self.average!r}"
-
-    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
-        """The loss, a scalar, for embeddings (B, D) float and labels (B,) integer."""
-        return pair_loss(embeddings, labels, self._terms, references)
-
-    def diagnostics(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`active_share`: the share of the kept triplets whose hinge is above 0."""
-        return {"active_share": active_share(embeddings, labels, self._terms)}
 
     def _terms(self, pairs: PairBlocks, with_gradient: bool) -> Terms:
         """Value and gradient for any choice of triplets, in one sweep."""
