@@ -13,7 +13,7 @@ import traceback
 from contextlib import suppress
 from datetime import timedelta
 
-from lifted_lightning.errors import RunError, UserError, harmless, one_line
+from lifted_lightning.errors import RunError, UserError, one_line
 
 INTERACTIVE = ("bash", "interactive")  # names of a SLURM job in which Lightning starts the ranks itself
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|TCPStore", re.IGNORECASE)
@@ -41,6 +41,11 @@ def stay_together() -> None:
         end_with_parent(int(os.environ.get(RANK_ZERO, os.getppid())))
     else:
         os.environ[RANK_ZERO] = str(os.getpid())
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def rank_on_node() -> int:
@@ -82,6 +87,5 @@ def report(command: str, error: BaseException) -> int:
     line = "".join(c if c.isprintable() else "\ufffd" for c in line)  # of names: one line, and no terminal's escapes
     if lost or rank_on_node():
         time.sleep(AFTER_OBSERVER if lost else AFTER_RANK_ZERO)
-    line = harmless(f"lifted {command}: {f'rank {rank_on_node()}: ' if ranks else ''}{line}")
-    print(line, file=sys.stderr, flush=True)
+    print(f"lifted {command}: {f'rank {rank_on_node()}: ' if ranks else ''}{line}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, UserError) else 1

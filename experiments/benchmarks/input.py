@@ -32,7 +32,7 @@ from lifted_lightning.data.datasets.cars196 import Cars196
 from lifted_lightning.data.datasets.glyphs import Glyphs
 from lifted_lightning.data.datasets.omniglot import Omniglot
 from lifted_lightning.data.loading import PixelRows, PrefetchLoader, as_batch
-from lifted_lightning.data.pixels import Pixels, open_pixels
+from lifted_lightning.data.pixels import Decoding, Pixels, open_pixels
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.losses import LiftedStructureLoss
 from lifted_lightning.training.networks import ConvNet, EmbeddingNetwork
@@ -100,7 +100,7 @@ def loading(root: Path, workers: int, images: int, repeats: int) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, (dataset, folder, size, crop, channels) in SETS.items():
         table = dataset.table(root)
-        pixels = open_pixels(table, size, channels=channels)
+        pixels = open_pixels(Decoding(table, size, channels=channels))
         rows = PixelRows(pixels, table.labels)
         count = len(table) // BATCH * BATCH
         augment = CropMirror(crop)
@@ -140,7 +140,7 @@ def first_epoch(root: Path, repeats: int) -> None:
                 loaders: list[DataLoader] = loaders,
                 count: int = count,
             ) -> float:
-                pixels = open_pixels(table, size, channels=channels)
+                pixels = open_pixels(Decoding(table, size, channels=channels))
                 loaders[:] = [cached(PrefetchLoader, PixelRows(pixels, table.labels))]
                 return rate(augmented(loaders[0], augment), count)
 
@@ -172,7 +172,7 @@ def building(root: Path, workers: int, images: int, repeats: int) -> None:
         def cache(table: ImageTable = table, size: int = size, channels: int = channels) -> float:
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                open_pixels(table, size, channels=channels, cache_dir=Path(folder), workers=workers)
+                open_pixels(Decoding(table, size, channels=channels), Path(folder), workers)
                 return len(table) / (time.perf_counter() - start)
 
         r = in_turns({"loop": loop, "cache": cache}, repeats)
@@ -199,7 +199,7 @@ def memory(root: Path) -> None:
     print("| data | images | pixels | a worker |\n|---|---|---|---|")
     dataset, _, size, _, channels = SETS["Cars-196 crops"]
     table = dataset.table(root)
-    pixels = open_pixels(table, size, channels=channels)
+    pixels = open_pixels(Decoding(table, size, channels=channels))
     for share in (16, 4, 1):
         rows = Subset(PixelRows(pixels, table.labels), range(len(table) // share))
         loader = cached(DataLoader, rows, workers=1)
@@ -220,7 +220,7 @@ def training_rows(pixels: Pixels, table: ImageTable, steps: int) -> tuple[PixelR
 def waiting(root: Path, steps: int) -> None:
     """The quickstart's step on the CPU: Glyphs, ConvNet, lifted structure loss."""
     table = Glyphs().table(root)
-    rows, sampler = training_rows(open_pixels(table, 32, channels=1), table, steps)
+    rows, sampler = training_rows(open_pixels(Decoding(table, 32, channels=1)), table, steps)
     network, loss, augment = ConvNet(), LiftedStructureLoss(), CropMirror(mirror=False)
     network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters())
@@ -241,7 +241,7 @@ def waiting(root: Path, steps: int) -> None:
 def on_device(root: Path, steps: int, repeats: int) -> None:
     """GoogLeNet's step in bf16 on cached Cars-196 images, against the same step on one fixed batch."""
     table = Cars196().table(root)
-    rows, sampler = training_rows(open_pixels(table, 256), table, steps)
+    rows, sampler = training_rows(open_pixels(Decoding(table, 256)), table, steps)
     device = torch.device("cuda")
     network = EmbeddingNetwork("googlenet", pretrained=False).to(device, memory_format=torch.channels_last)
     loss, augment = LiftedStructureLoss(), CropMirror(227).to(device)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lifted_lightning.data.augment import Augmentation, CropMirror, ResizedCrop
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datasets.own import ImageFolder
-from lifted_lightning.data.pixels import open_pixels
+from lifted_lightning.data.pixels import Decoding, open_pixels
 from lifted_lightning.data.table import split_training_rows
 from lifted_lightning.losses import ContrastiveLoss, LiftedStructureLoss, TripletLoss
 from lifted_lightning.metrics.retrieval import retrieval_metrics
@@ -84,7 +84,7 @@ class Bench:
         self.device = torch.device(options.device)
         table = ImageFolder(str(options.images)).table(Path())
         self.table = replace(table, train=np.arange(len(table.labels)), test=np.arange(0))
-        pixels = open_pixels(self.table, SIDE)
+        pixels = open_pixels(Decoding(self.table, SIDE))
         images = torch.from_numpy(np.asarray(pixels[np.arange(len(table.labels))]))
         self.pixels = images.to(self.device).permute(0, 3, 1, 2)
 

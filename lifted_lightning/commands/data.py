@@ -17,12 +17,15 @@ NAMED = 20  # unreadable images that an error names
 def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code."""
     options = parser().parse_args(arguments)
+    from lifted_lightning.data.datasets import data_root
+
+    root = data_root(options.root)
     if options.action == "list":
-        list_datasets(options.root)
+        list_datasets(root)
     elif options.action == "prepare":
-        prepare(options.name, options.root)
+        prepare(options.name, root)
     else:
-        verify(options.name, options.root)
+        verify(options.name, root)
     return 0
 
 
@@ -44,42 +47,39 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def list_datasets(root: str | None = None) -> None:
+def list_datasets(root: Path) -> None:
     """Print each data set's name, its counts, and whether it is below the data root."""
     from rich.console import Console
     from rich.table import Table
 
-    from lifted_lightning.data.datasets import data_root, published
+    from lifted_lightning.data.datasets import published
 
-    folder = data_root(root)
-    table = Table(title=f"data sets; data root {folder}", box=None, title_justify="left", pad_edge=False)
+    table = Table(title=f"data sets; data root {root}", box=None, title_justify="left", pad_edge=False)
     for column in ("name", "data set", "train images (classes)", "test images (classes)", "there"):
         table.add_column(column, overflow="fold")
     for name, dataset in published().items():
         counts = dataset.expected
         train = f"{counts.train_images:,} ({counts.train_classes:,})" if counts else ""
         test = f"{counts.test_images:,} ({counts.test_classes:,})" if counts else ""
-        table.add_row(name, dataset.title, train, test, "yes" if dataset.present(folder) else "no")
+        table.add_row(name, dataset.title, train, test, "yes" if dataset.present(root) else "no")
     Console(markup=False).print(table)
     print("your own images: --data.dataset=ImageFolder or TableFile, with --data.dataset.path=...")
 
 
-def prepare(name: str, root: str | None = None) -> None:
+def prepare(name: str, root: Path) -> None:
     """Download, check and unpack a data set, then check its counts and split.
 
     Raises:
         UserError: if there is no such data set, or its files must be put in place first: which, and where.
     """
-    from lifted_lightning.data.datasets import data_root
     from lifted_lightning.data.datasets.base import Counts
 
     dataset = named(name)
-    folder = data_root(root)
-    dataset.prepare(folder)
-    print(f"{dataset.title}: {Counts.of(dataset.table(folder))}; ready below {folder}")
+    dataset.prepare(root)
+    print(f"{dataset.title}: {Counts.of(dataset.table(root))}; ready below {root}")
 
 
-def verify(name: str, root: str | None = None) -> None:
+def verify(name: str, root: Path) -> None:
     """Check a data set's counts and split, decode every image, and check its pixel caches; damaged ones are rebuilt.
 
     Args:
@@ -89,14 +89,12 @@ def verify(name: str, root: str | None = None) -> None:
     Raises:
         UserError: if anything is wrong; it names the images that cannot be decoded.
     """
-    from lifted_lightning.data.datasets import data_root
     from lifted_lightning.data.datasets.base import Counts
     from lifted_lightning.data.pixels import unreadable, verified_caches
     from lifted_lightning.data.table import with_pairs
 
-    folder = data_root(root)
-    dataset = named(name, folder)
-    table = dataset.table(folder)
+    dataset = named(name, root)
+    table = dataset.table(root)
     for pixels in verified_caches(table):
         print(f"{pixels.path}: {len(pixels)} decoded images, as they were written")
     broken = [why for _, why in unreadable(table)]

@@ -177,6 +177,10 @@ class RetrievalDataModule(LightningDataModule):
         return split_training_rows(self.table, self.validation_share, self.split_seed)
 
     @property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.table, self.size, self.resize, self.channels, self.interpolation)
+
+    @property
     def train_rows(self) -> IntArray:
         return self._split[0]
 
@@ -231,8 +235,6 @@ class RetrievalDataModule(LightningDataModule):
 
     def thumbnails(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """The images of these rows as a network sees them before augmentation, (n, H, W, C) uint8."""
-        if self.pixels is not None:
-            return np.asarray(self.pixels[rows])
         return self._dataset(self.table.labels).__getitems__(rows.tolist())["images"].permute(0, 2, 3, 1).numpy()
 
     # Lightning's hooks
@@ -265,15 +267,7 @@ class RetrievalDataModule(LightningDataModule):
         """Decode the images into the cache, or see which can be decoded; gives which they are, (N,)."""
         readable = np.ones(len(self.table), dtype=bool)
         if self.cache:
-            self.pixels = open_pixels(
-                self.table,
-                self.size,
-                mode=self.resize,
-                channels=self.channels,
-                interpolation=self.interpolation,
-                cache_dir=self.cache_dir,
-                skip_broken=self.skip_broken,
-            )
+            self.pixels = open_pixels(self._decoding, self.cache_dir, skip_broken=self.skip_broken)
             readable = self.pixels.valid
         elif self.skip_broken:
             readable[[row for row, _ in unreadable(self.table)]] = False
@@ -352,8 +346,7 @@ class RetrievalDataModule(LightningDataModule):
     def _dataset(self, labels: IntArray) -> PixelRows | FileRows:
         if self.pixels is not None:
             return PixelRows(self.pixels, labels)
-        decoding = Decoding(self.table, self.size, self.resize, self.channels, self.interpolation)
-        return FileRows(decoding, labels, self.crop_scale)
+        return FileRows(self._decoding, labels, self.crop_scale)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict() if self._bound else {}

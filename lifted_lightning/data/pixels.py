@@ -33,7 +33,7 @@ from lifted_lightning.data.images import Interpolation, ResizeMode, Size, UInt8A
 from lifted_lightning.data.table import ImageTable, IntArray
 from lifted_lightning.errors import UserError
 from lifted_lightning.files import atomic, lock, writing
-from lifted_lightning.processes import end_with_parent
+from lifted_lightning.processes import cores, end_with_parent
 
 BLOCK = 1 << 20  # bytes that share a checksum
 CHUNK = 32  # images that a process decodes at a time
@@ -48,7 +48,15 @@ Steps = Iterator[tuple[int, Broken]]  # some images at a time: how many, and whi
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a cache holds: a table's images, brought to one size and number of channels in the way ``mode`` says."""
+    """What a cache holds: a table's images, brought to one size and number of channels.
+
+    Attributes:
+        table: the images.
+        size: of the decoded images in pixels: a side, or height and width.
+        mode: how an image comes to that: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
+        channels: 1 for grey, 3 for colour.
+        interpolation: how pixels are made of others: ``bilinear``, ``bicubic`` or ``lanczos``.
+    """
 
     table: ImageTable
     size: Size = 1
@@ -157,26 +165,14 @@ class Pixels:
 
 
 def open_pixels(
-    table: ImageTable,
-    size: Size,
-    *,
-    mode: ResizeMode = "squash",
-    channels: int = 3,
-    interpolation: Interpolation = "bilinear",
-    cache_dir: Path | None = None,
-    workers: int | None = None,
-    skip_broken: bool = False,
+    decoding: Decoding, cache_dir: Path | None = None, workers: int | None = None, skip_broken: bool = False
 ) -> Pixels:
     """The pixels of a table's images, decoded now if no cache of them is found.
 
     Of several processes that ask for the same pixels at the same time one decodes, and the others wait.
 
     Args:
-        table: the images.
-        size: of the decoded images in pixels: a side, or height and width.
-        mode: how an image comes to that: ``squash``, ``crop`` or ``pad``, see ``images.to_pixels``.
-        channels: 1 for grey, 3 for colour.
-        interpolation: how pixels are made of others: ``bilinear``, ``bicubic`` or ``lanczos``.
+        decoding: of which images, and how.
         cache_dir: by default the environment's ``LIFTED_CACHE_DIR``, else ``~/.cache/lifted-lightning``.
         workers: how many processes decode; by default as many as there are cores.
         skip_broken: leave out images that cannot be decoded: their rows are False in ``Pixels.valid``.
@@ -184,15 +180,12 @@ def open_pixels(
     Raises:
         UserError: for images that cannot be decoded (named), or a disk that is full or cannot be written.
     """
-    decoding = Decoding(table, size, mode, channels, interpolation)
-    shape = "x".join(map(str, dict.fromkeys(sides(size))))  # 256, or 256x128
-    path = cache_file(table, f"{shape}-{decoding.how}-{channels}", cache_dir)
-    pixels = find(path, decoding)
-    if pixels is None:
-        pixels = find_or_build(path, decoding, workers)
+    shape = "x".join(map(str, dict.fromkeys(sides(decoding.size))))  # 256, or 256x128
+    path = cache_file(decoding.table, f"{shape}-{decoding.how}-{decoding.channels}", cache_dir)
+    pixels = find(path, decoding) or find_or_build(path, decoding, workers)
     broken = np.flatnonzero(~pixels.valid)
     if len(broken) and not skip_broken:
-        raise broken_images(table, broken)
+        raise broken_images(decoding.table, broken)
     return pixels
 
 
@@ -239,10 +232,6 @@ def checksums(array: UInt8Array, blocks: IntArray) -> npt.NDArray[np.uint32]:
     with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(lambda block: zlib.crc32(flat[block * BLOCK : (block + 1) * BLOCK]), blocks.tolist())
         return np.fromiter(found, dtype=np.uint32, count=len(blocks))
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def find(path: Path, decoding: Decoding) -> Pixels | None:

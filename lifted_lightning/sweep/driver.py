@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifted_lightning.errors import UserError
+from lifted_lightning.processes import cores
 from lifted_lightning.sweep.plan import Sweep
 from lifted_lightning.sweep.process import LOG, run_trial
 from lifted_lightning.sweep.trials import Trial
@@ -46,8 +47,7 @@ def start_ray(address: str | None) -> Any:
         os.environ.update(RAY_kill_child_processes_on_worker_exit="0")
         import ray
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=100 * 1024**2, **quiet)
+        ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=100 * 1024**2, **quiet)
         return ray
     import ray
 

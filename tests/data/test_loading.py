@@ -34,8 +34,9 @@ def table(tmp_path):
 @pytest.mark.parametrize(("mode", "size"), [("squash", 16), ("crop", 16), ("crop", (20, 12))])
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 def test_without_crops_the_pixels_are_the_cache_s(table, tmp_path, mode, size, how):
-    cached = PixelRows(open_pixels(table, size, mode=mode, interpolation=how, cache_dir=tmp_path), table.labels)
-    direct = FileRows(Decoding(table, size, mode, interpolation=how), table.labels)
+    decoding = Decoding(table, size, mode, interpolation=how)
+    cached = PixelRows(open_pixels(decoding, tmp_path), table.labels)
+    direct = FileRows(decoding, table.labels)
     assert len(direct) == len(cached)
     batch = direct.__getitems__([19, 16])
     assert (batch["indices"].tolist(), batch["labels"].tolist()) == ([19, 16], [4, 4])
@@ -139,6 +140,4 @@ def test_an_error_comes_with_its_batch_and_stopping_early_does_not_hang():
 
 @pytest.mark.gpu
 def test_batches_are_pinned():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     assert all(batch.is_pinned() for batch in PrefetchLoader(Numbers(), batch_size=4, pin_memory=True))

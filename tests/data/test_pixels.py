@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,9 +19,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from lifted_lightning.data import pixels as module
-from lifted_lightning.data.images import normalized, to_pixels
+from lifted_lightning.data.images import Size, normalized, to_pixels
 from lifted_lightning.data.loading import PixelRows, as_batch
-from lifted_lightning.data.pixels import BLOCK, Pixels, open_pixels, verified_caches
+from lifted_lightning.data.pixels import BLOCK, Decoding, Pixels, open_pixels, verified_caches
 from lifted_lightning.data.table import ImageTable
 from lifted_lightning.errors import UserError
 from tests.helpers.drawn import COUNT, make_table
@@ -38,8 +39,15 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SMALL", 0)
 
 
-def opened(folder: Path, table: ImageTable | None = None, **options: object) -> Pixels:
-    return open_pixels(table or make_table(folder), 4, **({"cache_dir": folder / "cache"} | options))
+def opened(
+    folder: Path,
+    table: ImageTable | None = None,
+    size: Size = 4,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    **how: Any,
+) -> Pixels:
+    return open_pixels(Decoding(table or make_table(folder), size, **how), folder / "cache", workers, skip_broken)
 
 
 def files(folder: Path) -> list[Path]:
@@ -73,10 +81,10 @@ def test_one_file_for_each_key_size_mode_and_channels(folder):
     other = make_table(folder, key="two")
     for t, options in [(table, {}), (other, {}), (table, {"mode": "pad"}), (table, {"channels": 1})]:
         opened(folder, t, **options)
-    open_pixels(table, 5, cache_dir=folder / "cache")
-    open_pixels(table, (5, 3), cache_dir=folder / "cache")
+    opened(folder, table, 5)
+    opened(folder, table, (5, 3))
     assert len(files(folder)) == 6
-    open_pixels(table, (5, 5), cache_dir=folder / "cache")
+    opened(folder, table, (5, 5))
     assert len(files(folder)) == 6, "a square is one, however it is given"
     before = table.reader.count()
     opened(folder, table)
@@ -124,7 +132,7 @@ def zero(file: Path) -> None:
 
 
 def big(folder: Path) -> Pixels:
-    return open_pixels(make_table(folder, count=40), SIDE, cache_dir=folder / "cache")
+    return opened(folder, make_table(folder, count=40), SIDE)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, zero])
@@ -156,19 +164,19 @@ def test_a_block_is_checked_once(folder, monkeypatch):
 
 def test_images_larger_than_a_block(folder):
     table = make_table(folder, count=3)
-    pixels = open_pixels(table, 700, cache_dir=folder / "cache")
+    pixels = opened(folder, table, 700)
     assert pixels[2].shape == (700, 700, 3)
     file = files(folder)[0]
     with file.open("r+b") as stream:
         stream.seek(128 + 3 * 700 * 700 * 3 - 9)  # near the end of image 2, which lies in three blocks
         stream.write(b"x")
-    assert (open_pixels(table, 700, cache_dir=folder / "cache")[2] == (2, 0, 77)).all()
+    assert (opened(folder, table, 700)[2] == (2, 0, 77)).all()
 
 
 def test_damage_and_sources_that_are_gone(folder):
     big(folder)
     flip_a_bit(files(folder)[0])
-    pixels = open_pixels(make_table(folder, count=40), SIDE, cache_dir=folder / "cache", skip_broken=True)
+    pixels = opened(folder, make_table(folder, count=40), SIDE, skip_broken=True)
     (folder / "broken image 3").touch()
     with pytest.raises(UserError, match=r"1 of 40 images cannot be decoded: image 3"):
         pixels.take(np.array([39]))
@@ -177,7 +185,7 @@ def test_damage_and_sources_that_are_gone(folder):
 def test_all_caches_of_a_table_are_verified(folder, capsys, monkeypatch):
     table = make_table(folder)
     opened(folder, table)
-    open_pixels(table, (4, 6), channels=1, mode="pad", cache_dir=folder / "cache")
+    opened(folder, table, (4, 6), channels=1, mode="pad")
     opened(folder, make_table(folder, key="other"))
     flip_a_bit(sorted(files(folder))[0])
     found = list(verified_caches(table, folder / "cache"))
@@ -276,7 +284,7 @@ def test_too_little_disk_is_said_first(folder, monkeypatch):
 def test_a_folder_that_cannot_be_written(folder, where):
     (folder / "log").touch()
     with pytest.raises(UserError, match=r"cannot be .*cache_dir"):
-        opened(folder, cache_dir=Path(where.format(folder=folder)))
+        open_pixels(Decoding(make_table(folder), 4), Path(where.format(folder=folder)))
 
 
 def test_broken_images_are_named_or_left_out(folder):
@@ -334,7 +342,7 @@ def test_workers_give_the_same_batches(folder, start):
 
 def test_another_process_is_sent_no_pixels(folder):
     table = make_table(folder, count=5000)
-    rows = PixelRows(open_pixels(table, 32, cache_dir=folder / "cache"), table.labels)
+    rows = PixelRows(opened(folder, table, 32), table.labels)
     sent = pickle.dumps(rows)
     assert len(sent) < 500_000 < rows.pixels.array.nbytes / 30  # the table, not the pixels
     assert np.array_equal(pickle.loads(sent).pixels[4999], rows.pixels[4999])
@@ -355,11 +363,11 @@ def test_a_script_without_a_guard_runs_once(folder):
         "pixels.SMALL = 0\n"
         "print('run')\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "print(pixels.open_pixels(make_table(folder), 4, cache_dir=folder, workers=2).valid.all())\n"
+        "print(pixels.open_pixels(pixels.Decoding(make_table(folder), 4), folder, workers=2).valid.all())\n"
         "class Mine(Reader): pass\n"
         "table = make_table(folder, key='two')\n"
         "object.__setattr__(table, 'reader', Mine(folder / 'log'))\n"
-        "print(pixels.open_pixels(table, 4, cache_dir=folder, workers=2).valid.all())\n"
+        "print(pixels.open_pixels(pixels.Decoding(table, 4), folder, workers=2).valid.all())\n"
     )
     command = [sys.executable, str(folder / "script.py"), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
