@@ -40,19 +40,16 @@ def harmless(text: str) -> str:
     return UNPRINTABLE.sub("\ufffd", text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, if any is like it at all; by its last part where names are dotted."""
-    import difflib
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """The remedy for a name that is unknown: the known one that is most like it, or else another line.
+
+    Where no name is like the whole of it, dotted ones are compared by their last parts.
+    """
+    from difflib import get_close_matches
 
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    close = get_close_matches(name, known, n=1, cutoff=0.65)
     if not close:
         parts = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-        close = [parts[p] for p in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=1, cutoff=0.65)]
-    return close[0] if close else None
-
-
-def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
-    """The remedy for a name that is unknown: the known one that is most like it, or else another line."""
-    near = nearest(name, known)
-    return f"did you mean {prefix}{near}?" if near else otherwise
+        close = [parts[p] for p in get_close_matches(name.rsplit(".", 1)[-1], parts, n=1, cutoff=0.65)]
+    return f"did you mean {prefix}{close[0]}?" if close else otherwise

@@ -35,7 +35,9 @@ def run(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise UserError("wandb-workspaces is missing: pip install lifted-lightning[dashboard]") from error
     if options.dry_run:
-        print(json.dumps(specification(workspace(options.project, options.entity or "")), indent=2))
+        built = workspace(options.project, options.entity or "")
+        sent = {"entity": built.entity, "project": built.project, "name": built.name, "spec": built._spec["spec"]}
+        print(json.dumps(sent, indent=2))
         return 0
     print(save(options.project, options.entity))
     return 0
@@ -74,12 +76,6 @@ def save(project: str, entity: str | None) -> str:
     except wandb.errors.Error as error:
         end_wandb_service()
         raise UserError(f"W&B: {one_line(error).rstrip('.')}; try again later, or give --dry-run") from error
-
-
-def specification(built: "Workspace") -> dict[str, Any]:
-    """What is sent to the server, as plain values."""
-    spec: dict[str, Any] = built._spec["spec"]
-    return {"entity": built.entity, "project": built.project, "name": built.name, "spec": spec}
 
 
 def workspace(project: str, entity: str) -> "Workspace":

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code."""
     options = parser().parse_args(arguments)
     check_writable(options.out, "--out")
-    images = list(find_images(options.images))
+    images = find_images(options.images)
 
     from lifted_lightning.inference.model import load
 
@@ -96,7 +96,7 @@ def check_writable(path: Path, option: str) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+def find_images(arguments: Iterable[str]) -> list[tuple[str, str]]:
     """The image files that arguments of the command mean, each once, and its class by the folder it lies in.
 
     Files in a folder count if their ending is an image's, hidden ones do not. A file that is given is an image if it
@@ -107,16 +107,13 @@ def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if an argument is not there, has no images, or is neither an image nor a list.
     """
-    seen: set[str] = set()
+    found: dict[str, str] = {}
     for argument in arguments:
-        found = 0
-        for path, folder in _images_of(argument):
-            found += 1
-            if path not in seen:
-                seen.add(path)
-                yield path, folder
-        if not found:
+        images = dict(_images_of(argument))
+        if not images:
             raise UserError(f"{argument}: holds no images (files that end in .jpg, .png and the like)")
+        found |= images | found  # an image that comes again keeps its first folder
+    return list(found.items())
 
 
 def _images_of(argument: str) -> Iterator[tuple[str, str]]:

@@ -82,8 +82,12 @@ def own_loggers(given: Logger | Sequence[Logger] | bool | None) -> list[Logger]:
 
 def check_strategy(trainer: Trainer) -> None:
     """Raise UserError for processes that would each be a run, wait for others, or end with all that they have found."""
-    wanted, started = trainer.num_devices * trainer.num_nodes, started_processes()
-    if started not in (None, wanted):
+    wanted = started = trainer.num_devices * trainer.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        started = int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        started = int(os.environ.get("SLURM_NTASKS", 1))
+    if started != wanted:
         raise UserError(
             f"--trainer.devices, --trainer.num_nodes: {counted(wanted, 'process')} of this run, of which torchrun or "
             f"srun has started {started}; give auto and 1"
@@ -115,13 +119,6 @@ def launched(trainer: Namespace) -> dict[str, Any]:
         found = {"devices": devices, "num_nodes": nodes, "accelerator": "gpu" if gpus else "cpu"}
     open_to = {"devices": ("auto", 1, "1"), "num_nodes": (1,), "accelerator": ("auto",)}
     return {name: value for name, value in found.items() if trainer[name] in open_to[name]}
-
-
-def started_processes() -> int | None:
-    """As how many processes torchrun or srun has started this run; None where neither has."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    return int(os.environ.get("SLURM_NTASKS", 1)) if SLURMEnvironment.detect() else None
 
 
 def trained_with(callbacks: list[Callback], command: str) -> list[Callback]:

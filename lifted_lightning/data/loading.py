@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -167,18 +168,13 @@ class PrefetchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
-        device = torch.cuda.current_device() if self.pin_memory and torch.cuda.is_available() else None
-        with ThreadPoolExecutor(1, initializer=use_device, initargs=(device,)) as thread:
+        pins = self.pin_memory and torch.cuda.is_available()  # for this rank's device; a new thread takes the first
+        begin = partial(torch.cuda.set_device, torch.cuda.current_device()) if pins else None
+        with ThreadPoolExecutor(1, initializer=begin) as thread:
             drawn = deque(thread.submit(next, batches, END) for _ in range(AHEAD))
             while (batch := drawn.popleft().result()) is not END:
                 drawn.append(thread.submit(next, batches, END))
                 yield batch
-
-
-def use_device(device: int | None) -> None:
-    """Pin memory for this rank's device: a new thread would take the first, and a context on it."""
-    if device is not None:
-        torch.cuda.set_device(device)
 
 
 def share_of_rank(rows: IntArray, rank: int, ranks: int) -> IntArray:

@@ -65,13 +65,15 @@ def clustering_metrics(
         )
     scores = torch.zeros(3, dtype=torch.float64)
     if rank() == 0:
+        from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
 
         count, matrix = len(np.unique(classes)), points.float().cpu().numpy()
         # Embeddings collapsed, say, to fewer points than clusters: the scores tell.
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             if method == "k-means":
-                assigned = _k_means(matrix, count, start, seed)
+                model = KMeans(count, init=start, n_init=1, max_iter=100, random_state=seed)
+                assigned = model.fit_predict(matrix)
             else:
                 assigned = _affinity_propagation(matrix, count, seed)
         scores += torch.tensor(agreement(classes, assigned), dtype=torch.float64)
@@ -82,23 +84,13 @@ def clustering_metrics(
 def agreement(classes: IntArray, assigned: IntArray) -> tuple[float, float, float]:
     """NMI (arithmetic), AMI (arithmetic) and F1 over pairs of a clustering (N,) of items of classes (N,)."""
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-    from sklearn.metrics.cluster import contingency_matrix
+    from sklearn.metrics.cluster import pair_confusion_matrix
 
     nmi = normalized_mutual_info_score(classes, assigned)
     ami = adjusted_mutual_info_score(classes, assigned)
-    table = contingency_matrix(classes, assigned, sparse=True, dtype=np.int64)
-    sizes = table.data, np.asarray(table.sum(0)), np.asarray(table.sum(1))
-    together, claimed, true = (int((size * (size - 1) // 2).sum()) for size in sizes)
-    # 2PR/(P + R) with P = together/claimed and R = together/true; perfect where there is no pair at all.
-    f1 = 2 * together / (claimed + true) if claimed + true else 1.0
-    return float(nmi), float(ami), f1
-
-
-def _k_means(points: FloatArray, clusters: int, start: Start, seed: int) -> IntArray:
-    from sklearn.cluster import KMeans
-
-    model = KMeans(min(clusters, len(points)), init=start, n_init=1, max_iter=100, random_state=seed)
-    return model.fit_predict(points)
+    (_, wrong), (missed, together) = pair_confusion_matrix(classes, assigned).tolist()
+    pairs = 2 * together + wrong + missed
+    return float(nmi), float(ami), 2 * together / pairs if pairs else 1.0  # perfect where there is no pair at all
 
 
 def _affinity_propagation(points: FloatArray, clusters: int, seed: int) -> IntArray:

@@ -1,7 +1,7 @@
 """Distances in float64, which decide every ranking, of embeddings as they are given."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -21,29 +21,17 @@ _VALUES = 2**20  # float64 values of a chunk of pairs: 8 MB, near the cache
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Matrix products in IEEE single precision, whatever is allowed elsewhere (TF32, bfloat16, autocast)."""
-    with _ieee_products(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with ExitStack() as stack:
+        if hasattr(torch.backends.mkldnn, "matmul"):
+            for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+                stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+                backend.fp32_precision = "ieee"
+        else:  # before torch 2.9 one setting is for all devices
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
-
-
-@contextmanager
-def _ieee_products() -> Iterator[None]:
-    if not hasattr(torch.backends.mkldnn, "matmul"):  # before torch 2.9 one setting is for all devices
-        allowed = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(allowed)
-        return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def points_of(embeddings: Array, distance: Distance = "euclidean") -> Tensor:

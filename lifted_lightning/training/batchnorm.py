@@ -3,13 +3,12 @@
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lifted_lightning.distributed import world_size
+from lifted_lightning.distributed import sum_over_ranks, world_size
 from lifted_lightning.training.networks import batchnorms
 
 
@@ -72,15 +71,11 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(gradient)
 
 
 def _mean_over_ranks(values: Tensor) -> Tensor:

@@ -363,17 +363,10 @@ class EmbeddingModule(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
-        return self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Batch:
-        return self._evaluate(batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        return self._evaluate(batch)
-
-    def _evaluate(self, batch: Batch) -> Batch:
         embeddings = in_full_precision(self(batch["images"]))
         return {"indices": batch["indices"], "embeddings": embeddings, "labels": batch["labels"]}
+
+    test_step = predict_step = validation_step
 
     def _check_finite(self) -> None:
         self._finite.check(lambda rows: data_of(self.trainer).names(rows))
@@ -465,7 +458,6 @@ class FiniteLoss:
         rows = (~torch.isfinite(embeddings).all(dim=1)).nonzero()[:, 0]
         reason = "all embeddings are finite, so it arises in the loss; try a lower learning rate or clipping"
         if len(rows):
-            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            shown = f"{rows[:3].tolist()}: {', '.join(names(indices[rows[:3]].tolist()))}{more}"
+            shown = f"{rows[:3].tolist()}: {listed(names(indices[rows].tolist()), 3)}"
             reason = f"embeddings that are not finite: {len(rows)} (batch rows {shown})"
         raise RunError(f"the loss is {loss.item()} at step {step}: {reason}")

@@ -262,7 +262,9 @@ class EmbeddingNetwork(Embedder):
 
     def features_of(self, images: Tensor) -> Tensor:
         """See base class."""
-        return self.neck(pooled(self.trunk, self.pooling, images))
+        if self.pooling is None:
+            return self.neck(self.trunk(images))
+        return self.neck(self.pooling(*map_and_class_token(self.trunk, images)))
 
     def train(self, mode: bool = True) -> "EmbeddingNetwork":
         """Set training mode, except for frozen batch normalisation."""
@@ -294,19 +296,14 @@ class EmbeddingNetwork(Embedder):
 class Pooled(nn.Module):
     """A trunk and its pooling: (B, C, H, W) images to (B, F) features."""
 
-    def __init__(self, trunk: nn.Module, pooling: Pooling | None) -> None:
+    def __init__(self, trunk: nn.Module, pooling: Pooling) -> None:
         super().__init__()
         self.trunk = trunk
         self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         """See class."""
-        return pooled(self.trunk, self.pooling, images)
-
-
-def pooled(trunk: nn.Module, pooling: Pooling | None, images: Tensor) -> Tensor:
-    """(B, F) features of images (B, C, H, W); without a pooling the trunk has its own."""
-    return trunk(images) if pooling is None else pooling(*map_and_class_token(trunk, images))
+        return self.pooling(*map_and_class_token(self.trunk, images))
 
 
 def batchnorms(module: nn.Module) -> list[_BatchNorm]:
