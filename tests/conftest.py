@@ -29,6 +29,15 @@ def data_root() -> Path:
     return Path(root)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need a CUDA device are skipped, saying so, where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note tests that are skipped for a reason that continuous integration must not accept."""
     if report.skipped and not hasattr(report, "wasxfail"):

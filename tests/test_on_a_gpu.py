@@ -36,8 +36,6 @@ COMPUTED: dict[str, Callable[[Tensor, Tensor], object]] = {
 @pytest.mark.parametrize("kind", ["random", "quantised", "two tight heaps", "far off"])
 @pytest.mark.parametrize("name", COMPUTED)
 def test_as_on_the_cpu(name: str, kind: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     x, labels = make(kind, 400, 6, 20, seed=0)
     expected, found = COMPUTED[name](x, labels), COMPUTED[name](x.cuda(), labels.cuda())
     torch.testing.assert_close(found, expected, check_device=False, rtol=1e-5, atol=1e-7, equal_nan=True)

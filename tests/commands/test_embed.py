@@ -76,7 +76,7 @@ def test_links_back_are_not_followed_round_and_round(tmp_path: Path, monkeypatch
     Path("loop/a/x.png").touch()
     Path("loop/a/up").symlink_to("..")
     Path("loop/a/again").symlink_to("../a")
-    assert list(find_images(["loop"])) == [("loop/a/x.png", "a")]
+    assert find_images(["loop"]) == [("loop/a/x.png", "a")]
 
 
 def test_an_image_without_an_ending_is_an_image(lifted: Lifted) -> None:

@@ -142,7 +142,7 @@ WORKS: list[tuple[str, Check]] = [
     ("fast_dev_run=true", part("test", 20, 160)),
     ("fast_dev_run=2", part("test", 40, 160)),
     ("overfit_batches=2 callbacks=tests.commands.test_lightning.Rows", same_batches),
-    ("accumulate_grad_batches=2", says("adds up gradients of losses that see one batch each")),
+    ("accumulate_grad_batches=2", says("gradients of losses that see one batch each", "set model.micro_batch")),
     (callback("GradientAccumulationScheduler", scheduling='{"0":2}'), steps(*range(6))),
     # When
     ("val_check_interval=1", lambda done: len(done.result["history"]) == 6),

@@ -233,8 +233,6 @@ def test_misuse():
 @pytest.mark.gpu
 @pytest.mark.parametrize("augment", AUGMENTATIONS, ids=lambda a: type(a).__name__)
 def test_device_agrees_with_cpu_and_is_not_waited_for(augment: Augmentation):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     images = random_images(16, 3, 8, 8)
     draws = augment.draw((0, 0, 0), 16)
     wanted = augment(images, draws)

@@ -175,8 +175,6 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_as_on_the_cpu(tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     checkpoint, paths = save_checkpoint(tmp_path / "best.ckpt"), draw_images(tmp_path / "images")
     expected = lifted_lightning.load(checkpoint, "cpu").embed(paths)
     for device in ("auto", "cuda", "cuda:0"):

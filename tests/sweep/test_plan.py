@@ -113,15 +113,6 @@ def test_a_wrong_file_is_named_with_the_remedy(tmp_path: Path, change: dict[str,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "- 1", "\x00"])
-def test_a_file_that_is_no_sweep_is_named(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "sweep.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=r"sweep\.yaml"):
-        read_sweep(path)
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_sweeps_are_sound(path: Path) -> None:
     sweep = read_sweep(path)

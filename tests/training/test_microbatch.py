@@ -1,8 +1,6 @@
 """A batch embedded in pieces: the gradient of the whole, the same random numbers twice, statistics once."""
 
 import copy
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -90,13 +88,3 @@ def test_training_is_that_of_the_whole_batch(outcomes: list[Outcome]) -> None:
 def test_training_in_mixed_precision(outcomes: list[Outcome]) -> None:
     *_, whole, pieces = outcomes
     assert float((pieces.gradients[0] - whole.gradients[0]).norm()) <= 0.02 * float(whole.gradients[0].norm())
-
-
-def test_accumulation_is_warned_of_with_the_remedy(tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train([Case(steps=2, accumulate=2)], 1, tmp_path)
-    (message,) = [str(w.message) for w in caught if "accumulate_grad_batches" in str(w.message)]
-    assert "accumulate_grad_batches=2" in message
-    assert "model.micro_batch" in message
-    assert "\n" not in message

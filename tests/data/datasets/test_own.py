@@ -6,17 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lifted_lightning.data.datasets import ImageFolder, RetrievalDataset, TableFile, data_root
 from lifted_lightning.data.datasets.base import Counts
 from lifted_lightning.data.table import positives, split_training_rows, with_pairs
 from lifted_lightning.errors import UserError
-
-
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (3, 3)).save(path)
+from tests.data.datasets.test_published import picture
 
 
 def make_folder(base: Path, classes: Sequence[str] = ("Ahorn", "Birke ä", "Eiche", "Linde", "Ulme")) -> Path:
