@@ -98,7 +98,7 @@ class Bench:
         """Train, and rank the validation classes before and after."""
         began = time.perf_counter()
         torch.manual_seed(trial.seed)
-        training, validating = split_training_rows(self.table, trial.share, 0)
+        training, validating = split_training_rows(self.table, 0, trial.share)
         truth = torch.from_numpy(self.table.labels[validating]).to(self.device)
         labels = np.full(len(self.table.labels), -1)
         labels[training] = np.unique(self.table.labels[training], return_inverse=True)[1]

@@ -25,14 +25,7 @@ from lifted_lightning.data.images import (
 )
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Decoding, Pixels, open_pixels, unreadable
-from lifted_lightning.data.table import (
-    ImageTable,
-    IntArray,
-    class_digests,
-    fold_of_training_rows,
-    split_training_rows,
-    with_pairs,
-)
+from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
 from lifted_lightning.errors import UserError, counted, listed
 
 VALIDATION_SHARE = 0.2  # of the training classes, where neither a share nor folds are given
@@ -172,9 +165,7 @@ class RetrievalDataModule(LightningDataModule):
 
     @cached_property
     def _split(self) -> tuple[IntArray, IntArray]:
-        if self.folds is not None and self.fold is not None:
-            return fold_of_training_rows(self.table, self.folds, self.fold, self.split_seed)
-        return split_training_rows(self.table, self.validation_share, self.split_seed)
+        return split_training_rows(self.table, self.split_seed, self.validation_share, self.folds, self.fold)
 
     @property
     def _decoding(self) -> Decoding:

@@ -138,58 +138,44 @@ def _digest(texts: Sequence[str]) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
 
 
-def split_training_rows(table: ImageTable, share: float, seed: int) -> tuple[IntArray, IntArray]:
-    """Split the training rows by class into those that train and those that validate.
+def split_training_rows(
+    table: ImageTable, seed: int, share: float = 0.0, folds: int | None = None, fold: int | None = None
+) -> tuple[IntArray, IntArray]:
+    """Split the training rows by class into those that train and those that validate: by a share, or by folds.
 
-    A table with validation rows of its own is split already, whatever the share.
+    Of folds each training class validates in one and trains in the others, and their numbers of classes differ by one
+    at most: the cross-validation of Musgrave, Belongie and Lim (*A Metric Learning Reality Check*, ECCV 2020).
 
     Args:
-        table: the image table.
+        table: the image table; one with validation rows of its own is split already, whatever the share.
+        seed: of the choice of classes; with another the folds are others.
         share: of the training classes, how many validate, in [0, 1): 0 none, else at least one.
-        seed: of the choice of classes.
+        folds: in place of a share, into how many parts the classes are split, at least 2.
+        fold: which of them validates, 0..folds-1.
 
     Returns:
         Rows that train and rows that validate, each ascending; no class is in both.
 
     Raises:
-        UserError: if no class would be left to train on.
+        UserError: if no class would be left to train on, there are fewer training classes than folds, or folds of a
+            table that has validation classes of its own.
     """
     if table.validation is not None:
+        if folds is not None:
+            raise UserError(
+                f"data.folds {folds}: {table.name} has validation classes of its own; leave out folds and fold"
+            )
         return table.train, table.validation
     classes = np.unique(table.labels[table.train])
-    count = max(1, round(share * len(classes))) if share else 0
-    if count >= len(classes):
-        raise UserError(f"{table.name}: {len(classes)} training classes leave none to train on after the split")
-    return _split_by_class(table, np.random.default_rng(seed).permutation(classes)[:count])
-
-
-def fold_of_training_rows(table: ImageTable, folds: int, fold: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Split the training rows into class-disjoint folds, of which one validates and the others train.
-
-    Each training class validates in one fold, and the folds' numbers of classes differ by one at most: the
-    cross-validation of Musgrave, Belongie and Lim (*A Metric Learning Reality Check*, ECCV 2020).
-
-    Args:
-        table: the image table.
-        folds: into how many parts the classes are split, at least 2.
-        fold: which of them validates, 0..folds-1.
-        seed: of the order of the classes; with another the folds are others.
-
-    Returns:
-        Rows that train and rows that validate, each ascending.
-
-    Raises:
-        UserError: if there are fewer training classes than folds, or the table has validation classes of its own.
-    """
-    if table.validation is not None:
-        raise UserError(f"data.folds {folds}: {table.name} has validation classes of its own; leave out folds and fold")
-    classes = np.unique(table.labels[table.train])
-    if folds > len(classes):
-        raise UserError(f"data.folds {folds}: {table.name} has {len(classes)} training classes; give fewer folds")
-    return _split_by_class(table, np.array_split(np.random.default_rng(seed).permutation(classes), folds)[fold])
-
-
-def _split_by_class(table: ImageTable, validating: IntArray) -> tuple[IntArray, IntArray]:
-    """The training rows whose classes are not among these, and those whose classes are."""
+    shuffled = np.random.default_rng(seed).permutation(classes)
+    if folds is not None and fold is not None:
+        if folds > len(classes):
+            raise UserError(f"data.folds {folds}: {table.name} has {len(classes)} training classes; give fewer folds")
+        validating = np.array_split(shuffled, folds)[fold]
+    else:
+        count = max(1, round(share * len(classes))) if share else 0
+        if count >= len(classes):
+            raise UserError(f"{table.name}: {len(classes)} training classes leave none to train on after the split")
+        validating = shuffled[:count]
     validates = np.isin(table.labels[table.train], validating)
     return table.train[~validates], table.train[validates]

@@ -69,7 +69,7 @@ def test_a_val_folder_has_the_validation_classes(tmp_path: Path) -> None:
     assert [table.items[row] for row in table.validation] == ["val/m/0.png", "val/m/1.png"]
     assert (len(table.train), len(table.test)) == (4, 6)
     assert str(Counts.of(table)).endswith("2 validation images, 1 validation class")
-    assert [part.tolist() for part in split_training_rows(table, 0.5, 0)] == [[0, 1, 2, 3], [4, 5]], "no share"
+    assert [part.tolist() for part in split_training_rows(table, 0, 0.5)] == [[0, 1, 2, 3], [4, 5]], "no share"
 
 
 @pytest.mark.parametrize(
