@@ -22,12 +22,10 @@ TOLD = {  # what a contract is told of `data`, where it is given
     "augment": ("size", "channels"),
 }
 SIZE, CLASSES = 8, 100  # of the embeddings and of the data, as a loss that asks for them is told
-STAND_INS = {  # for parts that are not checked
-    "model.loss": ["ContrastiveLoss"],
-    "model.network": ["ConvNet", f"embedding_size={SIZE}"],
-    "model.augment": ["CropMirror"],
-    "data.dataset": ["Glyphs"],
-}
+STAND_INS = (  # for parts that are not checked
+    "--model.loss=ContrastiveLoss", "--model.network=ConvNet", f"--model.network.embedding_size={SIZE}",
+    "--model.augment=CropMirror", "--data.dataset=Glyphs",
+)  # fmt: skip
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,22 +72,23 @@ def build(part: str, options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         UserError: for an option that `lifted fit` would not take, under the name that it has here.
     """
     from jsonargparse import Namespace
+    from torch import nn
 
     from lifted_lightning.commands.fit import Parser, read_arguments
+    from lifted_lightning.data.batches import GlobalBatchSampler
     from lifted_lightning.data.datamodule import RetrievalDataModule
+    from lifted_lightning.data.datasets import RetrievalDataset
 
+    bases: dict[str, type] = {"sampler": GlobalBatchSampler, "dataset": RetrievalDataset}
     key = PARTS[part]
-    others = [other for other in PARTS if other != part]
-    own = [option for option in options if not any(_belongs(option, other) for other in others)]
-    given = [f"--{key}{option.removeprefix(f'--{part}')}" if _belongs(option, part) else option for option in own]
-    for other, (name, *settings) in STAND_INS.items():
-        if other != key:
-            given += [f"--{other}={name}", *(f"--{other}.{setting}" for setting in settings)]
+    own = [option for option in options if _belongs(option, part) or not any(_belongs(option, p) for p in PARTS)]
+    given = [option.replace(f"--{part}", f"--{key}", 1) if _belongs(option, part) else option for option in own]
+    given += [option for option in STAND_INS if not option.startswith(f"--{key}")]
     try:
         config = read_arguments("fit", given)[1]
         asked = config[key]
         maker = Parser()
-        maker.add_subclass_arguments(_base(part), part, fail_untyped=False)
+        maker.add_subclass_arguments(bases.get(part, nn.Module), part, fail_untyped=False)
         usual = inspect.signature(RetrievalDataModule).parameters
         told = {name: config.data[name] for name in TOLD.get(part, ()) if config.data[name] != usual[name].default}
         if "num_classes" in asked.get("init_args", {}):  # which the data would tell
@@ -99,17 +98,6 @@ def build(part: str, options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         retell(error)
     except UserError as error:
         raise UserError(str(error).replace(f"--{key}", f"--{part}")) from error
-
-
-def _base(part: str) -> type:
-    from torch import nn
-
-    from lifted_lightning.data.augment import Augmentation
-    from lifted_lightning.data.batches import GlobalBatchSampler
-    from lifted_lightning.data.datasets import RetrievalDataset
-
-    bases: dict[str, type] = {"sampler": GlobalBatchSampler, "dataset": RetrievalDataset, "augment": Augmentation}
-    return bases.get(part, nn.Module)
 
 
 def _belongs(option: str, part: str) -> bool:

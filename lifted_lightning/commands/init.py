@@ -53,17 +53,12 @@ def run(arguments: Sequence[str]) -> int:
     with writing(str(folder)):
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(f"{folder}: is there and not empty; give the name of a new folder")
-        begin(folder)
+        for name, path in recipes().items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+        (folder / ".gitignore").write_text(IGNORED, encoding="utf-8")
+        environment = ENVIRONMENT.format(version=lifted_lightning.__version__)
+        (folder / "environment.yml").write_text(environment, encoding="utf-8")
     print(f"{folder}: recipes and sweeps in {EXPERIMENTS}/, examples of classes of your own in {EXPERIMENTS}/own/")
     print(f"next:  cd {shlex.quote(str(folder))}\n       lifted fit --config {EXPERIMENTS}/quickstart.yaml")
     return 0
-
-
-def begin(folder: Path) -> None:
-    """Write all files into a folder, which is made."""
-    for name, path in recipes().items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / name)
-    (folder / ".gitignore").write_text(IGNORED, encoding="utf-8")
-    environment = ENVIRONMENT.format(version=lifted_lightning.__version__)
-    (folder / "environment.yml").write_text(environment, encoding="utf-8")

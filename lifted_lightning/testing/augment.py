@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import Size, sides
-from lifted_lightning.testing.findings import Answer, ContractError, Findings
+from lifted_lightning.testing.findings import Answer, ContractError, Findings, check_tensor
 
 ROWS = 12
 KEY = (1, 2, 3)  # seed, epoch and step
@@ -29,8 +29,7 @@ def check_augment(augment: Augmentation, channels: int = 3, size: Size | None = 
     more = 1 if size or not augment.size else 9 / 8
     tried = _Augment(augment, channels, (math.ceil(more * height), math.ceil(more * width)))
     findings = Findings(type(augment).__name__)
-    first = findings.ask("gives finite images of one size, and leaves those given as they are", tried.gives_images)
-    if first.verdict == "holds":
+    if findings.ask("gives finite images of one size, and leaves those given as they are", tried.gives_images):
         findings.ask("draws nothing but what it is given, and nothing in evaluation", tried.repeats)
         findings.ask("an image is the same whatever else is in the batch or on another rank", tried.slices)
         findings.ask("other images, steps, epochs, seeds and views are drawn otherwise", tried.varies)
@@ -48,31 +47,25 @@ class _Augment:
     def trained(self, images: Tensor, key: tuple[int, ...] = KEY) -> Tensor:
         return self.augment(images, self.augment.draw(key, len(images)))
 
-    def gives_images(self) -> Answer:
+    def gives_images(self) -> str:
         height, width = self.augment.size or self.images.shape[2:]
-        wanted, kind = (ROWS, self.images.shape[1], height, width), self.augment.mean.dtype
         images, draws = self.images.clone(), self.augment.draw(KEY, ROWS)
         for mode, given in (("training", draws), ("evaluation", None)):
-            made = self.augment(images, given)
-            if not isinstance(made, Tensor) or made.shape != wanted or made.dtype != kind:
-                found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-                raise ContractError(f"{mode}: gives {found}, not {kind} {wanted}")
-            if not made.isfinite().all():
-                raise ContractError(f"{mode}: {int((~made.isfinite()).sum())} numbers are not finite")
+            wanted = (ROWS, self.images.shape[1], height, width)
+            check_tensor(self.augment(images, given), wanted, self.augment.mean.dtype, mode)
             if not torch.equal(images, self.images) or not torch.equal(draws, self.augment.draw(KEY, ROWS)):
                 raise ContractError(f"{mode}: writes into what it is given, which may be the cache's")
-        return Answer("holds", f"{height} x {width} of {self.images.shape[2]} x {self.images.shape[3]}")
+        return f"{height} x {width} of {self.images.shape[2]} x {self.images.shape[3]}"
 
-    def repeats(self) -> Answer:
+    def repeats(self) -> None:
         for mode, make in (("training", self.trained), ("evaluation", self.augment)):
             first = make(self.images)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(99)
                 if not torch.equal(make(self.images), first):
                     raise ContractError(f"{mode}: draws by itself, so that a resumed run sees other images")
-        return Answer("holds")
 
-    def slices(self) -> Answer:
+    def slices(self) -> None:
         draws, whole, evaluated = self.augment.draw(KEY, ROWS), self.trained(self.images), self.augment(self.images)
         for ranks in (2, 3, ROWS):
             for rows in (slice(start, start + ROWS // ranks) for start in range(0, ROWS, ROWS // ranks)):
@@ -80,7 +73,6 @@ class _Augment:
                     raise ContractError(f"training: rows {rows.start} to {rows.stop - 1} of {ROWS} alone are others")
                 if not torch.equal(self.augment(self.images[rows]), evaluated[rows]):
                     raise ContractError(f"evaluation: rows {rows.start} to {rows.stop - 1} of {ROWS} alone are others")
-        return Answer("holds")
 
     def varies(self) -> Answer:
         one = self.images[:1].expand(ROWS, -1, -1, -1)
@@ -89,7 +81,7 @@ class _Augment:
         same = ["image"] if (made == made[:1]).all() else []
         same += [name for name, key in keys.items() if torch.equal(self.trained(one, key), made)]
         if len(same) == 1 + len(keys):
-            return Answer("told", "nothing is random")
+            return "told", "nothing is random"
         if same:
             raise ContractError(f"the same draws for every {', '.join(same)}")
-        return Answer("holds")
+        return None

@@ -2,8 +2,10 @@
 
 import math
 import time
+import timeit
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,13 +48,7 @@ def costs(step: Step) -> list[Cost]:
 
 def _cost(step: Step, rows: int) -> Cost:
     step(rows)
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        step(rows)
-        best = min(best, time.perf_counter() - start)
-        if best > SECONDS / 10:
-            break
+    best = min(timeit.repeat(partial(step, rows), number=1, repeat=3))
     with Meter() as meter:
         step(rows)
     return Cost(rows, best, float(meter.peak), meter.operations)
@@ -90,10 +86,10 @@ def exponent(found: list[Cost], of: str) -> float:
     return math.log(max(getattr(last, of), 1e-9) / max(getattr(before, of), 1e-9)) / math.log(last.rows / before.rows)
 
 
-def rows_within(found: list[Cost], memory: float = MEMORY) -> float:
-    """How many rows so many bytes would hold, if it goes on like this."""
+def most_rows(found: list[Cost]) -> float:
+    """How many rows would fit into ``MEMORY``, if it goes on like this."""
     last, power = found[-1], max(exponent(found, "bytes"), 1.0)
-    return last.rows * (memory / last.bytes) ** (1 / power)
+    return last.rows * (MEMORY / last.bytes) ** (1 / power)
 
 
 def graph_breaks(call: Callable[[], object]) -> tuple[int, list[str]]:

@@ -1,7 +1,7 @@
 """What everything else takes for granted of a data set: its table, its split, and images that can be read."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def check_dataset(dataset: RetrievalDataset, root: str | Path | None = None) -> 
     """
     tried = _Dataset(dataset, data_root(root))
     findings = Findings(type(dataset).__name__)
-    if findings.ask("has a table of the right counts, whose parts share no class", tried.has_table).verdict == "holds":
+    if findings.ask("has a table of the right counts, whose parts share no class", tried.has_table):
         findings.ask("labels are dense, classes named, rows ascending", tried.is_in_order)
         findings.ask("each query has an answer, each training class a pair", tried.has_pairs)
         findings.ask("is the same table when it is made again", tried.repeats)
@@ -35,27 +35,23 @@ def check_dataset(dataset: RetrievalDataset, root: str | Path | None = None) -> 
     return findings
 
 
+@dataclass
 class _Dataset:
     """A data set and its table."""
 
-    table: ImageTable
+    dataset: RetrievalDataset
+    root: Path
+    table: ImageTable = field(init=False)
 
-    def __init__(self, dataset: RetrievalDataset, root: Path) -> None:
-        self.dataset = dataset
-        self.root = root
-
-    def has_table(self) -> Answer:
+    def has_table(self) -> str:
         if not (getattr(self.dataset, "name", "") and getattr(self.dataset, "title", "")):
             raise ContractError("has no name or no title, which results and messages call it by")
-        try:
-            self.table = self.dataset.table(self.root)
-        except UserError as error:
-            raise ContractError(one_line(error)) from error
+        self.table = self.dataset.table(self.root)
         if self.dataset.expected not in (None, counts := Counts.of(self.table)):
             raise ContractError(f"has {counts}; expected are {self.dataset.expected}")
-        return Answer("holds", str(counts))
+        return str(counts)
 
-    def is_in_order(self) -> Answer:
+    def is_in_order(self) -> str:
         table, names = self.table, self.table.class_names
         if table.labels.dtype != np.int64:
             raise ContractError(f"labels are {table.labels.dtype}, not int64")
@@ -73,23 +69,22 @@ class _Dataset:
             if part in ("query", "gallery") and len(np.setdiff1d(rows, table.test)):
                 raise ContractError(f"{part} has rows that are not in test")
             used[rows] = True
-        return Answer("holds", f"{len(names)} classes; {(~used).sum()} of {len(table)} images are in no part")
+        return f"{len(names)} classes; {(~used).sum()} of {len(table)} images are in no part"
 
     def has_pairs(self) -> Answer:
         names = with_pairs(self.table, leave_out=True)[1]
         left = f"{len(names)} classes have a single image, or a query without an answer, for example {names[:1]}"
         if names and self.dataset.expected is None:
             raise ContractError(f"{left}: add images, or leave them out with --data.single_images=leave_out")
-        return Answer("told", f"{left}, as published") if names else Answer("holds")
+        return ("told", f"{left}, as published") if names else None
 
-    def repeats(self) -> Answer:
+    def repeats(self) -> None:
         again = self.dataset.table(self.root)
         for name in ("key", "name", "items", "labels", "class_names", "train", "test"):
             if not np.array_equal(getattr(again, name), getattr(self.table, name)):
                 raise ContractError(f"its {name} is another, so that caches and resumed runs would not know it again")
-        return Answer("holds")
 
-    def reads(self) -> Answer:
+    def reads(self) -> str:
         elsewhere = replace(self.table, reader=pickle.loads(pickle.dumps(self.table.reader)))
         sizes: list[int] = []
         for row in np.unique(np.linspace(0, len(self.table) - 1, IMAGES, dtype=int)).tolist():
@@ -99,4 +94,4 @@ class _Dataset:
             if image.size != again.size or image.tobytes() != again.tobytes():
                 raise ContractError(f"{self.table.items[row]}: is another image when it is read again")
             sizes += image.size
-        return Answer("holds", f"with sides of {min(sizes)} to {max(sizes)} pixels")
+        return f"with sides of {min(sizes)} to {max(sizes)} pixels"

@@ -1,25 +1,21 @@
 """What a contract has found: a finding for each of its questions, and the table of them."""
 
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lifted_lightning.errors import one_line
+import torch
+from torch import Tensor
+
+from lifted_lightning.errors import UserError, one_line
 
 Verdict = Literal["holds", "fails", "told", "not asked"]
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "bold red", "told": "", "not asked": "dim"}
+Answer = tuple[Verdict, str] | str | None  # to a question: the verdict and why; without a verdict it holds
 
 
-class Answer(NamedTuple):
-    """What a question is answered with: the verdict, why, and the smallest input that shows it, as code to paste."""
-
-    verdict: Verdict
-    detail: str = ""
-    example: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A question of a contract and its answer.
 
     Attributes:
@@ -37,11 +33,11 @@ class Finding:
 
 
 class ContractError(Exception):
-    """What must hold does not: why, and an input that shows it, as code to paste."""
+    """What must hold does not: why, and the smallest input that shows it, as code to paste."""
 
     def __init__(self, detail: str, example: str = "") -> None:
         super().__init__(detail)
-        self.answer = Answer("fails", detail, example)
+        self.example = example
 
 
 class Findings(list[Finding]):
@@ -55,26 +51,23 @@ class Findings(list[Finding]):
         super().__init__()
         self.name = name
 
-    def ask(self, question: str, answer: Callable[[], Answer]) -> Answer:
-        """Ask one question, and note the answer; what raises fails."""
+    def ask(self, question: str, answer: Callable[[], Answer]) -> bool:
+        """Ask one question, note the answer (what raises fails), and say whether it did not fail."""
         try:
-            found = answer()
+            found = answer() or ""
+            self.append(Finding(question, *found) if isinstance(found, tuple) else Finding(question, "holds", found))
         except ContractError as error:
-            found = error.answer
+            self.append(Finding(question, "fails", str(error), error.example))
+        except UserError as error:
+            self.append(Finding(question, "fails", one_line(error)))
         except Exception as error:
-            found = Answer("fails", raised(error))
-        self.append(Finding(question, *found))
-        return found
+            self.append(Finding(question, "fails", raised(error)))
+        return self[-1].verdict != "fails"
 
     @property
     def failed(self) -> list[Finding]:
         """What must hold and does not."""
         return [finding for finding in self if finding.verdict == "fails"]
-
-    @property
-    def verdicts(self) -> dict[str, Verdict]:
-        """The verdict of each question."""
-        return {finding.question: finding.verdict for finding in self}
 
     def show(self) -> None:
         """Print the table, and below it the examples."""
@@ -86,9 +79,8 @@ class Findings(list[Finding]):
         for column in ("question", "verdict", "what was found"):
             table.add_column(column, overflow="fold")
         for finding in self:
-            verdict = Text(finding.verdict, COLOURS[finding.verdict])
-            table.add_row(Text(finding.question), verdict, Text(finding.detail))
-        console = Console(markup=False, highlight=False)
+            table.add_row(finding.question, Text(finding.verdict, COLOURS[finding.verdict]), finding.detail)
+        console = Console(markup=False, highlight=False, emoji=False)
         console.print(table)
         for finding in self.failed:
             if finding.example:
@@ -97,8 +89,15 @@ class Findings(list[Finding]):
 
 def raised(error: Exception) -> str:
     """What an error says, and the line of the user's code that it arose in."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f" ({place.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{place.tb_lineno})" if place else ""
-    return f"raises {type(error).__name__}: {one_line(error)}{where}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raises {type(error).__name__}: {one_line(error)} ({Path(place.filename).name}:{place.lineno})"
+
+
+def check_tensor(found: object, shape: tuple[int, ...], kind: torch.dtype | None, of: str) -> None:
+    """Raise ContractError unless this is a tensor of a shape, of a kind (None: any floating point), and finite."""
+    if not isinstance(found, Tensor):
+        raise ContractError(f"{of}: gives {type(found).__name__}, not a tensor")
+    if found.shape != shape or not found.is_floating_point() or kind not in (None, found.dtype):
+        raise ContractError(f"{of}: gives {found.dtype} {tuple(found.shape)}, not {kind or 'float'} {shape}")
+    if not found.isfinite().all():
+        raise ContractError(f"{of}: {int((~found.isfinite()).sum())} numbers are not finite")

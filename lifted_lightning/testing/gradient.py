@@ -1,10 +1,10 @@
 """Whether a gradient is that of finite differences, and if it is not, what in the code has cut it."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -67,15 +67,13 @@ class Constants(TorchFunctionMode):
 
 def _place() -> str:
     """The user's line that is being run; nothing inside of an autograd function, which has a gradient of its own."""
-    frame: FrameType | None = sys._getframe(2)
     place = ""
-    while frame is not None:
+    for frame, line in traceback.walk_stack(sys._getframe(2)):
         code = frame.f_code
         if code.co_argcount and isinstance(frame.f_locals.get(code.co_varnames[0]), FunctionCtx):
             return ""
         if not place and "/torch/" not in code.co_filename:
-            place = f"{code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
-        frame = frame.f_back
+            place = f"{code.co_filename.rsplit('/', 1)[-1]}:{line}"
     return place
 
 
@@ -117,19 +115,18 @@ def _disagreement(
     lengths, wrong = accuracy
     generator = torch.Generator().manual_seed(1)
     least = 0.01 * sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5 + 1e-8
+
+    def end(ways: Sequence[Tensor], step: float) -> float:
+        points = [(leaf + step * way).requires_grad_() for leaf, way in zip(leaves, ways, strict=True)]
+        with around():
+            found = value(points)
+        return float(found.detach())
+
     for _ in range(DIRECTIONS):
         ways = [torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator) for leaf in leaves]
         size = sum(float(way.square().sum()) for way in ways) ** 0.5
         slope = sum(float((gradient * way).sum()) / size for gradient, way in zip(gradients, ways, strict=True))
-        found = []
-        for h in lengths:
-            ends = []
-            for step in (h / size, -h / size):
-                points = [(leaf + step * way).requires_grad_() for leaf, way in zip(leaves, ways, strict=True)]
-                with around():
-                    end = value(points)
-                ends.append(float(end.detach()))
-            found.append((ends[0] - ends[1]) / (2 * h))
+        found = [(end(ways, h / size) - end(ways, -h / size)) / (2 * h) for h in lengths]
         if not any(abs(slope - other) <= wrong * max(abs(slope), abs(other), least) for other in found):
             return f"slope {slope:.6g} along a direction, by finite differences {found[1]:.6g}"
     return ""

@@ -5,8 +5,7 @@ import io
 import pickle
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from lifted_lightning.errors import UserError, counted, listed, one_line
 from lifted_lightning.testing import cost, gradient, ranks
 from lifted_lightning.testing.examples import Batch, as_code, rolled, smallest
-from lifted_lightning.testing.findings import Answer, Findings, raised
+from lifted_lightning.testing.findings import Answer, ContractError, Findings, raised
 from lifted_lightning.training import loss_state
 
 HALF = {torch.float16: (0.05, 0.2), torch.bfloat16: (0.1, 0.3)}  # how much of a value and a gradient may be wrong
-STEPS = 6  # of a training that is interrupted in the middle
+STEPS, SAVED = 6, 3  # of a training, and after how many it is interrupted
 
 
 def check_loss(
@@ -56,58 +55,41 @@ def check_loss(
     Raises:
         UserError: for a loss that cannot be copied.
     """
-    with _left_alone():
-        contract = _Contract(loss, embedding_size, num_classes)
-        contract.ask(two_ranks, costs)
-        return contract.found
+    from pytorch_lightning.utilities.seed import isolate_rng
 
-
-class _NoLossError(Exception):
-    """What a loss gave cannot be learnt from."""
-
-
-@contextmanager
-def _left_alone() -> Iterator[None]:
-    """What is drawn, and warned of, stays inside."""
-    states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with isolate_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
+        return _Contract(loss, embedding_size, num_classes).ask(two_ranks, costs)
 
 
 class _Contract:
     """The questions about one loss."""
 
     def __init__(self, loss: nn.Module, embedding_size: int, num_classes: int | None = None) -> None:
-        self.name = type(loss).__name__
+        self.found = Findings(type(loss).__name__)
         self.size = embedding_size
         known = num_classes or getattr(loss, "num_classes", None)
         self.classes = known if isinstance(known, int) and known > 0 else 10**6
         try:
             self.loss = copy.deepcopy(loss).train()
         except Exception as error:
-            raise UserError(f"{self.name}: cannot be copied ({one_line(error)}): keep what can be") from error
-        self.found = Findings(self.name)
+            raise UserError(f"{self.found.name}: cannot be copied ({one_line(error)}): keep what can be") from error
         rows = nn.functional.normalize(torch.randn(12, embedding_size, generator=torch.Generator().manual_seed(0)))
         self.batch: Batch = rows, torch.arange(12) // 3 % self.classes
         self.stateful = self.draws = False
 
-    def ask(self, two_ranks: bool, costs: bool) -> None:
+    def ask(self, two_ranks: bool, costs: bool) -> Findings:
         """All questions, in order."""
-        if self.found.ask("gives a scalar", self._scalar).verdict == "fails":
-            return
         ask = self.found.ask
+        if not ask("gives a scalar", partial(self._finite, [self.batch])):
+            return self.found
         ask("draws alike on every rank", self._draws)
         ask("gradient of finite differences", self._gradient)
         for name, batches in self._edges().items():
             ask(name, partial(self._finite, batches))
         for dtype in HALF:
             ask(str(dtype).removeprefix("torch."), partial(self._half, dtype))
-        ask("two ranks equal one", self._two_ranks if two_ranks else lambda: Answer("not asked", "two_ranks=False"))
+        ask("two ranks equal one", self._two_ranks if two_ranks else lambda: ("not asked", "two_ranks=False"))
         ask("goes on from a checkpoint", self._goes_on)
         ask("order of the rows", self._order)
         ask("names of the classes", self._names)
@@ -115,6 +97,7 @@ class _Contract:
             ask("time and memory", self._costs)
             ask("graph breaks", self._graph_breaks)
         ask("waits for the device", self._waits)
+        return self.found
 
     # Calls
 
@@ -123,108 +106,87 @@ class _Contract:
         return copy.deepcopy(self.loss).to(dtype)
 
     def call(self, batch: Batch, loss: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """Value and gradient (B, D) of a copy, or of this loss.
-
-        Raises:
-            _NoLossError: for a value that is no scalar with a gradient.
-        """
-        loss = loss or self.copy()
-        rows = batch[0].clone().requires_grad_()
-        ranks.seed(0)
-        value: Any = loss(rows, batch[1])
-        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
-            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise _NoLossError(f"gave {what}, not a scalar tensor of floating point")
-        own = [parameter for parameter in loss.parameters() if parameter.requires_grad]
-        if not value.requires_grad:
-            raise _NoLossError(f"gave {value.item():g} without a gradient: add 0 * embeddings.sum()")
-        gradients = torch.autograd.grad(value, [rows, *own], allow_unused=True)
-        if gradients[0] is None:
-            raise _NoLossError("is not connected to the embeddings: add 0 * embeddings.sum()")
-        return value.detach(), gradients[0]
+        """Value and gradient (B, D) of a step of a copy, or of this loss."""
+        (step,) = ranks.train(loss or self.copy(), [batch])
+        return step.value, step.rows
 
     def wrong(self, batch: Batch) -> str:
         """What is wrong with value and gradient of a batch."""
         try:
             value, gradients = self.call(batch)
-        except _NoLossError as error:
+        except ContractError as error:
             return str(error)
         except Exception as error:
-            return raised(error)
+            return f"{raised(error)}, given embeddings {tuple(batch[0].shape)}"
         if not value.isfinite():
             return f"value {value.item()}"
-        if not gradients.isfinite().all():
-            return f"gradient not finite in {counted(int((~gradients.isfinite()).any(1).sum()), 'row')}"
-        return ""
+        rows = int((~gradients.isfinite()).any(1).sum())
+        return f"gradient not finite in {counted(rows, 'row')}" if rows else ""
 
-    def answer(self, batch: Batch, wrong: Callable[[Batch], str], holds: str = "") -> Answer:
-        """Whether anything is wrong with a batch, and the smallest that shows it."""
-        if not (text := wrong(batch)):
-            return Answer("holds", holds)
-        small = smallest(batch, lambda smaller: _kind(wrong(smaller)) == _kind(text))
-        return Answer("fails", wrong(small), as_code(small))
+    def must_hold(self, batch: Batch, wrong: Callable[[Batch], str], note: str = "") -> None:
+        """Raise ContractError if anything is wrong with a batch, with the smallest that shows it, and a note."""
+        if text := wrong(batch):
+            small = smallest(batch, lambda smaller: _kind(wrong(smaller)) == _kind(text))
+            raise ContractError(wrong(small), as_code(small) + note)
 
     # What must hold
 
-    def _scalar(self) -> Answer:
-        answer = self.answer(self.batch, self.wrong)
-        if answer.detail.startswith("raises"):
-            return answer._replace(detail=f"{answer.detail}; it was given embeddings of {self.size} columns")
-        return answer
+    def _finite(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self.must_hold(batch, self.wrong)
 
-    def _draws(self) -> Answer:
-        def value(batch: Batch, torchs: int, others: int) -> float:
-            loss = self.copy()
+    def _draws(self) -> str:
+        def value(batch: Batch, torchs: int = 0, others: int = 0) -> float:
             torch.manual_seed(torchs)
             random.seed(others)
             np.random.seed(others)
-            return float(loss(batch[0].clone().requires_grad_(), batch[1]).detach())
+            return float(self.copy()(batch[0].clone().requires_grad_(), batch[1]).detach())
 
         def wrong(batch: Batch) -> str:
-            first, again = value(batch, 0, 0), value(batch, 0, 0)
+            first, again = value(batch), value(batch)
             if first != again:
                 why = "something outside of itself is kept or drawn, a global or a class's attribute"
                 return f"gives {first:g}, and another copy of it {again:g}: {why}"
-            if first != value(batch, 0, 1):
+            if first != value(batch, others=1):
                 return "draws from numpy's or Python's generator, which no step seeds: use torch's"
             return ""
 
-        self.draws = value(self.batch, 0, 0) != value(self.batch, 1, 0)
-        told = "draws from torch's generator, which each step seeds" if self.draws else ""
-        return self.answer(self.batch, wrong, told)
+        self.draws = value(self.batch) != value(self.batch, torchs=1)
+        self.must_hold(self.batch, wrong)
+        return "draws from torch's generator, which each step seeds" if self.draws else ""
 
     def _gradient(self) -> Answer:
-        before = _kept(self.loss)
-        loss = self.copy()
+        before, loss = _kept(self.loss), self.copy()
         self.call(self.batch, loss)
-        self.stateful = bool(_changed(before, loss))
+        self.stateful = before != _kept(loss)
         cuts: list[gradient.Cut] = []
 
         def wrong(batch: Batch) -> str:
-            own = self.copy(torch.float64)
-            parameters = [parameter for parameter in own.parameters() if parameter.requires_grad]
+            own = self.copy(torch.float64).named_parameters()
+            learn = {name: parameter for name, parameter in own if parameter.requires_grad}
 
             def value(leaves: Sequence[Tensor]) -> Tensor:
-                made = self.copy(torch.float64)
-                learn = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
                 ranks.seed(0)
                 given = dict(zip(learn, leaves[1:], strict=True))
-                return torch.func.functional_call(made, given, (leaves[0], batch[1]))
+                return torch.func.functional_call(self.copy(torch.float64), given, (leaves[0], batch[1]))
 
             nonlocal cuts
-            text, cuts = gradient.slopes_agree(value, [batch[0].double(), *parameters])
+            text, cuts = gradient.slopes_agree(value, [batch[0].double(), *learn.values()])
             return text
 
         lengths = torch.linspace(0.8, 1.2, len(self.batch[1]))  # not at the ends of what a cosine is clamped to
-        answer = self.answer((self.batch[0] * lengths[:, None], self.batch[1]), wrong)
-        if answer.verdict == "holds" or not cuts:
-            return answer
-        places = listed(sorted({f"{cut.what} at {cut.where}" for cut in cuts}))
-        if self.stateful:
-            return Answer("told", f"right with what it remembers held constant ({places})")
-        if all(cut.what in (".detach", "no_grad") and _learns(cut.value) for cut in cuts):
-            return Answer("told", f"right with values held constant that have a gradient elsewhere ({places})")
-        return answer._replace(detail=f"a term is cut off from the gradient: {places}")
+        try:
+            self.must_hold((self.batch[0] * lengths[:, None], self.batch[1]), wrong)
+        except ContractError as error:
+            if not cuts:
+                raise
+            places = listed(sorted({f"{cut.what} at {cut.where}" for cut in cuts}))
+            if self.stateful:
+                return "told", f"right with what it remembers held constant ({places})"
+            if all(cut.what in (".detach", "no_grad") and _learns(cut.value) for cut in cuts):
+                return "told", f"right with values held constant that have a gradient elsewhere ({places})"
+            raise ContractError(f"a term is cut off from the gradient: {places}", error.example) from error
+        return None
 
     def _edges(self) -> dict[str, list[Batch]]:
         rows, labels = self.batch
@@ -239,15 +201,11 @@ class _Contract:
             "tiny points": [(rows * 1e-6, labels)],
         }
 
-    def _finite(self, batches: Sequence[Batch]) -> Answer:
-        answers = (self.answer(batch, self.wrong) for batch in batches)
-        return next((answer for answer in answers if answer.verdict == "fails"), Answer("holds"))
-
     def _half(self, dtype: torch.dtype) -> Answer:
         try:
             self.call((self.batch[0].to(dtype), self.batch[1]))
         except Exception as error:  # loud, and not met in a run
-            return Answer("told", f"{raised(error)}; lifted fit gives it float32")
+            return "told", f"{raised(error)}; lifted fit gives it float32"
 
         def wrong(batch: Batch) -> str:
             rows = batch[0].to(dtype)
@@ -260,20 +218,18 @@ class _Contract:
                     return f"{what} is {apart:.2g} off, of {float(single.norm()):.2g}; begin with embeddings.float()"
             return ""
 
-        return self.answer(self.batch, wrong)
+        self.must_hold(self.batch, wrong)
+        return None
 
     def _two_ranks(self) -> Answer:
         if any(type(module).__module__ == "__main__" for module in self.loss.modules()):
-            return Answer("not asked", "defined in a script or notebook: two ranks need it in a file to import")
+            return "not asked", "defined in a script or notebook: two ranks need it in a file to import"
         try:
             pickle.loads(pickle.dumps(self.loss))
         except Exception as error:
-            return Answer("not asked", f"cannot be handed to another process: {one_line(error)}")
-        try:
-            answers = ranks.on_two_ranks(self.tasks())
-        except RuntimeError as error:
-            return Answer("fails", one_line(error))
-        return self.compare_ranks(answers)
+            return "not asked", f"cannot be handed to another process: {one_line(error)}"
+        self.compare_ranks(ranks.on_two_ranks(self.tasks()))
+        return None
 
     def tasks(self) -> list[ranks.Task]:
         """What two ranks are to train: two steps of each batch, the smallest first."""
@@ -283,15 +239,14 @@ class _Contract:
         wide = [(batch[0].double(), batch[1]) for batch in batches]
         return [(self.copy(torch.float64), [batch, rolled(batch, 1)]) for batch in wide]
 
-    def compare_ranks(self, answers: Sequence[Sequence[Sequence[ranks.Step]]]) -> Answer:
-        """Compare what the two ranks found, each of all tasks, with one process."""
+    def compare_ranks(self, answers: Sequence[Sequence[Sequence[ranks.Step]]]) -> None:
+        """Raise ContractError where what the two ranks found, each of all tasks, is not what one process does."""
         for task, *two in zip(self.tasks(), *answers, strict=True):
             for step, (alone, *both) in enumerate(zip(ranks.train(*task), *two, strict=True)):
                 if text := _apart(alone, both):
-                    return Answer("fails", f"at step {step} {text}", as_code(task[1][0]))
-        return Answer("holds")
+                    raise ContractError(f"at step {step} {text}", as_code(task[1][0]))
 
-    def _goes_on(self) -> Answer:
+    def _goes_on(self) -> str:
         plain: dict[str, Any] = {}
 
         def wrong(batch: Batch) -> str:
@@ -299,36 +254,32 @@ class _Contract:
             unbroken, resumed = self.copy(), self.copy()
             batches = [rolled(batch, step) for step in range(STEPS)]
             before, began = _kept(unbroken), loss_state.attributes(unbroken)
-            ranks.train(unbroken, batches[: STEPS // 2])
-            changed, plain = _changed(before, unbroken), loss_state.changes(began, unbroken)
-            file = io.BytesIO()
-            torch.save({"state_dict": unbroken.state_dict(), "plain": plain}, file)
+            ranks.train(unbroken, batches[:SAVED])
+            changed, plain = {name for name, _ in before ^ _kept(unbroken)}, loss_state.changes(began, unbroken)
+            torch.save((unbroken.state_dict(), plain), file := io.BytesIO())
             file.seek(0)
-            checkpoint = torch.load(file, weights_only=True)
-            resumed.load_state_dict(checkpoint["state_dict"])
-            loss_state.restore(resumed, checkpoint["plain"], torch.device("cpu"))
-            rest = batches[STEPS // 2 :]
-            for a, b in zip(*(ranks.train(loss, rest, STEPS // 2) for loss in (unbroken, resumed)), strict=True):
+            state, values = torch.load(file, weights_only=True)
+            resumed.load_state_dict(state)
+            loss_state.restore(resumed, values, torch.device("cpu"))
+            rest = (ranks.train(loss, batches[SAVED:], SAVED) for loss in (unbroken, resumed))
+            for a, b in zip(*rest, strict=True):
                 if not torch.allclose(a.value, b.value, rtol=1e-6, atol=0, equal_nan=True):
-                    lost = sorted(changed - plain.keys() - checkpoint["state_dict"].keys())
+                    lost = sorted(changed - plain.keys() - state.keys())
                     why = f"{listed(lost)} not saved" if lost else "what it keeps outside of itself is not saved"
                     shown = f"gives {float(b.value):.6g} after loading, {float(a.value):.6g} without"
                     return f"{shown}: {why}; use buffers or plain attributes"
             return ""
 
-        answer = self.answer(self.batch, wrong)
-        if answer.verdict == "fails":
-            example = f"{answer.example}\n# each step rolled by a row and a tenth longer; saved after step {STEPS // 2}"
-            return answer._replace(example=example)
-        return answer._replace(detail=f"with its plain attributes {listed(sorted(plain))}" if plain else "")
+        note = f"\n# each step rolled by a row and a tenth longer; saved after step {SAVED}"
+        self.must_hold(self.batch, wrong, note)
+        return f"with its plain attributes {listed(sorted(plain))}" if plain else ""
 
     # What is told
 
     def _order(self) -> Answer:
         order = torch.randperm(len(self.batch[1]), generator=torch.Generator().manual_seed(1))
-        return self._compare(
-            (self.batch[0][order], self.batch[1][order]), "the order of its rows", "as a loss of given pairs does"
-        )
+        other = self.batch[0][order], self.batch[1][order]
+        return self._compare(other, "the order of its rows", "as a loss of given pairs does")
 
     def _names(self) -> Answer:
         labels = self.batch[1].max() - self.batch[1]
@@ -339,7 +290,7 @@ class _Contract:
     def _compare(self, other: Batch, what: str, why: str) -> Answer:
         batches = [(rows.double(), labels) for rows, labels in (self.batch, other)]
         one, two = (self.call(batch, self.copy(torch.float64))[0] for batch in batches)
-        return Answer("told", f"does not depend on {what}" if _same(one, two) else f"depends on {what}, {why}")
+        return "told", f"does not depend on {what}" if _same(one, two) else f"depends on {what}, {why}"
 
     def _costs(self) -> Answer:
         loss = self.copy()
@@ -350,17 +301,17 @@ class _Contract:
 
         found = cost.costs(step)
         if len(found) < 3:
-            return Answer("told", f"takes no batch of {cost.SIZES[len(found)]}")
+            return "told", f"takes no batch of {cost.SIZES[len(found)]}"
         last = found[-1]
         loop, few = cost.exponent(found[:3], "operations"), found[2].operations
         parts = [
             f"time as B^{cost.exponent(found, 'seconds'):.1f}",
             f"memory as B^{cost.exponent(found, 'bytes'):.1f}",
             f"at B={last.rows:,} on a CPU {last.seconds * 1000:.3g} ms and {last.bytes / 1e6:.3g} MB",
-            f"24 GB end near B={float(f'{cost.rows_within(found):.2g}'):,.0f}",
+            f"24 GB end near B={float(f'{cost.most_rows(found):.2g}'):,.0f}",
             f"operations grow as B^{loop:.1f}: a loop over the batch" if loop > 0.5 else f"{few} operations",
         ]
-        return Answer("told", "; ".join(parts))
+        return "told", "; ".join(parts)
 
     def _graph_breaks(self) -> Answer:
         loss = self.copy()
@@ -368,27 +319,27 @@ class _Contract:
         try:
             count, places = cost.graph_breaks(lambda: loss(rows, self.batch[1]))
         except Exception as error:
-            return Answer("told", f"torch.compile cannot follow it: {one_line(error)}")
-        return Answer("told", f"{counted(count, 'break')}{': ' if places else ''}{listed(places, 3)}")
+            return "told", f"torch.compile cannot follow it: {one_line(error)}"
+        return "told", f"{counted(count, 'break')}{': ' if places else ''}{listed(places, 3)}"
 
     def _waits(self) -> Answer:
         if not torch.cuda.is_available():
-            return Answer("not asked", "no CUDA device here")
+            return "not asked", "no CUDA device here"
         loss, batch = self.copy().cuda(), (self.batch[0].cuda(), self.batch[1].cuda())
         self.call(batch, loss)  # libraries are loaded before the watch begins
         torch.cuda.set_sync_debug_mode("error")
         try:
             self.call(batch, loss)
         except RuntimeError as error:
-            return Answer("told", f"a step waits for the device: {raised(error)}")
+            return "told", f"a step waits for the device: {raised(error)}"
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        return Answer("told", "a step reads nothing from the device")
+        return "told", "a step reads nothing from the device"
 
 
-def _kind(text: str) -> str:
-    """What tells one failure from another: its first word."""
-    return text.split(" ")[0] + (text.split(" ")[1] if text.startswith("raises") else "")
+def _kind(text: str) -> list[str]:
+    """What tells one failure from another: its first word, and which error is raised."""
+    return text.split(" ")[: 2 if text.startswith("raises") else 1]
 
 
 def _learns(value: Tensor) -> bool:
@@ -396,16 +347,15 @@ def _learns(value: Tensor) -> bool:
     return value.grad is not None and bool(value.grad.any())
 
 
-def _kept(loss: nn.Module) -> dict[str, bytes]:
+def _kept(loss: nn.Module) -> set[tuple[str, bytes]]:
     """All that a loss and its modules hold but parameters, by name, in a form to compare."""
     plain = vars(nn.Module())
-    values: dict[str, Any] = {
-        f"{path}.{name}".lstrip("."): value
+    return {
+        (f"{path}.{name}".lstrip("."), _bytes(value))
         for path, module in loss.named_modules()
-        for name, value in [*vars(module).items(), *module._buffers.items()]
+        for name, value in (vars(module) | module._buffers).items()
         if name not in plain
     }
-    return {name: _bytes(value) for name, value in values.items()}
 
 
 def _bytes(value: Any) -> bytes:
@@ -415,18 +365,10 @@ def _bytes(value: Any) -> bytes:
         return repr(value).encode()
 
 
-def _changed(before: dict[str, bytes], loss: nn.Module) -> set[str]:
-    after = _kept(loss)
-    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-
-
 def _apart(alone: ranks.Step, both: Sequence[ranks.Step]) -> str:
     """In what two ranks differ from one process."""
-    values = torch.stack([step.value for step in both])
-    if not _same(alone.value.expand_as(values), values):
-        on_two = " and ".join(f"{value:.6g}" for value in values.tolist())
-        return f"the value is {float(alone.value):.6g} in one process, {on_two} on two ranks"
     found = {
+        "value": (alone.value.expand(len(both)), torch.stack([rank.value for rank in both])),
         "gradient": (alone.rows, torch.cat([rank.rows for rank in both])),
         "gradient of its own parameters": (_flat([alone] * len(both)), _flat(both)),
     }

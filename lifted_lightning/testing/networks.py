@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lifted_lightning.data.images import Size, sides
-from lifted_lightning.testing.findings import Answer, ContractError, Findings
+from lifted_lightning.testing.findings import ContractError, Findings, check_tensor
 
 ROWS = 5
 CLOSE = 1e-3  # of the largest number of a batch: above rounding in float32, below what another row would do
@@ -26,8 +26,7 @@ def check_network(network: nn.Module, channels: int | None = None, size: Size | 
     """
     tried = _Network(network, channels, sides(size or getattr(network, "own_size", None) or 64))
     findings = Findings(type(network).__name__)
-    first = findings.ask("gives finite embeddings (B, embedding_size), others of other images", tried.gives_embeddings)
-    if first.verdict == "holds":
+    if findings.ask("gives finite embeddings (B, embedding_size), others of other images", tried.gives_embeddings):
         findings.ask("in evaluation a row is the same whatever else is in the batch", tried.rows_are_apart)
         findings.ask("takes channels-last images, float64, and autocast to bfloat16 and float16", tried.takes_types)
         findings.ask("all that learns has a finite gradient", tried.learns)
@@ -50,7 +49,7 @@ class _Network:
     def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
         return (network or self.network).eval()(images)
 
-    def gives_embeddings(self) -> Answer:
+    def gives_embeddings(self) -> str:
         trained = deepcopy(self.network).train()(self.images)
         for embeddings, of in ((trained, "in training"), (embedded := self.embed(self.images), "in evaluation")):
             self._check(embeddings, of)
@@ -58,29 +57,25 @@ class _Network:
             raise ContractError("all images have one embedding")
         lengths, wanted = torch.linalg.vector_norm(embedded, dim=1), getattr(self.network, "length", 1.0)
         if getattr(self.network, "normalize", False) and (lengths - wanted).abs().max() > CLOSE * wanted:
-            raise ContractError(
-                f"has normalize, but lengths of {lengths.min():.3g} to {lengths.max():.3g}, not {wanted}"
-            )
-        return Answer("holds", f"{embedded.shape[1]} dimensions, of images of {tuple(self.images.shape[1:])}")
+            raise ContractError(f"normalize, but lengths of {lengths.min():.3g} to {lengths.max():.3g}, not {wanted}")
+        return f"{embedded.shape[1]} dimensions, of images of {tuple(self.images.shape[1:])}"
 
-    def rows_are_apart(self) -> Answer:
+    def rows_are_apart(self) -> None:
         self._check(self.embed(self.images[:1]), "one image", rows=1)
         whole = self.embed(self.images)
         _same(self.embed(self.images), whole, "the same batch once more")
         _same(torch.cat([self.embed(image[None]) for image in self.images]), whole, "the images one by one")
         _same(self.embed(self.images.flip(0)).flip(0), whole, "the batch in another order")
-        return Answer("holds")
 
-    def takes_types(self) -> Answer:
+    def takes_types(self) -> None:
         last = self.images.to(memory_format=torch.channels_last)
         _same(self.embed(last), self.embed(self.images), "channels-last images")
         self._check(self.embed(last.double(), deepcopy(self.network).double()), "float64", torch.float64)
         for kind in (torch.bfloat16, torch.float16):
             with torch.autocast("cpu", kind):  # in training: statistics that are not learnt yet may blow numbers up
                 self._check(deepcopy(self.network).train()(last), f"autocast to {kind}")
-        return Answer("holds")
 
-    def learns(self) -> Answer:
+    def learns(self) -> str:
         network = deepcopy(self.network).train()
         (network(self.images) * torch.linspace(-1, 1, ROWS)[:, None]).square().sum().backward()
         wanted = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
@@ -89,9 +84,9 @@ class _Network:
                 raise ContractError(f"{name} is not used: freeze it or leave it out, for DDP waits for its gradient")
             if not gradient.isfinite().all():
                 raise ContractError(f"{name} has a gradient that is not finite")
-        return Answer("holds", f"{len(wanted)} parameters")
+        return f"{len(wanted)} parameters"
 
-    def is_saved(self) -> Answer:
+    def is_saved(self) -> None:
         trained, loaded = deepcopy(self.network).train(), deepcopy(self.network)
         optimizer = torch.optim.SGD(trained.parameters(), 1e-3)
         for _ in range(2):
@@ -101,28 +96,17 @@ class _Network:
         file.seek(0)
         loaded.load_state_dict(torch.load(file, weights_only=True))
         _same(self.embed(self.images, loaded), self.embed(self.images, trained), "another that loads its state dict")
-        return Answer("holds")
 
     def _check(self, embeddings: object, of: str, kind: torch.dtype | None = None, rows: int = ROWS) -> None:
         """Raise ContractError unless these are finite embeddings."""
         if not isinstance(size := getattr(self.network, "embedding_size", None), int):
             raise ContractError("has no embedding_size, which losses with proxies ask for")
-        if not isinstance(embeddings, Tensor):
-            raise ContractError(f"{of}: gives {type(embeddings).__name__}, not a tensor")
-        if (
-            embeddings.shape != (rows, size)
-            or not embeddings.is_floating_point()
-            or kind not in (None, embeddings.dtype)
-        ):
-            wanted = f"{kind or 'float'} {(rows, size)}"
-            raise ContractError(f"{of}: gives {embeddings.dtype} {tuple(embeddings.shape)}, not {wanted}")
-        if not embeddings.isfinite().all():
-            raise ContractError(f"{of}: {int((~embeddings.isfinite()).sum())} numbers are not finite")
+        check_tensor(embeddings, (rows, size), kind, of)
 
 
 def _same(found: Tensor, wanted: Tensor, what: str) -> None:
     """Raise ContractError where these embeddings differ by more than rounding."""
     difference = (found - wanted).abs().amax(1) / wanted.abs().max().clamp_min(1e-30)
     if not difference.max() <= CLOSE:
-        share = f"{difference.max():.2g} of the largest number"
-        raise ContractError(f"{what}: row {int(difference.argmax())} differs by {share}")
+        row, most = int(difference.argmax()), float(difference.max())
+        raise ContractError(f"{what}: row {row} differs by {most:.2g} of the largest number")

@@ -6,8 +6,8 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lifted_lightning.distributed import gather_with_gradient, own_share, rank, sum_over_ranks, world_size
-from lifted_lightning.testing.findings import raised
+from lifted_lightning.testing.examples import Batch
+from lifted_lightning.testing.findings import ContractError, raised
 
 WORLD = 2
 DEADLINE = 60.0  # seconds that the two processes may take
 RATE = 0.1  # of the descent of the loss's own parameters
-Batch = tuple[Tensor, Tensor]  # embeddings (B, D), labels (B,)
 Task = tuple[nn.Module, Sequence[Batch]]  # what is trained, a step on each batch
 
 
@@ -49,6 +49,9 @@ def train(loss: nn.Module, batches: Sequence[Batch], first: int = 0) -> list[Ste
         loss: is changed by it.
         batches: of all ranks.
         first: the number of the first step, on which draws depend.
+
+    Raises:
+        ContractError: for a value that is no scalar with a gradient of the embeddings.
     """
     steps, own = [], [parameter for parameter in loss.parameters() if parameter.requires_grad]
     for number, (embeddings, labels) in enumerate(batches, first):
@@ -57,12 +60,20 @@ def train(loss: nn.Module, batches: Sequence[Batch], first: int = 0) -> list[Ste
         gathered = gather_with_gradient(rows)
         seed(number)
         value = loss(gathered, labels)
-        gradients = torch.autograd.grad(value, [rows, *own], allow_unused=True, materialize_grads=True)
-        averaged = [sum_over_ranks(gradient) / world_size() for gradient in gradients[1:]]
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ContractError(f"gave {what}, not a scalar tensor of floating point")
+        if not value.requires_grad:
+            raise ContractError(f"gave {value.item():g} without a gradient: add 0 * embeddings.sum()")
+        of_rows, *of_own = torch.autograd.grad(value, [rows, *own], allow_unused=True)
+        if of_rows is None:
+            raise ContractError("is not connected to the embeddings: add 0 * embeddings.sum()")
+        full = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(own, of_own, strict=True)]
+        averaged = [sum_over_ranks(gradient) / world_size() for gradient in full]
         with torch.no_grad():
             for parameter, gradient in zip(own, averaged, strict=True):
                 parameter.sub_(RATE * gradient)
-        steps.append(Step(value.detach().clone(), gradients[0] / world_size(), averaged))
+        steps.append(Step(value.detach().clone(), of_rows / world_size(), averaged))
     return steps
 
 
@@ -70,63 +81,47 @@ def on_two_ranks(tasks: Sequence[Task]) -> list[list[list[Step]]]:
     """What :func:`train` gives of each task on each of two ranks.
 
     Raises:
-        RuntimeError: with what the rank said that could not end.
+        ContractError: with what the rank said that could not end.
         Exception: of pickle's, for a loss that cannot be handed to another process.
     """
-    payload = pickle.dumps([(pickle.dumps(loss), list(batches)) for loss, batches in tasks])
+    code = "import sys; from lifted_lightning.testing.ranks import _rank; _rank(int(sys.argv[1]), sys.argv[2])"
+    variables = os.environ | {
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "tasks").write_bytes(payload)
-        variables = os.environ | {
-            "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-        code = "import sys; from lifted_lightning.testing.ranks import _rank; _rank(int(sys.argv[1]), sys.argv[2])"
-        command = [sys.executable, "-c", code]
-        none = subprocess.DEVNULL
-        processes = [
-            subprocess.Popen([*command, str(number), name], env=variables, stdin=none, stdout=none, stderr=none)
-            for number in range(WORLD)
-        ]
+        (Path(name) / "tasks").write_bytes(pickle.dumps(list(tasks)))
+
+        def answer_of(number: int) -> Any:
+            command = [sys.executable, "-c", code, str(number), name]
+            ended = subprocess.run(command, env=variables, input=b"", capture_output=True, timeout=DEADLINE)
+            file = Path(name) / f"answer{number}"
+            return pickle.loads(file.read_bytes()) if file.exists() else f"ended with code {ended.returncode}"
+
         try:
-            end = time.monotonic() + DEADLINE
-            codes = [process.wait(max(0, end - time.monotonic())) for process in processes]
+            with ThreadPoolExecutor(WORLD) as pool:
+                answers = list(pool.map(answer_of, range(WORLD)))
         except subprocess.TimeoutExpired:
             text = f"two ranks have no answer after {DEADLINE:.0f} s: do they wait for each other?"
-            raise RuntimeError(text) from None
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if any(codes):
-            said = [_failure(number, code, folder) for number, code in enumerate(codes) if code]
-            raise RuntimeError(min(said, key=lambda text: "gloo" in text))  # of the one that the other waited for
-        answers: list[Any] = [pickle.loads((folder / f"answer{number}").read_bytes()) for number in range(WORLD)]
+            raise ContractError(text) from None
+    if said := [f"rank {number} of two {text}" for number, text in enumerate(answers) if isinstance(text, str)]:
+        raise ContractError(min(said, key=lambda text: "gloo" in text))  # of the one that the other waited for
     return answers
 
 
-def _failure(number: int, code: int, folder: Path) -> str:
-    file = folder / f"failure{number}"
-    return f"rank {number} of two {file.read_text() if file.exists() else f'ended with code {code}'}"
-
-
-def _rank(number: int, folder: str) -> None:
-    """One of the processes."""
+def _rank(number: int, name: str) -> None:
+    """One of the processes, which leaves its steps in the folder, or what it has raised."""
     torch.set_num_threads(1)
+    folder = Path(name)
+    answer: list[list[Step]] | str
     try:
-        tasks = pickle.loads((Path(folder) / "tasks").read_bytes())
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/store",
-            rank=number,
-            world_size=WORLD,
-            timeout=timedelta(seconds=DEADLINE / 2),
-        )
-        answers = [train(pickle.loads(loss), batches) for loss, batches in tasks]
-        (Path(folder) / f"answer{number}").write_bytes(pickle.dumps(answers))
+        tasks = pickle.loads((folder / "tasks").read_bytes())
+        end, store = timedelta(seconds=DEADLINE / 2), f"file://{folder}/store"
+        dist.init_process_group("gloo", init_method=store, rank=number, world_size=WORLD, timeout=end)
+        answer = [train(*task) for task in tasks]
         dist.barrier()  # nobody leaves while another still needs it
+        dist.destroy_process_group()
     except Exception as error:
-        (Path(folder) / f"failure{number}").write_text(raised(error))
-        raise
-    dist.destroy_process_group()
+        answer = raised(error)
+    (folder / f"answer{number}").write_bytes(pickle.dumps(answer))

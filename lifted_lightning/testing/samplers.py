@@ -35,7 +35,7 @@ def check_sampler(
     """
     tried = _Sampler(sampler, labels, batch_size)
     findings = Findings(type(sampler).__name__)
-    if findings.ask("draws as many rows that train as a batch has", tried.draws).verdict == "holds":
+    if findings.ask("draws as many rows that train as a batch has", tried.draws):
         findings.ask("a batch depends on seed, epoch and step alone", tried.repeats)
         findings.ask("the slices of the ranks are the global batch", tried.slices)
         findings.ask("an interrupted run goes on with the same batches", tried.goes_on)
@@ -82,29 +82,28 @@ class _Sampler:
                     sampler.record(rows, seen + torch.sin(seen.roll(1, 1) * trained / 30))
         return batches
 
-    def draws(self) -> Answer:
+    def draws(self) -> str:
         self.batch_size = self.bound(world_size=max(RANKS)).batch_size  # which may be of fewer classes, if there are
         self.unbroken = self.train(sampler := self.bound())
         if (length := len(self.bound(batches_per_epoch=None))) < 1:
             raise ContractError(f"batches_in_a_pass gives {length}: an epoch has at least one batch")
-        return Answer("holds", f"{len(self.unbroken)} batches of {sampler.batch_size}, {length} in a pass")
+        return f"{len(self.unbroken)} batches of {sampler.batch_size}, {length} in a pass"
 
-    def repeats(self) -> Answer:
+    def repeats(self) -> None:
         _same(self.train(self.bound()), self.unbroken, "drawn once more")
         torch.manual_seed(1)
         np.random.seed(1)
         sampler = self.bound()
         drawn = [sampler.global_batch(0, step) for step in reversed(range(AHEAD))]
         _same(drawn[::-1], self.unbroken, "drawn in another order, with other global generators")
-        return Answer("holds")
 
-    def slices(self) -> Answer:
+    def slices(self) -> str:
         for count in RANKS:
             ranks = [self.bound(rank=rank, world_size=count) for rank in range(count)]
             _same(self.train(*ranks), self.unbroken, f"{count} ranks")
-        return Answer("holds", f"of {' and '.join(map(str, RANKS))} ranks")
+        return f"of {' and '.join(map(str, RANKS))} ranks"
 
-    def goes_on(self) -> Answer:
+    def goes_on(self) -> str:
         for kill in KILLS:
             first, second = self.bound(), self.bound()
             self.train(first, end=kill)
@@ -113,43 +112,36 @@ class _Sampler:
             second.load_state_dict(torch.load(file, weights_only=True))
             second.start_at(kill)
             _same(self.train(second, start=kill), self.unbroken[kill:], f"interrupted after {kill} batches", kill)
-        return Answer("holds", f"after {', '.join(map(str, KILLS))} batches")
+        return f"after {', '.join(map(str, KILLS))} batches"
 
-    def varies(self) -> Answer:
+    def varies(self) -> None:
         first, second = (np.stack(self.unbroken[start : start + STEPS]) for start in (0, STEPS))
         for what, other in (("epochs", second), ("seeds", np.stack(self.train(self.bound(seed=1), end=STEPS)))):
             if (same := (first == other).all(1)).any():
                 raise ContractError(f"batch {int(same.argmax())} of {what} 0 and 1 is the same")
-        return Answer("holds")
 
     def is_balanced(self) -> Answer:
         images = getattr(self.sampler, "samples_per_class", None)
         if images is None:
-            return Answer("not asked", "it has no samples_per_class, which would promise so many")
+            return "not asked", "it has no samples_per_class, which would promise so many"
         for number, batch in enumerate(self.unbroken):
-            labels = self.labels[batch]
-            counts = np.unique(labels, return_counts=True)[1]
+            counts = np.unique(labels := self.labels[batch], return_counts=True)[1]
             if (counts != images).any():
-                raise ContractError(
-                    f"batch {number} has {counts.min()} to {counts.max()} images of a class, not {images}"
-                )
+                raise ContractError(f"batch {number}: {counts.min()} to {counts.max()} of a class, not {images}")
             if (labels.reshape(-1, images) != labels[::images, None]).any():
-                raise ContractError(
-                    f"batch {number}: images of a class are not side by side, so that ranks take them apart"
-                )
-        return Answer("holds", f"{images} images of each class, side by side")
+                raise ContractError(f"batch {number}: a class is not side by side, so that ranks take it apart")
+        return f"{images} images of each class, side by side"
 
     def holds(self) -> Answer:
         counts = [np.unique(self.labels[batch], return_counts=True)[1] for batch in self.unbroken]
         classes, pairs = np.mean([len(c) for c in counts]), np.mean([(c * (c - 1)).sum() / c.sum() for c in counts])
         twice = 1 - np.mean([len(set(batch.tolist())) / len(batch) for batch in self.unbroken])
-        return Answer("told", f"{classes:.3g} classes, {pairs:.2g} positives to an anchor, {twice:.0%} images repeated")
+        return "told", f"{classes:.3g} classes, {pairs:.2g} positives to an anchor, {twice:.0%} images repeated"
 
 
 def _same(found: list[IntArray], wanted: list[IntArray], what: str, first: int = 0) -> None:
     """Raise ContractError, with the batches, where one is another; ``first`` is the number of the first."""
     for number, (one, other) in enumerate(zip(found, wanted, strict=False), first):
         if not np.array_equal(one, other):
-            raise ContractError(
-                f"{what}: batch {number} is another", f"found = {one.tolist()}\nwanted = {other.tolist()}"
-            )
+            example = f"found = {one.tolist()}\nwanted = {other.tolist()}"
+            raise ContractError(f"{what}: batch {number} is another", example)

@@ -8,7 +8,6 @@ import yaml
 
 from lifted_lightning.cli import main, usage
 from lifted_lightning.commands.fit import parse
-from lifted_lightning.commands.init import begin
 from lifted_lightning.sweep.plan import read_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -17,13 +16,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What `lifted init` has written."""
-    begin(tmp_path / "a" / "new one")
+    assert main(["init", str(tmp_path / "a" / "new one")]) == 0
     return tmp_path / "a" / "new one"
 
 
-def test_it_says_what_is_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "a new one"
-    assert main(["init", str(folder)]) == 0
+def test_it_says_what_is_next(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert f"next:  cd '{folder}'\n       lifted fit --config experiments/quickstart.yaml" in capsys.readouterr().out
     assert (folder / "experiments" / "quickstart.yaml").is_file()
 

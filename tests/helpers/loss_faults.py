@@ -1,6 +1,7 @@
 """Losses with a fault each, of the kinds that people's own losses have."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,20 +26,24 @@ def sound(x: Tensor, labels: Tensor) -> Tensor:
     return pull + torch.where(negative, (1.5 - squares).relu(), 0).sum() / negative.sum().clamp_min(1)
 
 
-class Sound(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels)
+class Loss(nn.Module):
+    """A loss that is a function of its batch."""
+
+    def __init__(self, value: Callable[[Tensor, Tensor], Tensor | float]) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor | float:
+        return self.value(x, labels)
 
 
-class DetachedTerm(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        squares, positive, _ = terms(x.float() if x.dtype != torch.float64 else x, labels)
-        return sound(x, labels) + (squares * positive).sum().detach()
+def detached_term(x: Tensor, labels: Tensor) -> Tensor:
+    squares, positive, _ = terms(x.float() if x.dtype != torch.float64 else x, labels)
+    return sound(x, labels) + (squares * positive).sum().detach()
 
 
-class NumberInPlaceOfTensor(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) * (1 + x.square().sum().item())
+def number_in_place_of_tensor(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) * (1 + x.square().sum().item())
 
 
 class WrongBackward(nn.Module):
@@ -55,59 +60,51 @@ class WrongBackward(nn.Module):
         return sound(self.Function.apply(x), labels)
 
 
-class TimesRanks(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) * world_size()
+def times_ranks(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) * world_size()
 
 
-class GathersAgain(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        if dist.is_initialized() and rank() == 0:  # its own rows only, as if they were a part
-            x, labels = x[: len(x) // 2], labels[: len(labels) // 2]
-        gather_rows(labels)
-        return sound(x, labels)
+def gathers_again(x: Tensor, labels: Tensor) -> Tensor:
+    if dist.is_initialized() and rank() == 0:  # its own rows only, as if they were a part
+        x, labels = x[: len(x) // 2], labels[: len(labels) // 2]
+    gather_rows(labels)
+    return sound(x, labels)
 
 
-class MeanOverNone(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        squares, _, negative = terms(x, labels)
-        hinges = (1.5 - squares)[negative].relu()
-        return sound(x, labels) + hinges[hinges > 0].mean()
+def mean_over_none(x: Tensor, labels: Tensor) -> Tensor:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, _, negative = terms(x, labels)
+    hinges = (1.5 - squares)[negative].relu()
+    return sound(x, labels) + hinges[hinges > 0].mean()
 
 
-class RootAtZero(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        squares, positive, _ = terms(x, labels)
-        first, second = positive.nonzero(as_tuple=True)
-        return sound(x, labels) + squares[first, second].sqrt().sum()
+def root_at_zero(x: Tensor, labels: Tensor) -> Tensor:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, positive, _ = terms(x, labels)
+    first, second = positive.nonzero(as_tuple=True)
+    return sound(x, labels) + squares[first, second].sqrt().sum()
 
 
-class PairsOfOne(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) / (len(x) * (len(x) - 1))
+def pairs_of_one(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) / (len(x) * (len(x) - 1))
 
 
-class LabelByValue(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x * (1 + (labels > 1))[:, None], labels)
+def label_by_value(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x * (1 + (labels > 1))[:, None], labels)
 
 
-class LoopOverRows(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        total = 0 * x.sum().float()
-        for row in range(len(x)):
-            others = (x - x[row]).float().square().sum(1)
-            total = total + torch.where(labels == labels[row], others, (1 - others).relu()).mean()
-        return total
+def loop_over_rows(x: Tensor, labels: Tensor) -> Tensor:
+    total = 0 * x.sum().float()
+    for row in range(len(x)):
+        others = (x - x[row]).float().square().sum(1)
+        total = total + torch.where(labels == labels[row], others, (1 - others).relu()).mean()
+    return total
 
 
-class CubeOfRows(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        squares, positive, negative = terms(x, labels)
-        hinges = (squares[:, :, None] - squares[:, None] + 0.2).relu()
-        return torch.where(positive[:, :, None] & negative[:, None], hinges, 0).sum() / len(x) ** 2
+def cube_of_rows(x: Tensor, labels: Tensor) -> Tensor:
+    squares, positive, negative = terms(x, labels)
+    hinges = (squares[:, :, None] - squares[:, None] + 0.2).relu()
+    return torch.where(positive[:, :, None] & negative[:, None], hinges, 0).sum() / len(x) ** 2
 
 
 class PrivateQueue(nn.Module):
@@ -146,27 +143,22 @@ class PlainAttribute(nn.Module):
 CALLS = [0]
 
 
-class GlobalCount(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        CALLS[0] += 1
-        return sound(x, labels) * CALLS[0]
+def global_count(x: Tensor, labels: Tensor) -> Tensor:
+    CALLS[0] += 1
+    return sound(x, labels) * CALLS[0]
 
 
-class NumpyDraw(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) * float(np.random.rand())
+def numpy_draw(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) * float(np.random.rand())
 
 
-class PythonDraw(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) * random.random()
+def python_draw(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) * random.random()
 
 
-class TorchDraw(nn.Module):
+def torch_draw(x: Tensor, labels: Tensor) -> Tensor:
     """No fault: each step seeds it, alike on every rank."""
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) * torch.rand(()).to(x.device)
+    return sound(x, labels) * torch.rand(()).to(x.device)
 
 
 class OwnGenerator(nn.Module):
@@ -178,50 +170,41 @@ class OwnGenerator(nn.Module):
         return sound(x, labels) * torch.rand((), generator=self.generator)
 
 
-class HalfOverflow(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) + (12 * (x @ x.T).clamp(-1, 1)).exp().sum().log()
+def half_overflow(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) + (12 * (x @ x.T).clamp(-1, 1)).exp().sum().log()
 
 
-class FarOverflow(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (x @ x.T).exp().mean().log() + sound(x, labels)
+def far_overflow(x: Tensor, labels: Tensor) -> Tensor:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (x @ x.T).exp().mean().log() + sound(x, labels)
 
 
-class TinyOverflow(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return sound(x / x.square().sum(1, keepdim=True).square(), labels)
+def tiny_overflow(x: Tensor, labels: Tensor) -> Tensor:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return sound(x / x.square().sum(1, keepdim=True).square(), labels)
 
 
-class Vector(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels)[None]
+def vector(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels)[None]
 
 
-class PlainZero(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor | float:
-        return sound(x, labels) if len(labels.unique()) < len(labels) else 0.0
+def plain_zero(x: Tensor, labels: Tensor) -> Tensor | float:
+    return sound(x, labels) if len(labels.unique()) < len(labels) else 0.0
 
 
-class Unconnected(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) if len(labels.unique()) > 1 else torch.zeros(())
+def unconnected(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) if len(labels.unique()) > 1 else torch.zeros(())
 
 
-class ReadsANumber(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return sound(x, labels) if (labels == labels[0]).sum().item() > 0 else x.sum()
+def reads_a_number(x: Tensor, labels: Tensor) -> Tensor:
+    return sound(x, labels) if (labels == labels[0]).sum().item() > 0 else x.sum()
 
 
-class StopGradient(nn.Module):
+def stop_gradient(x: Tensor, labels: Tensor) -> Tensor:
     """No fault: weights that are constants in the gradient, of values that have one."""
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        squares, positive, _ = terms(x, labels)
-        return sound(x, labels) + (squares * squares.detach() * positive).sum()
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, positive, _ = terms(x, labels)
+    return sound(x, labels) + (squares * squares.detach() * positive).sum()
 
 
 class Queue(nn.Module):
@@ -240,11 +223,10 @@ class Queue(nn.Module):
         return sound(x, labels) + (x @ self.queue.clone().to(x.dtype).T).logsumexp(1).mean()
 
 
-class RaisesOnARank(nn.Module):
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        if rank() == 1:
-            raise ValueError("my own words")
-        return sound(x, labels)
+def raises_on_a_rank(x: Tensor, labels: Tensor) -> Tensor:
+    if rank() == 1:
+        raise ValueError("my own words")
+    return sound(x, labels)
 
 
 class NamelessProxies(nn.Module):

@@ -6,65 +6,29 @@ import torch
 from lifted_lightning.data.augment import Affine, CropMirror, ResizedCrop, draw
 from lifted_lightning.testing import check_augment
 
-
-class DrawsByItself(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images, torch.rand_like(draws))
-
-
-class OneDrawForAll(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images, draws[:1].expand_as(draws))
-
-
-class ByTheBatch(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images, draws) - images.float().mean()
-
-
-class InPlace(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images.bitwise_not_(), draws)
-
-
-class OneKeyForAll(CropMirror):
-    def draw(self, key, global_batch):
-        return draw((0,), global_batch)
-
-
-class OneViewForAll(CropMirror):
-    def draw(self, key, global_batch):
-        return draw(key[:3], global_batch)
-
-
-class NotFinite(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images, draws) / 0.0
-
-
-class OtherSize(CropMirror):
-    def transform(self, images, draws):
-        return super().transform(images, draws)[:, :, 1:]
-
-
-class EvaluatesAtRandom(CropMirror):
-    def centre(self, images):
-        return super().centre(images) * torch.rand(())
-
-
+crop, centre = CropMirror.transform, CropMirror.centre
 IMAGES = "gives finite images of one size, and leaves those given as they are"
 ITSELF = "draws nothing but what it is given, and nothing in evaluation"
+APART = "an image is the same whatever else is in the batch or on another rank"
 VARIES = "other images, steps, epochs, seeds and views are drawn otherwise"
 FAULTS = {
-    DrawsByItself: ITSELF, EvaluatesAtRandom: ITSELF, OneDrawForAll: VARIES, OneKeyForAll: VARIES,
-    OneViewForAll: VARIES, ByTheBatch: "an image is the same whatever else is in the batch or on another rank",
-    InPlace: IMAGES, NotFinite: IMAGES, OtherSize: IMAGES,
-}  # fmt: skip
+    "not finite": ({"transform": lambda self, x, draws: crop(self, x, draws) / 0.0}, IMAGES),
+    "another size": ({"transform": lambda self, x, draws: crop(self, x, draws)[:, :, 1:]}, IMAGES),
+    "in place": ({"transform": lambda self, x, draws: crop(self, x.bitwise_not_(), draws)}, IMAGES),
+    "draws by itself": ({"transform": lambda self, x, draws: crop(self, x, torch.rand_like(draws))}, ITSELF),
+    "evaluates at random": ({"centre": lambda self, x: centre(self, x) * torch.rand(())}, ITSELF),
+    "by the batch": ({"transform": lambda self, x, draws: crop(self, x, draws) - x.float().mean()}, APART),
+    "one draw for all": ({"transform": lambda self, x, draws: crop(self, x, draws[:1].expand_as(draws))}, VARIES),
+    "one key for all": ({"draw": lambda self, key, global_batch: draw((0,), global_batch)}, VARIES),
+    "one view for all": ({"draw": lambda self, key, global_batch: draw(key[:3], global_batch)}, VARIES),
+}
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_fault_is_found(fault):
-    assert FAULTS[fault] in [finding.question for finding in check_augment(fault(24), size=32).failed]
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found(name):
+    methods, question = FAULTS[name]
+    faulty = type("Faulty", (CropMirror,), methods)(24)
+    assert question in [finding.question for finding in check_augment(faulty, size=32).failed]
 
 
 SOUND = [

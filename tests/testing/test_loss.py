@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -42,36 +43,36 @@ SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "CrossBatchMemory": (
         lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), D, memory_size=40), {GRADIENT: "told", **CDIST}
     ),
-    "stop-gradient": (faults.StopGradient, {GRADIENT: "told"}),
-    "a draw of torch's": (faults.TorchDraw, {}),
+    "stop-gradient": (lambda: faults.Loss(faults.stop_gradient), {GRADIENT: "told"}),
+    "a draw of torch's": (lambda: faults.Loss(faults.torch_draw), {}),
     "a plain attribute": (faults.PlainAttribute, {}),
     "a queue of a block without gradients": (faults.Queue, {GRADIENT: "told"}),
     "an example's": (MarginLoss, {"float16": "told", "bfloat16": "told"}),  # nor has torch.pdist
-    "none": (faults.Sound, {}),
+    "none": (lambda: faults.Loss(faults.sound), {}),
 }  # fmt: skip
 
 # What fails, in which question, and a word that says why.
-PLANTED: dict[type[nn.Module], tuple[str, str]] = {
-    faults.DetachedTerm: (GRADIENT, ".detach at loss_faults.py"),
-    faults.NumberInPlaceOfTensor: (GRADIENT, ".item at loss_faults.py"),
+PLANTED: dict[Callable, tuple[str, str]] = {
+    faults.detached_term: (GRADIENT, ".detach at loss_faults.py"),
+    faults.number_in_place_of_tensor: (GRADIENT, ".item at loss_faults.py"),
     faults.WrongBackward: (GRADIENT, "by finite differences"),
-    faults.TimesRanks: (RANKS, "the value is"),
-    faults.GathersAgain: (RANKS, "the value is"),
-    faults.MeanOverNone: ("no negatives", "value nan"),
-    faults.RootAtZero: ("equal points", "gradient not finite"),
-    faults.PairsOfOne: ("one image", "value nan"),
+    faults.times_ranks: (RANKS, "the value is"),
+    faults.gathers_again: (RANKS, "the value is"),
+    faults.mean_over_none: ("no negatives", "value nan"),
+    faults.root_at_zero: ("equal points", "gradient not finite"),
+    faults.pairs_of_one: ("one image", "value nan"),
     faults.PrivateQueue: (STATE, "_queue"),
     faults.UnsavedBuffer: (STATE, "steps"),
     faults.OwnGenerator: (STATE, "generator"),
-    faults.GlobalCount: ("draws alike on every rank", "outside of itself"),
-    faults.NumpyDraw: ("draws alike on every rank", "numpy"),
-    faults.PythonDraw: ("draws alike on every rank", "Python"),
-    faults.HalfOverflow: ("float16", "value inf"),
-    faults.FarOverflow: ("far points", "value inf"),
-    faults.TinyOverflow: ("tiny points", "not finite"),
-    faults.Vector: ("gives a scalar", "shape (1,)"),
-    faults.PlainZero: ("no positives", "gave float"),
-    faults.Unconnected: ("one class", "without a gradient"),
+    faults.global_count: ("draws alike on every rank", "outside of itself"),
+    faults.numpy_draw: ("draws alike on every rank", "numpy"),
+    faults.python_draw: ("draws alike on every rank", "Python"),
+    faults.half_overflow: ("float16", "value inf"),
+    faults.far_overflow: ("far points", "value inf"),
+    faults.tiny_overflow: ("tiny points", "not finite"),
+    faults.vector: ("gives a scalar", "shape (1,)"),
+    faults.plain_zero: ("no positives", "gave float"),
+    faults.unconnected: ("one class", "without a gradient"),
 }
 
 
@@ -86,12 +87,16 @@ def test_a_sound_loss_has_the_verdicts_that_were_said_in_advance(name: str) -> N
         assert told == [name.startswith("contrastive-given"), False]
 
 
+def made(fault: Callable) -> nn.Module:
+    return fault() if isinstance(fault, type) else faults.Loss(fault)
+
+
 @pytest.mark.parametrize(
     "fault", [f for f, (question, _) in PLANTED.items() if question != RANKS], ids=lambda f: f.__name__
 )
-def test_a_fault_is_found(fault: type[nn.Module]) -> None:
+def test_a_fault_is_found(fault: Callable) -> None:
     question, why = PLANTED[fault]
-    failed = {finding.question: finding for finding in check_loss(fault(), D, two_ranks=False, costs=False).failed}
+    failed = {finding.question: finding for finding in check_loss(made(fault), D, two_ranks=False, costs=False).failed}
     assert why in failed[question].detail
 
 
@@ -99,26 +104,25 @@ def test_two_ranks_equal_one_but_for_a_fault() -> None:
     """All at once, for a process takes seconds to start."""
     contracts = {name: _Contract(make(), D) for name, (make, _) in SOUND.items()}
     contracts |= {
-        fault.__name__: _Contract(fault(), D) for fault, (question, _) in PLANTED.items() if question == RANKS
+        fault.__name__: _Contract(made(fault), D) for fault, (question, _) in PLANTED.items() if question == RANKS
     }
     tasks = {name: contract.tasks() for name, contract in contracts.items()}
     answers = [iter(answer) for answer in on_two_ranks([task for of_one in tasks.values() for task in of_one])]
     for name, contract in contracts.items():
-        found = contract.compare_ranks([[next(answer) for _ in tasks[name]] for answer in answers])
-        assert found.verdict == ("holds" if name in SOUND else "fails"), (name, found)
+        of_ranks = [[next(answer) for _ in tasks[name]] for answer in answers]
+        contract.found.ask(RANKS, partial(contract.compare_ranks, of_ranks))
+        assert contract.found[0].verdict == ("holds" if name in SOUND else "fails"), (name, contract.found)
 
 
 def test_what_a_rank_raises_is_told() -> None:
-    found = {finding.question: finding for finding in check_loss(faults.RaisesOnARank(), D, costs=False)}
+    found = {finding.question: finding for finding in check_loss(faults.Loss(faults.raises_on_a_rank), D, costs=False)}
     assert found[RANKS].verdict == "fails"
     assert "rank 1 of two raises ValueError: my own words (loss_faults.py:" in found[RANKS].detail
 
 
 def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
-    class Local(faults.Sound):
-        pass
-
-    found = {finding.question: finding for finding in check_loss(Local(), D, costs=False)}
+    local = faults.Loss(lambda x, labels: faults.sound(x, labels))
+    found = {finding.question: finding for finding in check_loss(local, D, costs=False)}
     assert found[RANKS].verdict == "not asked"
     assert "cannot be handed to another process" in found[RANKS].detail
 
@@ -126,33 +130,33 @@ def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
 @pytest.mark.parametrize(
     ("loss", "question", "told"),
     [
-        (faults.LoopOverRows, "time and memory", "a loop over the batch"),
-        (faults.CubeOfRows, "time and memory", "memory as B^"),
-        (faults.ReadsANumber, "graph breaks", "Tensor.item"),
-        (faults.LabelByValue, "names of the classes", "though it has no parameters"),
-        (losses.SmoothAPLoss, "order of the rows", "depends on the order"),
-        (LiftedStructureLoss, "graph breaks", "0 breaks"),
-        (LiftedStructureLoss, "order of the rows", "does not depend"),
-        (LiftedStructureLoss, "names of the classes", "does not depend"),
-        (LiftedStructureLoss, "time and memory", "operations"),
-        (lambda: faults.NamelessProxies(5), "time and memory", "time as B^"),
+        (faults.Loss(faults.loop_over_rows), "time and memory", "a loop over the batch"),
+        (faults.Loss(faults.cube_of_rows), "time and memory", "memory as B^"),
+        (faults.Loss(faults.reads_a_number), "graph breaks", "Tensor.item"),
+        (faults.Loss(faults.label_by_value), "names of the classes", "though it has no parameters"),
+        (losses.SmoothAPLoss(), "order of the rows", "depends on the order"),
+        (LiftedStructureLoss(), "graph breaks", "0 breaks"),
+        (LiftedStructureLoss(), "order of the rows", "does not depend"),
+        (LiftedStructureLoss(), "names of the classes", "does not depend"),
+        (LiftedStructureLoss(), "time and memory", "operations"),
+        (faults.NamelessProxies(5), "time and memory", "time as B^"),
     ],
 )
-def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: Callable[[], nn.Module], question: str, told: str) -> None:
+def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: nn.Module, question: str, told: str) -> None:
     monkeypatch.setattr(cost, "SECONDS", 0.1)
     costs = question in ("time and memory", "graph breaks")
-    classes = None if isinstance(loss, type) else 5
-    found = {f.question: f for f in check_loss(loss(), D, classes, two_ranks=False, costs=costs)}
+    classes = 5 if isinstance(loss, faults.NamelessProxies) else None
+    found = {f.question: f for f in check_loss(loss, D, classes, two_ranks=False, costs=costs)}
     assert found[question].verdict == "told"
     assert told in found[question].detail
 
 
 def test_the_example_is_small_and_shows_it() -> None:
-    found = check_loss(faults.MeanOverNone(), D, two_ranks=False, costs=False).failed[0]
+    found = check_loss(faults.Loss(faults.mean_over_none), D, two_ranks=False, costs=False).failed[0]
     pasted: dict[str, torch.Tensor] = {}
     exec(found.example, {"torch": torch}, pasted)
     assert len(pasted["labels"]) <= 2
-    assert not faults.MeanOverNone()(*pasted.values()).isfinite()
+    assert not faults.mean_over_none(*pasted.values()).isfinite()
 
 
 def test_nothing_outside_is_changed() -> None:
