@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) -> list[dict[str, Any]]:
+def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Evaluate the models of each configuration, alone and together: those of a seed's folds, or without folds all.
 
     Args:
@@ -86,8 +86,8 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
     there = runs["folder"].map(_selected_checkpoint)
     if without := runs["name"][there.isna()].tolist():
         notes.append(f"no checkpoint, so that they are not in an ensemble: {listed(without)}")
-    results, written = list[dict[str, Any]](), 0
-    for same, of in runs[there.notna()].groupby("same", sort=False):
+    results, written = list[tuple[Path, dict[str, Any]]](), 0
+    for _, of in runs[there.notna()].groupby("same", sort=False):
         groups = [group for _, group in of.groupby("seed" if of["fold"].nunique() > 1 else "same", sort=False)]
         most = max(map(len, groups))
         for group in groups:
@@ -96,8 +96,9 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
             members = [Member(run["name"], there[i], run["result"]) for i, run in group.iterrows()]
             found, new = evaluate_together(members, folder, together=len(group) == most)
             written += new
-            for i, result in zip(group.index, found, strict=False):
-                run, values = frame.at[i, ("run", "result")], {}
+            for i, result in zip([*group.index, group.index[0]], found, strict=False):  # the last is of all together
+                results.append((group.at[i, "folder"], result))
+                run, values = group.at[i, "result"], {}
                 if not run["test"]:
                     run["test"] = result["test"]
                     values = {f"test/{name}": value for name, value in result["test"].items()}
@@ -105,10 +106,6 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
                     values["test_looks"] = looks_at_test(group.at[i, "folder"], run["dataset"])
                 for name, value in values.items():
                     frame.loc[i, ("value", name)] = value
-            about = {"same": same, "folder": group["folder"].iloc[0]}
-            results += [{**result, **about, "models": len(result["members"])} for result in found[len(group) :]]
-            alone = zip(group["folder"], found, strict=False)
-            results += [{**result, "same": same, "folder": run, "models": 1} for run, result in alone]
     counts = f"{counted(written, 'result')} written, {len(results) - written} found there"
     notes.append(f"models alone and together, in {os.path.relpath(folder)}: {counts}")
     return results
@@ -120,33 +117,30 @@ def _selected_checkpoint(folder: Path) -> Path | None:
     return next((path for path in names if path.is_file()), None)
 
 
-def write(comparison: "Comparison", out: Path, ensembles: Sequence[dict[str, Any]] = ()) -> None:
+def write(comparison: "Comparison", out: Path, ensembles: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Print the tables that matter most, and write all tables, figures and pages into a folder."""
     from lifted_lightning.report import formats, page, paired, tables
     from lifted_lightning.report.compare import brought_along
     from lifted_lightning.report.figures import draw_figures
 
     results, pairs = tables.results(comparison), paired.pairs_of(comparison)
-    together = [tables.ensembles(comparison, ensembles)] if ensembles else []
-    differences, tests = paired.differences(pairs), paired.decisions(pairs)
+    compared = {"ensembles": tables.ensembles(comparison, ensembles)} if ensembles else {}
+    compared |= {"differences": paired.differences(pairs), "tests": paired.decisions(pairs)}
     bold = sys.stdout.isatty()
-    print(formats.terminal(results, bold))
-    for table in (*together, differences, tests):
-        if 0 < len(table) <= SHOWN:
-            print(formats.terminal(table, bold))
-    files = {"table.csv": formats.csv(tables.everything(comparison)), "table.tex": formats.latex(results)}
-    if len(differences):
-        files["differences.csv"] = formats.csv(paired.differences(pairs, shown=False))
-        files["tests.csv"] = formats.csv(paired.decisions(pairs, shown=False))
-        files |= {"differences.tex": formats.latex(differences), "tests.tex": formats.latex(tests)}
-    for table in together:
-        files |= {"ensembles.csv": formats.csv(table), "ensembles.tex": formats.latex(table)}
+    for table in (results, *(table for table in compared.values() if 0 < len(table) <= SHOWN)):
+        print(formats.terminal(table, bold))
     ledger = {"costs": tables.costs(comparison), "provenance": tables.provenance(comparison)}
-    for name, table in ledger.items():
-        files |= {f"{name}.csv": formats.csv(table), f"{name}.tex": formats.latex(table)} if len(table) else {}
-    others = [*together, differences, tests, tables.further(comparison), tables.diagnostics(comparison)]
-    others += [*ledger.values(), tables.published(comparison)]
-    others = [table for table in others if len(table)]
+    in_full = {
+        "table": tables.everything(comparison),
+        "differences": paired.differences(pairs, shown=False),
+        "tests": paired.decisions(pairs, shown=False),
+    }
+    files: dict[str, str] = {}
+    for name, table in ({"table": results} | compared | ledger).items():
+        if len(full := in_full.get(name, table)):
+            files |= {f"{name}.csv": formats.csv(full), f"{name}.tex": formats.latex(table)}
+    others = [*compared.values(), tables.further(comparison), tables.diagnostics(comparison)]
+    others = [table for table in (*others, *ledger.values(), tables.published(comparison)) if len(table)]
     report = page.Report(comparison, results, others, draw_figures(comparison, out), brought_along(comparison))
     files |= {"report.md": page.markdown_page(report), "index.html": page.html_page(report, out)}
     for name, text in files.items():

@@ -72,11 +72,12 @@ def evaluate_together(
         key = json.dumps([test.protocol, *(digests[i] for i in part)], sort_keys=True)
         name = slug(members[part[0]].run) if len(part) == 1 else f"{len(part)}-together"
         path = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}" / RESULT
-        if (result := _read(path, of)) is None:
+        if (result := _read(path)) is None:
             embedded |= {i: test.embed(members[i]) for i in part if i not in embedded}
             items = embedded[part[0]] if len(part) == 1 else concatenated([embedded[i] for i in part])
-            for i in part:
-                test.note_look(members[i])
+            for checkpoint in (members[i].checkpoint for i in part):
+                step = load_checkpoint(checkpoint).get("global_step", 0)
+                note_evaluation(checkpoint, "test", test.data.table.name, step)
             first, new = members[part[0]].result, new + 1
             result = {
                 "name": path.parent.name,
@@ -146,11 +147,6 @@ class UnseenClasses:
         ]
         return EmbeddingSet.gather(batches, torch.device("cpu"))
 
-    def note_look(self, member: Member) -> None:
-        """Count an evaluation with a model in the record of its run."""
-        step = load_checkpoint(member.checkpoint).get("global_step", 0)
-        note_evaluation(member.checkpoint, "test", self.data.table.name, step)
-
     def evaluate(self, items: EmbeddingSet) -> dict[str, float]:
         """What a run's own test finds of these embeddings, by name."""
         (query, gallery), distance = self.data.query_gallery("test"), self.protocol["distance"]
@@ -164,14 +160,10 @@ class UnseenClasses:
         return values
 
 
-def _read(path: Path, members: list[dict[str, str]]) -> dict[str, Any] | None:
-    """A result that was written before; None if there is none of these models, or it was cut."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """A result that was written before; None if there is none, or it was cut."""
     try:
         result = json.loads(path.read_bytes())
-        return (
-            result
-            if [one["sha256"] for one in result[MEMBERS]] == [one["sha256"] for one in members] and result["test"]
-            else None
-        )
+        return result if result[MEMBERS] and result["test"] else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

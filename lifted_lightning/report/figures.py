@@ -69,7 +69,8 @@ def draw_figures(comparison: Comparison, out: Path) -> list[Drawn]:
     drawn = [_recall(comparison, out)] if sum(name.startswith("recall@") for name in comparison.metrics) > 1 else []
     for column in comparison.context:
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in comparison.rows[column]):
-            drawn.append(_against(comparison, column, out))
+            chosen = ("f1", "nmi", "recall@1", "map@r")
+            drawn.append(_against(comparison, out / short(column), comparison.rows[column], words(column), chosen))
     return [*drawn, *_cost(comparison, out), *_training(comparison, out)]
 
 
@@ -84,60 +85,49 @@ def _recall(comparison: Comparison, out: Path) -> Drawn:
     return _draw(comparison, _panels(comparison), out / "recall", "Recall@K against K", curve, ("K", "Recall@K, %"))
 
 
-def _against(comparison: Comparison, column: str, out: Path) -> Drawn:
-    """F1, NMI and Recall@1 against the embedding size, or against any other number that was varied."""
+def _against(
+    comparison: Comparison, path: Path, x: pd.Series, label: str, chosen: Sequence[str], axis: Axis = "places"
+) -> Drawn:
+    """The first three of the metrics chosen against a number of each row: what was varied, or what training cost."""
 
     def curve(rows: list[int], metric: str) -> Curve:
-        x = comparison.rows.loc[rows, column]
-        mean, half = (frame.loc[rows, f"{comparison.stage}/{metric}"].set_axis(x) for frame in comparison.estimates[:2])
+        of = f"{comparison.stage}/{metric}"
+        mean, half = (frame.loc[rows, of].set_axis(x[rows]) for frame in comparison.estimates[:2])
         return mean, half
 
-    names = [metric for metric in ("f1", "nmi", "recall@1", "map@r") if metric in comparison.metrics][:3]
-    title = f"{', '.join(map(metric_name, names))} against {words(column)}"
-    panels, labels = _panels(comparison, ["dataset"], besides=column), (words(column), "%")
-    return _draw(comparison, panels, out / short(column), title, curve, labels, names, bars=True)
+    names = [metric for metric in chosen if metric in comparison.metrics][:3]
+    title = f"{', '.join(map(metric_name, names))} against {label}"
+    panels = _panels(comparison, ["dataset"], besides=str(x.name))
+    return _draw(comparison, panels, path, title, curve, (label, "%"), names, axis)
 
 
 def _cost(comparison: Comparison, out: Path) -> list[Drawn]:
     """Quality against what training cost, a point a row."""
-    mean, half = comparison.estimates[:2]
+    mean = comparison.estimates.mean
     trained = mean.index[mean["steps"] > 0] if "steps" in mean else []
     told = [(label, of) for label, of in _COSTS.items() if of in mean and (mean.loc[trained, of] > 0).all()]
     if len(trained) < 2 or not told:
         return []
     label, of = told[0]
-
-    def curve(rows: list[int], metric: str) -> Curve:
-        found = (frame.loc[rows, f"{comparison.stage}/{metric}"].set_axis(mean.loc[rows, of]) for frame in (mean, half))
-        return next(found), next(found)
-
-    names = [metric for metric in ("recall@1", "map@r") if metric in comparison.metrics]
-    title, panels = f"{', '.join(map(metric_name, names))} against {label}", _panels(comparison, ["dataset"])
-    return [_draw(comparison, panels, out / "cost", title, curve, (label, "%"), names, axis="wide", bars=True)]
+    return [_against(comparison, out / "cost", mean[of], label, ("recall@1", "map@r"), axis="wide")]
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
     """Validation while training, against steps and against time."""
     panels = _panels(comparison)
-    shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
-    runs = comparison.runs[comparison.runs["row"].isin(shown)]
-    histories = zip(runs["row"], runs["unit"], runs["name"], runs["result"], strict=True)
-    logged = pd.DataFrame(
-        [
-            {**entry, "row": row, "unit": unit, "run": run}
-            for row, unit, run, result in histories
-            for entry in result.get("history") or []
-        ],
-        columns=["row", "unit", "run", "step", "seconds", "validation/map@r", "validation/recall@1"],
-    ).drop_duplicates(["row", "run", "step"], keep="last")
+    runs = comparison.runs[comparison.runs["row"].isin(_rows_of(panels))]
+    about = zip(runs[["row", "unit", "name"]].to_dict("records"), runs["result"], strict=True)
+    entries = [entry | run for run, result in about for entry in result.get("history") or []]
+    columns = ["row", "unit", "name", "step", "seconds", "validation/map@r", "validation/recall@1"]
+    logged = pd.DataFrame(entries, columns=columns).drop_duplicates(["row", "name", "step"], keep="last")
     drawn = []
     for stem, (metric, against, label, title) in _CURVES.items():
         kept = logged.dropna(subset=[metric, against])
         by_unit = kept[[metric, against]].astype(float).groupby([kept["row"], kept["step"], kept["unit"]]).mean()
         mean, half, _ = estimate(by_unit, [by_unit.index.get_level_values(level) for level in ("row", "step")])
         # At a step at which not all the runs of a row were validated, the mean would be of other runs.
-        there = kept.groupby(["row", "step"])["run"].nunique()
-        every = there == there.index.get_level_values("row").map(kept.groupby("row")["run"].nunique())
+        there = kept.groupby(["row", "step"])["name"].nunique()
+        every = there == there.index.get_level_values("row").map(kept.groupby("row")["name"].nunique())
         mean, half = (frame[every].droplevel("step") for frame in (mean, half))
         curves = (mean[against], mean[metric], half[metric])
 
@@ -181,6 +171,10 @@ def _panels(comparison: Comparison, keys: Sequence[str] | None = None, besides: 
     }
 
 
+def _rows_of(panels: Panels) -> list[int]:
+    return [row for lines in panels.values() for rows in lines.values() for row in rows]
+
+
 def _common(comparison: Comparison, rows: Sequence[int]) -> list[str]:
     """The columns in which these rows agree."""
     return [key for key in [LOSS, *comparison.context] if comparison.rows.loc[rows, key].map(repr).nunique() == 1]
@@ -201,7 +195,6 @@ def _draw(
     labels: tuple[str, str],
     metrics: Sequence[str] = (),
     axis: Axis = "places",
-    bars: bool = False,
 ) -> Drawn:
     """Draw a figure and write it as PNG, SVG and PDF.
 
@@ -212,17 +205,17 @@ def _draw(
         title: what the figure shows.
         curve: gives the line of some rows, for the metric of a pair of axes.
         labels: of the axes.
-        metrics: of which there is a pair of axes in each panel; by default there is one pair.
+        metrics: of which there is a pair of axes in each panel, with intervals as bars; by default there is one pair,
+            with bands.
         axis: a mark and a tick at each of the ``places``; a plain axis ``from 0``; or ``wide``, logarithmic where the
             points spread far.
-        bars: intervals are bars, not a band.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
+    shown, bars = _rows_of(panels), bool(metrics)
     left_out = [comparison.title(row) for row in comparison.rows.index if row not in shown]
     few = f"the best {len(shown)} of {len(comparison.rows)} rows" if left_out else ""
     common = _common(comparison, shown) if len(shown) > 1 else []
@@ -314,17 +307,14 @@ def _x_axis(ax: "Axes", places: Sequence[float], label: str, kind: Axis) -> None
 
     ax.set_xlabel(label)
     far = places and places[0] > 0 and places[-1] / places[0] > 6
-    if kind != "places":
-        if kind == "wide" and far:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.xaxis.set_major_formatter(lambda place, _: f"{place:,.12g}")
-            ax.minorticks_off()
-        else:
-            ax.set_xlim(left=0)
+    if kind == "from 0" or (kind == "wide" and not far):
+        ax.set_xlim(left=0)
         return
     if far:
-        ax.set_xscale("log", base=2)
-    if len(places) <= 8:
+        ax.set_xscale("log", base=2 if kind == "places" else 10)
+    if kind == "wide":
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(lambda place, _: f"{place:,.12g}")
+    elif len(places) <= 8:
         ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.minorticks_off()

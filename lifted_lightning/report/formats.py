@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -37,21 +37,26 @@ class Table:
         kinds: how each column of numbers is written: in percent, in percentage points with a sign, in three digits, or
             so in millions, or where they are how many times; as a whole number, or as the p of a test; of an exact one
             it says where values are too few.
-        bold: which of the numbers are bold.
-        rules: numbers of the rows that a line stands above.
+        blocks: what each row belongs to; a line stands between two that are unlike.
         note: what is said below it.
+        bold: which of the numbers are bold, if any.
     """
 
     title: str
     texts: pd.DataFrame
     numbers: Estimates
     kinds: Sequence[Kind]
-    bold: pd.DataFrame
-    rules: Sequence[int] = ()
-    note: str = ""
+    blocks: Sequence[Any]
+    note: str
+    bold: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.texts) if self.kinds else 0
+
+    @property
+    def rules(self) -> list[int]:
+        """Numbers of the rows that a line stands above."""
+        return [i for i in range(1, len(self.blocks)) if self.blocks[i] != self.blocks[i - 1]]
 
     def __post_init__(self) -> None:
         for units in ("seeds", "folds"):
@@ -66,10 +71,11 @@ class Table:
             number: how it writes a mean and its half-width, which is empty where all values are one, bold or not.
         """
         columns = [[text(value) for value in column] for _, column in self.texts.items()]
+        marked = self.numbers.mean.notna() & False if self.bold is None else self.bold
         for i, kind in enumerate(self.kinds):
             mean, half, n = (frame.iloc[:, i] for frame in self.numbers)
             lacking = (n < FLIPS_FROM).map({True: TOO_FEW, False: NONE}) if kind == "exact p" else [NONE] * len(self)
-            written = zip(_written(kind, mean, half), self.bold.iloc[:, i], lacking, strict=True)
+            written = zip(_written(kind, mean, half), marked.iloc[:, i], lacking, strict=True)
             columns.append([number(*found, bold) if found else text(none) for found, bold, none in written])
         names = [text(name) for frame in (self.texts, self.numbers.mean) for name in frame]
         return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(names, axis=1)

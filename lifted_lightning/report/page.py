@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lifted_lightning.errors import counted
 from lifted_lightning.report.compare import Comparison, words
 from lifted_lightning.report.figures import Drawn
 from lifted_lightning.report.formats import Table, markdown, markdown_text, with_interval
@@ -20,6 +21,7 @@ PICTURES = {
     "gallery_test.png": "Queries and their nearest neighbours",
     "confusions_test.png": "Classes that are taken for one another",
 }
+_TOLD_ELSEWHERE = ("steps", "folds")
 SIDE_BY_SIDE, _WIDTH = 6, 1400  # the best rows, whose pictures are shown; pixels of a picture
 
 
@@ -37,17 +39,13 @@ class Report:
     def summary(self) -> str:
         """What was compared, and what all runs share."""
         results, rows = self.comparison.runs["result"].tolist(), len(self.comparison.rows)
-        parts = [f"{len(results)} run{'s' * (len(results) > 1)} in {rows} row{'s' * (rows > 1)}"]
+        parts = [f"{counted(len(results), 'run')} in {counted(rows, 'row')}"]
         shared = {"{:,} steps": {result.get("steps") for result in results if result.get("steps")}}
         for name in ("lifted-lightning", "torch"):
             shared[f"{name} {{}}"] = {(result.get("versions") or {}).get(name) for result in results}
         parts += [text.format(*values) for text, values in shared.items() if len(values) == 1 and values != {None}]
-        alike = {
-            words(key): {*told.dropna()}
-            for key, told in self.comparison.protocol.items()
-            if key not in ("steps", "folds")
-        }
-        same = [f"{key} {next(iter(told))}" for key, told in alike.items() if len(told) == 1 and told != {NOT_TOLD}]
+        told = {key: {*texts.dropna()} for key, texts in self.comparison.protocol.items() if key not in _TOLD_ELSEWHERE}
+        same = [f"{words(key)} {min(found)}" for key, found in told.items() if len(found) == 1 and found != {NOT_TOLD}]
         parts += [f"all with {', '.join(same)}"] if same else []
         return printable("; ".join(parts) + ".")
 
@@ -80,15 +78,13 @@ def html_page(report: Report, out: Path) -> str:
         text = with_interval(mean, half)
         return Markup("<strong>{}</strong>").format(text) if bold else text
 
-    def written(table: Table) -> pd.DataFrame:
-        return table.cells(str, number)
-
     def svg(figure: Drawn) -> str:
         return _data_uri("svg+xml", (out / f"{figure.stem}.svg").read_bytes())
 
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
-    return template.render(report=report, written=written, svg=svg, pictures=list(_pictures(report.comparison)))
+    pictures = list(_pictures(report.comparison))
+    return template.render(report=report, written=lambda table: table.cells(str, number), svg=svg, pictures=pictures)
 
 
 def _pictures(comparison: Comparison) -> Iterator[tuple[str, list[tuple[str, str]]]]:

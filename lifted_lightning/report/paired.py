@@ -101,57 +101,43 @@ def differences(pairs: Pairs, shown: bool = True) -> Table:
     bold = (pairs.corrected[kept] < 1 - LEVEL).set_axis(found.mean.columns, axis=1)
     note = (
         f"mean ± 95 % t-interval of the difference over common {pairs.units}, in percentage points, each interval by "
-        f"itself; bold where the paired t-test, corrected by Holm for {_family(pairs)}, finds p < 0.05"
+        f"itself; bold where the paired t-test, corrected by Holm for {counted(pairs.family, 'pair')}, metric by "
+        "metric, finds p < 0.05"
     )
     kinds: list[Kind] = ["points"] * len(pairs.metrics)
-    return Table("Paired differences", pairs.texts[kept], found, kinds, bold, _rules(pairs, kept), note)
+    blocks = [part for part, keep in zip(pairs.parts, kept, strict=True) if keep]
+    return Table("Paired differences", pairs.texts[kept], found, kinds, blocks, note, bold)
 
 
 def decisions(pairs: Pairs, shown: bool = True) -> Table:
     """How sure each difference is, a line a metric, and how many seeds it would take to see smaller ones."""
-    chosen = [metric for metric in pairs.metrics if metric in _TESTED or not shown]
-    rows = np.repeat(np.flatnonzero(pairs.shown | (not shown)), len(chosen))
-    places = np.tile(
-        np.array([pairs.metrics.index(metric) for metric in chosen], int), len(rows) // max(len(chosen), 1)
-    )
-    there = ~np.isnan(pairs.found.mean.to_numpy()[rows, places])
-    rows, places = rows[there], places[there]
+    chosen = np.array([metric in _TESTED or not shown for metric in pairs.metrics], bool)
+    lines = (pairs.shown | (not shown)).to_numpy()[:, None] & chosen & pairs.found.mean.notna().to_numpy()
+    rows, places = lines.nonzero()
     mean, half, n, spread, p, corrected = (
         frame.to_numpy()[rows, places] for frame in (*pairs.found, spread_of(pairs.found), pairs.p, pairs.corrected)
     )
+    name = "difference ± interval"
     columns = {
-        "difference ± interval": mean, "spread": spread, "p": p, "p, Holm": corrected,
-        "p, sign flips": np.array([sign_flips(pairs.differences[i, :, j]) for i, j in zip(rows, places, strict=True)]),
+        name: mean, "spread": spread, "p": p, "p, Holm": corrected,
+        "p, sign flips": [sign_flips(pairs.differences[i, :, j]) for i, j in zip(rows, places, strict=True)],
         **{f"{pairs.units} to see {100 * points:g}": needed(spread, points) for points in _POINTS},
     }  # fmt: skip
-    values = pd.DataFrame(columns)
-    halves = pd.DataFrame(np.nan, values.index, values.columns)
-    halves.iloc[:, 0] = half
     texts = pairs.texts.iloc[rows].reset_index(drop=True)
     texts.insert(1, "metric", [metric_name(pairs.metrics[place]) for place in places])
     texts[pairs.units] = list(map(independent, n))
-    found = Estimates(values, halves, pd.DataFrame(dict.fromkeys(columns, n)))
-    bold = pd.DataFrame(False, values.index, values.columns)
-    bold.iloc[:, 0] = corrected < 1 - LEVEL
+    halves = pd.DataFrame({name: half}).reindex(columns=[*columns])
+    found = Estimates(pd.DataFrame(columns, dtype=float), halves, pd.DataFrame(dict.fromkeys(columns, n)))
+    bold = pd.DataFrame({name: corrected < 1 - LEVEL}).reindex(columns=[*columns], fill_value=False)
     averaged = " of the means over a fold's runs, a fold counting once" if pairs.units == "folds" else ""
     note = (
-        f"p: of the two-sided paired t-test{averaged}; Holm: corrected for {_family(pairs)}, which decides (bold); "
-        "sign flips: the exact test, whatever the distribution; spread: standard deviation of the differences, in "
-        f"points; {pairs.units} to see: how many show a true difference of so many points with 80 % power at a "
-        "two-sided 5 %, by one test, at that spread"
+        f"p: of the two-sided paired t-test{averaged}; Holm: corrected for {counted(pairs.family, 'pair')}, metric by "
+        "metric, which decides (bold); sign flips: the exact test, whatever the distribution; spread: standard "
+        f"deviation of the differences, in points; {pairs.units} to see: how many show a true difference of so many "
+        "points with 80 % power at a two-sided 5 %, by one test, at that spread"
     )
-    rules = [i for i in range(1, len(rows)) if rows[i] != rows[i - 1]]
     kinds: list[Kind] = ["points", "percent", "p", "p", "exact p", "count", "count"]
-    return Table("Whether the differences hold", texts, found, kinds, bold, rules, note)
-
-
-def _family(pairs: Pairs) -> str:
-    return f"{counted(pairs.family, 'pair')}, metric by metric"
-
-
-def _rules(pairs: Pairs, kept: pd.Series) -> list[int]:
-    parts = [part for part, keep in zip(pairs.parts, kept, strict=True) if keep]
-    return [i for i in range(1, len(parts)) if parts[i] != parts[i - 1]]
+    return Table("Whether the differences hold", texts, found, kinds, rows.tolist(), note, bold)
 
 
 def _differences(

@@ -41,15 +41,6 @@ class Runs:
     notes: list[str]
 
 
-def read_runs(paths: Sequence[str]) -> Runs:
-    """The runs at or below these folders that count.
-
-    Raises:
-        UserError: as :func:`find_runs` and :func:`that_count` do.
-    """
-    return that_count(*find_runs(paths))
-
-
 def find_runs(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """All finished runs at or below these folders, as the frame of :class:`Runs`, and a line each on the others.
 

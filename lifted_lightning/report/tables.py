@@ -1,6 +1,7 @@
 """What the report's tables hold."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from lifted_lightning.report.formats import ENOUGH, FEW, NONE, Kind, Table
 from lifted_lightning.report.protocol import published_numbers
 from lifted_lightning.report.read import printable
 from lifted_lightning.report.statistics import Estimates, estimate
+from lifted_lightning.runs.folder import MEMBERS
 from lifted_lightning.runs.settings import flatten, is_ours
 
 _NAMES = {"r_precision": "R-precision", "map@r": "MAP@R", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
@@ -169,11 +171,10 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
         texts = pd.concat([named.reindex(columns=texts.columns), texts]).fillna(NONE)
         found = Estimates(*(pd.concat([a, b]) for a, b in zip(above, found, strict=True)))
         bold = pd.concat([values.notna() & False, bold])
-        block = pd.concat([pd.Series(-1, values.index), block])
-    rules = np.flatnonzero(np.diff(block)) + 1
+    blocks = [-1] * (len(texts) - len(block)) + block.tolist()
     found = Estimates(*(frame.set_axis([q.name for q in quantities], axis=1) for frame in found))
-    texts = texts.set_axis([words(column) for column in texts], axis=1)
-    return Table(title, texts, found, [q.kind for q in quantities], bold, rules.tolist(), note)
+    texts = texts.set_axis(list(map(words, texts)), axis=1)
+    return Table(title, texts, found, [q.kind for q in quantities], blocks, note, bold)
 
 
 def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -196,53 +197,38 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
     return pd.DataFrame(named), pd.DataFrame(numbers_of, columns=places, dtype=float)
 
 
-def ensembles(comparison: Comparison, results: Sequence[Mapping[str, Any]]) -> Table:
+def ensembles(comparison: Comparison, results: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
     """The models of each row on the test classes, each alone, and with their embeddings concatenated.
 
     Args:
         comparison: the rows.
-        results: of each evaluation its metrics, ``test``; ``same`` and ``folder`` of the run, as :class:`Runs` has
-            them; ``models``, how many were put together (1 for one alone); and ``embedding_size``.
+        results: of each evaluation the folder of a run whose model took part, and its ``result.json``.
     """
-    runs = comparison.runs
-    row_of = runs.drop_duplicates("same").set_index("same")["row"].to_dict()
-    unit_of = runs.set_index("folder")["unit"].to_dict()
-    counted = [result for result in results if result["same"] in row_of and result["folder"] in unit_of]
-    about = pd.DataFrame(
-        [
-            {
-                "row": row_of[result["same"]], "models": result["models"], "size": result["embedding_size"],
-                "unit": unit_of[result["folder"]] if result["models"] == 1 else i,
-            }
-            for i, result in enumerate(counted)
-        ], columns=["row", "models", "size", "unit"],
-    )  # fmt: skip
-    metrics = [metric for metric in comparison.metrics if is_ours(metric)]
-    values = pd.DataFrame([result["test"] for result in counted], columns=metrics, dtype=float)
+    about, levels = comparison.runs.set_index("folder")[["row", "unit"]], ["row", "models", "size"]
+    keys, metrics = list[tuple[int, ...]](), list[Mapping[str, float]]()
+    for i, (folder, result) in enumerate(results):
+        if folder in about.index:
+            (row, unit), models = about.loc[folder], len(result[MEMBERS])
+            keys.append((row, models, result["embedding_size"], unit if models == 1 else i))
+            metrics.append(result["test"])
+    values = pd.DataFrame(metrics, columns=list(filter(is_ours, comparison.metrics)), dtype=float)
     values = values.dropna(axis=1, how="all").rename(columns=metric_name)
-    by_unit = values.groupby([about[key] for key in ("row", "models", "size", "unit")]).mean()
-    levels = [by_unit.index.get_level_values(key) for key in ("row", "models", "size")]
-    found = estimate(by_unit, levels)
-    texts = comparison.rows.loc[found.mean.index.get_level_values("row"), comparison.columns].map(show)
-    texts = texts.set_axis([words(column) for column in texts], axis=1).reset_index(drop=True)
-    n = by_unit.groupby(levels).size()
-    alone = [(models == 1, models, size) for _, models, size in found.mean.index]
-    texts["embeddings"] = [f"{size}-d, each alone" if one else f"{size}-d, concatenated" for one, _, size in alone]
-    texts["of"] = [
-        f"{count} {comparison.units}" if one else f"{count} × {models} models" if count > 1 else f"{models} models"
-        for (one, models, _), count in zip(alone, n, strict=True)
-    ]
-    rows = found.mean.index.get_level_values("row").to_numpy()
+    index = pd.MultiIndex.from_tuples(keys, names=[*levels, "unit"])
+    by_unit = values.set_axis(index).groupby(index.names).mean()
+    found, n = estimate(by_unit, levels), by_unit.groupby(levels).size().reset_index(name="n")
+    texts = comparison.rows.loc[n["row"], comparison.columns].map(show)
+    texts = texts.set_axis(list(map(words, texts)), axis=1).reset_index(drop=True)
+    alone = n["models"] == 1
+    texts["embeddings"] = n["size"].map("{}-d, ".format) + alone.map({True: "each alone", False: "concatenated"})
+    together = n["n"].map("{} × ".format).where(n["n"] > 1, "") + n["models"].map("{} models".format)
+    texts["of"] = n["n"].map(f"{{}} {comparison.units}".format).where(alone, together)
     found = Estimates(*(frame.reset_index(drop=True) for frame in found))
     note = (
         "mean ± 95 % t-interval, in percent, from the runs' selected checkpoints; concatenated: an image's embeddings "
         "by all models, each scaled to unit length, one after the other"
     )
     kinds: list[Kind] = ["percent"] * found.mean.shape[1]
-    rules = (np.flatnonzero(np.diff(rows)) + 1).tolist()
-    return Table(
-        "Models alone and together, unseen test classes", texts, found, kinds, found.mean.notna() & False, rules, note
-    )
+    return Table("Models alone and together, unseen test classes", texts, found, kinds, n["row"].tolist(), note)
 
 
 def published(comparison: Comparison) -> Table:
@@ -255,10 +241,9 @@ def published(comparison: Comparison) -> Table:
     texts = [[line.dataset, line.loss, *about, line.differs] for line, about in zip(found, told, strict=True)]
     names = pd.DataFrame(texts, columns=["data set", "loss", *map(words, keys), "differs from the runs in"])
     kinds: list[Kind] = ["percent"] * mean.shape[1]
-    rules = [i for i in range(1, len(found)) if found[i].told is not found[i - 1].told]
     note = "in percent; what differs in nothing stands beside the runs, in their table"
     numbers = Estimates(mean, mean * np.nan, mean.notna().astype(int))
-    return Table("Published numbers", names, numbers, kinds, mean.notna() & False, rules, note)
+    return Table("Published numbers", names, numbers, kinds, [line.told for line in found], note)
 
 
 def independent(n: float, as_headed: bool = True) -> str:

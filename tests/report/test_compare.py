@@ -9,13 +9,13 @@ import pytest
 from lifted_lightning.errors import UserError
 from lifted_lightning.report.compare import Comparison, brought_along, compare
 from lifted_lightning.report.paired import differences, pairs_of
-from lifted_lightning.report.read import read_runs
+from lifted_lightning.report.read import find_runs, that_count
 from lifted_lightning.report.tables import results
 from tests.helpers.run_folders import make_run, make_sweep
 
 
 def compared(folder: Path, *by: str) -> Comparison:
-    return compare(read_runs([str(folder)]), by)
+    return compare(that_count(*find_runs([str(folder)])), by)
 
 
 def rows(comparison: Comparison) -> list[tuple[Any, ...]]:

@@ -215,7 +215,8 @@ def of_numbers(name: str, kind: formats.Kind, mean: list[float], half: list[floa
     """A table of one column of numbers, bold in its first row."""
     columns = [pd.DataFrame({name: values}) for values in (mean, half, [3] * len(mean))]
     texts = pd.DataFrame({"loss": [text] * len(mean), "seeds": ["3†"] * len(mean)})
-    return Table("T", texts, Estimates(*columns), [kind], columns[0].index.to_frame(name=name) == 0, [1], "n")
+    bold = columns[0].index.to_frame(name=name) == 0
+    return Table("T", texts, Estimates(*columns), [kind], [i > 0 for i in range(len(mean))], "n", bold)
 
 
 def test_formats() -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from lifted_lightning.report.compare import compare
-from lifted_lightning.report.read import read_runs
 from lifted_lightning.runs.settings import (
     LONGEST_NAME,
     comparable,
@@ -18,6 +16,7 @@ from lifted_lightning.runs.settings import (
     slug,
 )
 from tests.helpers.run_folders import make_run
+from tests.report.test_compare import compared
 
 SAME: list[dict[str, Any]] = [
     {"seed": 1, "seed_everything": 1},
@@ -57,7 +56,7 @@ def test_two_runs_share_a_group_of_wandb_exactly_if_they_share_a_row_of_the_repo
     for path in tmp_path.glob("*/result.json"):
         result = json.loads(path.read_text())
         groups.setdefault(group_name(result["config"], result), set()).add(path.parent.name)
-    runs = compare(read_runs([str(tmp_path)]), []).runs
+    runs = compared(tmp_path).runs
     rows = [{folder.name for folder in of_row["folder"]} for _, of_row in runs.groupby("row")]
     assert sorted(map(sorted, groups.values())) == sorted(map(sorted, rows))
     assert sorted(map(len, rows)) == [1] * len(OTHER) + [len(UNTRAINED), 1 + len(SAME)]
@@ -68,7 +67,7 @@ def test_folds_of_a_configuration_share_a_group_as_its_seeds_do(tmp_path: Path) 
         make_run(tmp_path / f"run{fold}", seed=fold % 2, data__folds=3, data__fold=fold)
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
     assert len({group_name(result["config"], result) for result in results}) == 1
-    assert len(compare(read_runs([str(tmp_path)]), []).rows) == 1
+    assert len(compared(tmp_path).rows) == 1
 
 
 def test_a_group_s_name_tells_what_it_is_and_is_short_enough_for_wandb() -> None:
