@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, NoneType
 from typing import Any
@@ -28,7 +29,6 @@ from lifted_lightning.training.lora import ADAPTER, TRUNK_KEY, adapter
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's, as Lightning has it
 STOP_CHECK_STEPS = 10  # with several ranks, being told to stop is agreed upon every so many steps
-Handler = Any
 LOST = object()  # stands for what a checkpoint cannot hold
 
 
@@ -241,7 +241,7 @@ class LastCheckpoint(Checkpoint):
             )
         sys.exit(128 + number)
 
-    def _handle_signals(self, handler: Handler) -> None:
+    def _handle_signals(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         for number in STOP_SIGNALS:
             signal.signal(number, handler)  # Lightning puts back what was there before, however the run ends
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lifted_lightning.callbacks.collapse import CollapseWatch
-from lifted_lightning.callbacks.evaluation import callbacks_of
 
 # Rows whose distances to the whole batch are held at once.
 _ROWS = 1024
@@ -49,7 +48,8 @@ class BatchDiagnostics(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not every or (trainer.global_step + 1) % every:
             return
-        if not any(isinstance(callback, LearningRateMonitor) for callback in callbacks_of(trainer)):
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
             groups = {group.get("part", group.get("name", i)): group for i, group in enumerate(optimizer.param_groups)}
             rates = {f"lr/{name}": torch.tensor(float(g["lr"]), dtype=torch.float64) for name, g in groups.items()}
             pl_module.log_dict(rates, on_step=True, on_epoch=False)

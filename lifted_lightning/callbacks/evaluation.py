@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -20,21 +20,11 @@ from lifted_lightning.runs.settings import metric_names
 from lifted_lightning.training.module import EmbeddingModule
 
 
-@runtime_checkable
-class EvaluationConsumer(Protocol):
-    """A callback that makes something of each evaluation: a picture, a table, a metric of one's own.
-
-    One that has an attribute ``neighbours`` finds so many nearest images of each query in ``evaluation.ranking``.
-    """
-
-    def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
-        """Take in an evaluation of the validation or the test. Called on every rank; draw on rank zero only."""
-
-
 class RetrievalEvaluation(Callback):
     """Evaluates the embeddings of all ranks, once: logs ``validation/recall@1``, ``test/map@r`` and the like.
 
-    Then every other callback that has ``on_evaluation`` is given the ``Evaluation``.
+    Then every other callback that has ``on_evaluation(trainer, module, evaluation)`` is given the ``Evaluation``, on
+    every rank. One that has an attribute ``neighbours`` finds so many nearest images of each query in its ``ranking``.
 
     The same images are also ranked without training, once for each set of classes: ``baseline/recall@1`` and the like
     stand beside each validation's figures, ``baseline/test/recall@1`` beside the test's. An embedding that retrieves
@@ -103,9 +93,7 @@ class RetrievalEvaluation(Callback):
         self._metrics.update(outputs["embeddings"], outputs["labels"], outputs["indices"])
 
     on_test_epoch_start = on_validation_epoch_start
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        self.on_validation_batch_end(trainer, pl_module, outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -121,7 +109,8 @@ class RetrievalEvaluation(Callback):
     def _new_metrics(self, trainer: Trainer, module: LightningModule, stage: str) -> RetrievalMetrics:
         query, gallery = data_of(trainer).query_gallery(stage)
         cameras = data_of(trainer).table.cameras
-        neighbours = max(getattr(one, "neighbours", 1) for one in (*callbacks_of(trainer), *self.own))
+        askers = (*trainer.callbacks, *self.own)  # type: ignore[attr-defined]
+        neighbours = max(getattr(one, "neighbours", 1) for one in askers)
         return RetrievalMetrics(self.ks, query, gallery, self.distance, neighbours, cameras).to(module.device)
 
     def _evaluate(self, trainer: Trainer, stage: str) -> Evaluation:
@@ -153,8 +142,8 @@ class RetrievalEvaluation(Callback):
             place = "baseline" if stage == "validation" else f"baseline/{stage}"
             module.log_dict({f"{place}/{name}": value for name, value in baseline.items()})
             self._tell_below(evaluation)
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, EvaluationConsumer):
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_evaluation"):
                 callback.on_evaluation(trainer, module, evaluation)
 
     def _with_own(self, trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
@@ -194,8 +183,3 @@ class RetrievalEvaluation(Callback):
             rank_zero_warn(f"{line.format('below')}; try, the likeliest first: {length}{WHAT_TO_TRY[baseline]}")
         elif own < without or told:
             rank_zero_warn(line.format("still below" if own < without else "no longer below"))
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """All callbacks of a trainer."""
-    return trainer.callbacks  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +29,7 @@ from lifted_lightning.runs.checkpoint import PROGRESS_KEY, file_sha256, folder_o
 from lifted_lightning.runs.embeddings import Embeddings
 from lifted_lightning.runs.evaluations import note_evaluation
 from lifted_lightning.runs.folder import METRICS, RESULT, read_metrics, write_json
-from lifted_lightning.runs.loggers import WandbRecord
+from lifted_lightning.runs.loggers import log_summary
 from lifted_lightning.runs.settings import flatten, relative_paths
 from lifted_lightning.training.module import EmbeddingModule
 
@@ -36,6 +37,7 @@ from lifted_lightning.training.module import EmbeddingModule
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "scikit-learn", "numpy")
 
 
+@dataclass(eq=False)
 class ResultFile(Callback):
     """Measures the run, and writes ``result.json`` once its evaluation on the test classes is done.
 
@@ -56,17 +58,12 @@ class ResultFile(Callback):
         known: the classes evaluated that the checkpoint was trained on, to be marked as ``trained_classes``.
     """
 
-    def __init__(
-        self,
-        evaluation: RetrievalEvaluation,
-        config: dict[str, Any],
-        summary: dict[str, Any],
-        known: Sequence[str] = (),
-    ) -> None:
-        self.known = known
-        self.evaluation = evaluation
-        self.config = config
-        self.summary = summary
+    evaluation: RetrievalEvaluation
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    known: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
         # Kept in checkpoints: seconds of fit and of training steps, images trained on, the latest validation, and all;
         # what was spent; the metric to select by, if any, and whether this checkpoint is the best so far by it.
         self._meter = Meter()
@@ -74,7 +71,8 @@ class ResultFile(Callback):
             "fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": [], "spent": self._meter.spent,
             "metric": None, "selected": False,
         }  # fmt: skip
-        self._selected: dict[str, Any] = {"validation": {}, "step": 0, "part": {}, "progress": {}}
+        self._loaded: dict[str, Any] = {}  # this of the checkpoint that is evaluated, and its step
+        self._loaded_step = 0
         self._evaluation_meter = Meter()
         self._fit_began: float | None = None
         self._git = git_state()  # as the run begins; files may change while it goes on
@@ -130,16 +128,13 @@ class ResultFile(Callback):
             # An older version has not measured what was spent, and it is not told of the whole.
             self._progress = copy.deepcopy({"spent": None} | saved)
             self._meter = Meter(self._progress["spent"])
-        self._selected = {
-            "validation": saved["validation"], "step": checkpoint["global_step"], "part": saved.get("part", {}),
-            "progress": saved,
-        }  # fmt: skip
+        self._loaded, self._loaded_step = saved, checkpoint["global_step"]
 
     def _note_history(self, trainer: Trainer) -> None:
         self._note_fit_time()
-        row = {"step": trainer.global_step, "seconds": round(self._progress["fit"], 3)}
-        scores = self.evaluation.results.get("validation", {})
-        self._progress["history"].append(row | {f"validation/{key}": scores[key] for key in scores})
+        scores = {f"validation/{key}": v for key, v in self.evaluation.results.get("validation", {}).items()}
+        row = {"step": trainer.global_step, "seconds": round(self._progress["fit"], 3)} | scores
+        self._progress["history"].append(row)
 
     def _note_fit_time(self) -> None:
         if self._fit_began is not None:
@@ -168,15 +163,13 @@ class ResultFile(Callback):
         if trainer.is_global_zero:
             ledger = self._ledger(trainer, cast(EmbeddingModule, module), evaluation, multiply_adds)
             self._write(trainer, evaluation.stage, seconds, ledger)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbRecord):
-                    logger.log_summary({key.replace(".", "/"): value for key, value in flatten(ledger).items()})
+            log_summary(trainer.loggers, {key.replace(".", "/"): value for key, value in flatten(ledger).items()})
 
     def _ledger(
         self, trainer: Trainer, module: EmbeddingModule, evaluation: Evaluation, multiply_adds: int | None
     ) -> dict[str, Any]:
         """What the result says of costs, and of how the checkpoint came about."""
-        saved, checkpoint = self._selected["progress"], Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        saved, checkpoint = self._loaded, Path(trainer.ckpt_path) if trainer.ckpt_path else None
         here = self._progress["training"] > 0  # else the checkpoint tells of the training, and its run of the whole
         progress = self._progress if here else saved
         fit, test_looks = None, None
@@ -190,7 +183,7 @@ class ResultFile(Callback):
         selection = {
             "split": "validation" if chosen else "none",
             "metric": saved.get("metric") if chosen else None,
-            "step": self._selected["step"],
+            "step": self._loaded_step,
             "looks": looks,
         }
         return {
@@ -206,7 +199,7 @@ class ResultFile(Callback):
         }
 
     def _steps(self, trainer: Trainer) -> int:
-        return trainer.fit_loop.epoch_loop.global_step or self._selected["step"]
+        return trainer.fit_loop.epoch_loop.global_step or self._loaded_step
 
     def _write(self, trainer: Trainer, stage: str, seconds: float, ledger: Mapping[str, Any]) -> None:
         folder = Path(trainer.default_root_dir)
@@ -214,7 +207,7 @@ class ResultFile(Callback):
         training = self._progress["training"]
         if training and not self._progress["history"]:  # without validation
             self._note_history(trainer)
-        parts = self.evaluation.parts | (self._selected["part"] if stage == "test" else {})
+        parts = self.evaluation.parts | (self._loaded.get("part", {}) if stage == "test" else {})
         content = {
             "name": f"{folder.parent.name}/{folder.name}",
             "config": relative_paths(self.config, data_of(trainer).root, folder),
@@ -223,8 +216,8 @@ class ResultFile(Callback):
             **({"part": parts} if parts else {}),
             **({"trained_classes": list(self.known)} if self.known else {}),
             "steps": self._steps(trainer),
-            "selected_step": self._selected["step"],
-            "validation": results["validation"] if stage == "validation" else self._selected["validation"],
+            "selected_step": self._loaded_step,
+            "validation": results["validation"] if stage == "validation" else self._loaded.get("validation", {}),
             "test": results.get("test", {}),
             "history": with_training_means(self._progress["history"], read_metrics(folder / METRICS)),
             "baseline": results.get("baseline", {}),

@@ -31,15 +31,6 @@ class _Drawing:
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
-    def failure(self) -> str | None:
-        """Why the process, which has ended, left no picture, in one line; None if it did."""
-        code = self.process.returncode
-        self.output.seek(0)
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
-        if code < 0:
-            return f"its process was ended by signal {-code}"
-        return None if code == 0 else lines[-1] if lines else f"exit code {code}"
-
 
 def start_drawing(kind: str, picture: Path, inputs: Inputs) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     """Start the process that draws a picture; gives it, and the file that its output goes to.
@@ -149,11 +140,14 @@ class BackgroundPicture(Callback):
     def _look(self, trainer: Trainer) -> None:
         """Log the picture, or say why there is none, if its process has ended."""
         drawing = self._drawing
-        if drawing is None or drawing.process.poll() is None:
+        if drawing is None or (code := drawing.process.poll()) is None:
             return
         self._drawing = None
-        if failure := drawing.failure():
-            rank_zero_warn(f"{drawing.picture.name} was not drawn: {failure}")
+        if code:
+            drawing.output.seek(0)
+            said = [f"exit code {code}", *drawing.output.read().decode(errors="replace").strip().splitlines()]
+            why = f"its process was ended by signal {-code}" if code < 0 else said[-1]
+            rank_zero_warn(f"{drawing.picture.name} was not drawn: {why}")
             return
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from lifted_lightning.errors import one_line
 from lifted_lightning.files import atomic, writing
 from lifted_lightning.runs.checkpoint import CLASSES_KEY, SETTINGS_KEY
 from lifted_lightning.runs.folder import CHECKPOINTS, CONFIG, RESULT, claim_folder, lock, remove_unfinished
-from lifted_lightning.runs.guarded import guarded
-from lifted_lightning.runs.loggers import MetricsFile, WandbRecord, moved_into, wandb_logger, wandb_mode
+from lifted_lightning.runs.guarded import Guarded
+from lifted_lightning.runs.loggers import MetricsFile, log_summary, moved_into, wandb_logger, wandb_mode
 from lifted_lightning.runs.modules import keep_modules
 from lifted_lightning.runs.settings import LONGEST_NAME, flatten, group_name, relative_paths
 
@@ -27,6 +28,7 @@ PROJECT = "lifted-lightning"  # of W&B, where WANDB_PROJECT does not name anothe
 LONGEST_TAG = 64  # characters that W&B takes
 
 
+@dataclass(eq=False)
 class RunFolder(Callback):
     """Makes or continues the run's folder, writes ``config.yaml`` there, and points loggers and checkpoints to it.
 
@@ -41,26 +43,17 @@ class RunFolder(Callback):
         patience: seconds that a logger may take, but for ``metrics.csv``; it is left alone if it takes longer.
     """
 
-    def __init__(
-        self,
-        parent: Path,
-        name: str,
-        config: dict[str, Any],
-        summary: dict[str, Any],
-        existing: Path | None = None,
-        header: str = "",
-        loggers: Sequence[Logger] = (),
-        patience: float = 30.0,
-    ) -> None:
-        self.parent = parent
-        self.name = name
-        self.config = config
-        self._settings = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)  # as files have it
-        self.summary = summary
-        self.existing = existing
-        self.header = header
-        self.loggers = loggers
-        self.patience = patience
+    parent: Path
+    name: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    existing: Path | None = None
+    header: str = ""
+    loggers: Sequence[Logger] = ()
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        self._settings = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)  # as files have it
         self.folder: Path | None = None
         self._classes: dict[str, Any] = {}
         self._lock: int | None = None  # held as long as this process lives
@@ -74,11 +67,11 @@ class RunFolder(Callback):
             if profiler.dirpath == trainer.default_root_dir:  # which Lightning has put there where none was given
                 profiler.dirpath = str(self.folder)
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
-            others = [guarded(moved_into(self.folder, logger), self.patience) for logger in self.loggers]
+            others: list[Any] = [Guarded(moved_into(self.folder, logger), self.patience) for logger in self.loggers]
             for logger in others:
                 logger.log_hyperparams(flatten(self.config) | self.summary)
             try:
-                others += [guarded(self._wandb(mode, trainer), self.patience)] if mode != "disabled" else []
+                others += [Guarded(self._wandb(mode, trainer), self.patience)] if mode != "disabled" else []
             except Exception as error:  # whatever it is, the run's own record is another
                 rank_zero_warn(f"W&B does not record this run: {type(error).__name__}: {one_line(error)}")
             trainer.loggers = [MetricsFile(self.folder), *others]
@@ -112,15 +105,14 @@ class RunFolder(Callback):
         score, before = trainer.callback_metrics.get(best.monitor or ""), best.best_model_score
         if score is None or (before is not None and not (score > before if best.mode == "max" else score < before)):
             return
-        prefix = "validation/"
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-        log_best(trainer, {k.removeprefix(prefix): values[k] for k in values})
+        of, found = "validation/", trainer.callback_metrics.items()
+        log_summary(trainer.loggers, {f"best/{k.removeprefix(of)}": float(v) for k, v in found if k.startswith(of)})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put it there again where a run was gone on with: W&B may know it by another id than when it was the best."""
         if self.existing is not None and trainer.is_global_zero:
-            assert self.folder is not None
-            log_best(trainer, json.loads((self.folder / RESULT).read_text())["validation"])
+            best = json.loads(Path(trainer.default_root_dir, RESULT).read_text())["validation"]
+            log_summary(trainer.loggers, {f"best/{name}": value for name, value in best.items()})
 
     def _choose(self) -> Path:
         with writing(f"--runs_dir: {self.existing or self.parent}"):
@@ -142,8 +134,7 @@ class RunFolder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings anew where a run goes on with others, once none of them can be refused any more."""
         if self.existing is not None and trainer.is_global_zero:
-            assert self.folder is not None
-            self._write_config(self.folder)
+            self._write_config(Path(trainer.default_root_dir))
 
     def _wandb(self, mode: str, trainer: Trainer) -> Logger:
         assert self.folder is not None
@@ -176,13 +167,6 @@ def parts_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
     trunk = named("model.network.init_args.trunk") or named("model.network")
     return {"trunk": trunk, "sampler": named("data.sampler")}
-
-
-def log_best(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Put the metrics of the best validation into W&B's summary."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbRecord):
-            logger.log_summary({f"best/{name}": value for name, value in values.items()})
 
 
 def log_pending_row(trainer: Trainer) -> None:

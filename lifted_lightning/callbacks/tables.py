@@ -44,7 +44,7 @@ class TablesOfTest(Callback):
         if not trainer.is_global_zero or evaluation.stage != "test":
             return
         names, folder = data_of(trainer).class_names, Path(trainer.default_root_dir)
-        classes, pairs = per_class_rows(evaluation, names), confusion_rows(evaluation, names)
+        classes, pairs = rows_of(evaluation, names)
         self._tables = {
             "plots/per_class_test": (COLUMNS, classes), "plots/confusions_table_test": (CONFUSIONS, pairs[:MOST]),
         }  # fmt: skip
@@ -68,23 +68,18 @@ class TablesOfTest(Callback):
                 logger.log_metrics({RECALL_CURVE: chart}, trainer.global_step)
 
 
-def per_class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
-    """A row of ``COLUMNS`` for each class: the lowest recall first, then the class with more queries."""
-    pairs, times = (part.tolist() for part in evaluation.confusions())
-    most = {own: (class_names[other], n) for (own, other), n in zip(reversed(pairs), reversed(times), strict=True)}
-    rows: list[Row] = []
-    for label, recall, count in zip(*(part.tolist() for part in evaluation.ranking.per_class_recall()), strict=True):
-        rows.append([class_names[label], count, recall, *most.get(label, ("", 0))])
-    return sorted(rows, key=lambda row: (row[2], -row[1]))
+def rows_of(evaluation: Evaluation, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """A row of ``COLUMNS`` for each class, the lowest recall first, and one of ``CONFUSIONS`` for each pair of classes.
 
-
-def confusion_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[Row]:
-    """A row of ``CONFUSIONS`` for each pair of classes: the most frequent first, then the higher rate."""
+    Of classes of one recall the one with more queries comes first, of pairs as frequent that with the higher rate.
+    """
     pairs, times = (part.tolist() for part in evaluation.confusions())
-    labels, _, counts = (part.tolist() for part in evaluation.ranking.per_class_recall())
-    queries = dict(zip(labels, counts, strict=True))
-    rows = [
-        [class_names[own], class_names[other], queries[own], n, n / queries[own]]
-        for (own, other), n in zip(pairs, times, strict=True)
-    ]
-    return sorted(rows, key=lambda row: (-row[3], -row[4]))
+    labels, recalls, counts = (part.tolist() for part in evaluation.ranking.per_class_recall())
+    queries, most = dict(zip(labels, counts, strict=True)), dict[int, tuple[str, int]]()
+    confused: list[Row] = []
+    for (own, other), n in zip(pairs, times, strict=True):  # the most frequent first
+        most.setdefault(own, (names[other], n))
+        confused.append([names[own], names[other], queries[own], n, n / queries[own]])
+    classes = zip(labels, counts, recalls, strict=True)
+    rows: list[Row] = [[names[label], n, recall, *most.get(label, ("", 0))] for label, n, recall in classes]
+    return sorted(rows, key=lambda row: (row[2], -row[1])), sorted(confused, key=lambda row: (-row[3], -row[4]))

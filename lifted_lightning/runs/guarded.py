@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_warn
@@ -36,7 +36,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         raise NoAnswerError(f"no answer within {seconds:g} s") from None
 
 
-def guarded(logger: Logger, patience: float) -> Logger:
+class Guarded:
     """In a logger's place: that logger, to all that look at it, but it raises nothing and takes no longer.
 
     The first call that fails or takes longer, of whatever method or attribute, is told, and the logger asked no more.
@@ -45,10 +45,7 @@ def guarded(logger: Logger, patience: float) -> Logger:
         logger: the logger.
         patience: seconds that a call may take.
     """
-    return cast(Logger, _Guarded(logger, patience))
 
-
-class _Guarded:
     def __init__(self, logger: Logger, patience: float) -> None:
         self._logger, self._patience, self._failed = logger, patience, False
 

@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,13 @@ class WandbRecord(WandbLogger):
     def mark_preempting(self) -> None:
         """Tell W&B that the run was told to stop and may go on: its sweep hands it out again."""
         self.experiment.mark_preempting()
+
+
+def log_summary(loggers: Iterable[Logger], values: Mapping[str, Any]) -> None:
+    """Set values of W&B's summary, where it records the run."""
+    for logger in loggers:
+        if isinstance(logger, WandbRecord):
+            logger.log_summary(values)
 
 
 def wandb_mode(patience: float = 30.0) -> str:

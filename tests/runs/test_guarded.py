@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from lifted_lightning.runs.guarded import guarded, within
+from lifted_lightning.runs.guarded import Guarded, within
 
 
 class Bad(Logger):
@@ -56,7 +56,7 @@ def give_up() -> None:
 )
 def test_it_is_told_once_and_asked_no_more(asked: str, deed: Any, why: str, recwarn: pytest.WarningsRecorder) -> None:
     calls: list[int] = []
-    logger: Any = guarded(Bad(lambda: calls.append(1) or deed()), 0.1)
+    logger: Any = Guarded(Bad(lambda: calls.append(1) or deed()), 0.1)
     start = time.monotonic()
     for _ in range(3):
         answer = getattr(logger, asked)
@@ -71,7 +71,7 @@ def test_it_is_told_once_and_asked_no_more(asked: str, deed: Any, why: str, recw
 
 def test_a_good_one_is_as_before(tmp_path: Any) -> None:
     own = CSVLogger(tmp_path, name="x")
-    logger: Any = guarded(own, 5)
+    logger: Any = Guarded(own, 5)
     assert isinstance(logger, CSVLogger)
     assert (logger.name, logger.log_dir) == (own.name, own.log_dir)
     assert not hasattr(logger, "log_image")
