@@ -3,10 +3,9 @@
 import warnings
 from pathlib import Path
 
-from pytorch_lightning import Trainer
-
 from lifted_lightning.callbacks.checkpoints import BestCheckpoint
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
+from tests.helpers.tiny import silent_trainer
 from tests.helpers.tiny_evaluation import Data, Model, Recorder, clusters
 
 
@@ -14,10 +13,9 @@ def trained(folder: Path, resume: Path | None = None, steps: int = 4) -> BestChe
     """Train so many steps, with a validation after every two; the first counts as the best, for all score alike."""
     best = BestCheckpoint()
     best.dirpath = str(folder)
-    trainer = Trainer(
-        default_root_dir=folder, accelerator="cpu", max_steps=steps, val_check_interval=2, logger=Recorder(),
-        callbacks=[RetrievalEvaluation(baseline=False), best], log_every_n_steps=1, num_sanity_val_steps=0,
-        enable_progress_bar=False, enable_model_summary=False,
+    trainer = silent_trainer(
+        default_root_dir=folder, max_steps=steps, val_check_interval=2, logger=Recorder(), log_every_n_steps=1,
+        callbacks=[RetrievalEvaluation(baseline=False), best], enable_checkpointing=True,
     )  # fmt: skip
     trainer.fit(Model(clusters()), datamodule=Data(), ckpt_path=resume, weights_only=True)
     if resume is None:

@@ -12,10 +12,10 @@ from lifted_lightning.callbacks.collapse import PATIENCE, CollapseWatch, losses_
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures
 from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import PositivePairs
-from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.losses import ContrastiveLoss, CrossBatchMemory, LiftedStructureLoss, TripletLoss
 from lifted_lightning.training.module import EmbeddingModule
-from tests.helpers.tiny import Blobs, TinyNetwork
+from tests.helpers.tiny import TinyNetwork, silent_trainer
+from tests.helpers.tiny_training import Case, blobs
 
 LABELS = torch.arange(8).repeat_interleave(4)
 HARD = TripletLoss(mining="hard", margin=0.2)
@@ -111,14 +111,10 @@ def train(cache, loss: nn.Module, rate: float, steps: int, ckpt_path=None) -> Tr
     torch.manual_seed(0)
     network = TinyNetwork(8)
     network.normalize = True
-    data = RetrievalDataModule(
-        Blobs(), PositivePairs(2, 0.0), batch_size=16, size=16, channels=1, validation_share=0.0, cache_dir=str(cache)
-    )  # fmt: skip
+    data = blobs(Case(batch_size=16), cache)
+    data.sampler = PositivePairs(2, 0.0)
     module = EmbeddingModule(network, loss, CropMirror(size=12), lambda groups: torch.optim.AdamW(groups, lr=rate))
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, callbacks=[BatchDiagnostics()], log_every_n_steps=20, logger=False,
-        limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = silent_trainer(max_steps=steps, callbacks=[BatchDiagnostics()], log_every_n_steps=20, limit_val_batches=0)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 

@@ -12,7 +12,7 @@ from lifted_lightning.callbacks.confusions import ConfusedClasses
 from lifted_lightning.callbacks.tables import CONFUSIONS, TablesOfTest
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics.collection import EmbeddingSet
-from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, evaluated, fit, overlapping
+from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, evaluated, overlapping
 
 separate = pytest.mark.parametrize("separate", [False, True], ids=["one set", "query and gallery apart"])
 
@@ -117,11 +117,6 @@ def test_thousands_of_classes(tmp_path: Path) -> None:
     inputs = ConfusedClasses().inputs(trainer, evaluation)
     assert inputs is not None
     assert len(inputs["names"]) == 12
-
-
-def test_drawn_beside_training(tmp_path: Path) -> None:
-    _, recorder = fit(tmp_path, ConfusedClasses(every_n=3), items=overlapping(), names=NAMES)
-    assert recorder.images == [("plots/confusions_validation", "confusions_6.png", 6)]
 
 
 def test_at_least_one_pair() -> None:

@@ -2,19 +2,23 @@
 
 import math
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import nn
-from torch.utils.data import DataLoader
 
 from lifted_lightning.callbacks import collapse, diagnostics
 from lifted_lightning.callbacks.diagnostics import BatchDiagnostics, batch_figures, effective_rank
+from lifted_lightning.data.augment import CropMirror
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.losses import LiftedStructureLoss
+from lifted_lightning.training.module import EmbeddingModule
+from tests.helpers.tiny import TinyNetwork, silent_trainer
 from tests.helpers.tiny_evaluation import Recorder
+from tests.helpers.tiny_training import Case, blobs
 
 
 @pytest.mark.parametrize("rows_at_once", [7, 1024])
@@ -53,36 +57,6 @@ def test_effective_rank(rows, columns):
     assert effective_rank(random).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-LABELS = torch.arange(12).repeat_interleave(6)
-
-
-class Data(LightningDataModule):
-    def __init__(self):
-        super().__init__()
-        self.sampler = PositivePairs(neighbours=0.5, refresh_interval=2).bind(
-            LABELS, batch_size=16, batches_per_epoch=5
-        )
-
-    def train_dataloader(self):
-        return DataLoader(range(len(LABELS)), batch_sampler=self.sampler)
-
-
-class Net(LightningModule):
-    def __init__(self, loss):
-        super().__init__()
-        self.table = nn.Embedding(len(LABELS), 4)
-        self.loss = loss
-
-    def training_step(self, batch, batch_idx):
-        embeddings = self.table(batch)
-        self.trainer.datamodule.sampler.record(batch, embeddings.detach())
-        loss = self.loss(embeddings, LABELS[batch])
-        return {"loss": loss, "embeddings": embeddings.detach(), "labels": LABELS[batch], "indices": batch}
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.01)
-
-
 class PlainLoss(nn.Module):
     """A loss of somebody else's, that tells nothing of itself."""
 
@@ -90,15 +64,18 @@ class PlainLoss(nn.Module):
         return embeddings.square().mean()
 
 
-def logged(net: Net, prefix: str, *callbacks: Callback) -> list[tuple[int, dict[str, float]]]:
+def made(loss: nn.Module, kind: type[EmbeddingModule] = EmbeddingModule) -> EmbeddingModule:
+    return kind(TinyNetwork(), loss, CropMirror(size=12), lambda groups: torch.optim.SGD(groups, lr=0.01))
+
+
+def logged(
+    folder: Path, module: EmbeddingModule, prefix: str, *callbacks: Callback
+) -> list[tuple[int, dict[str, float]]]:
     """The steps at which figures whose names begin so were logged, in ten steps, and these figures."""
-    loggers = [Recorder(), Recorder()]
-    trainer = Trainer(
-        max_epochs=2, logger=loggers, callbacks=[BatchDiagnostics(), *callbacks], log_every_n_steps=3,
-        accelerator="cpu", use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(net, datamodule=Data())
+    loggers, data = [Recorder(), Recorder()], blobs(Case(batch_size=16), folder)
+    data.sampler = PositivePairs(neighbours=0.5, refresh_interval=3)
+    callbacks = (BatchDiagnostics(), *callbacks)
+    silent_trainer(max_steps=10, logger=loggers, callbacks=[*callbacks], log_every_n_steps=3).fit(module, data)
     assert loggers[1].rows == loggers[0].rows
     rows = [(step, {k: v for k, v in row.items() if k.startswith(prefix)}) for step, row in loggers[0].rows]
     return [(step, row) for step, row in rows if row]
@@ -106,38 +83,39 @@ def logged(net: Net, prefix: str, *callbacks: Callback) -> list[tuple[int, dict[
 
 @pytest.mark.parametrize("loss", [LiftedStructureLoss(), PlainLoss()])
 @pytest.mark.filterwarnings("ignore")
-def test_one_row_a_logging_step_goes_to_every_logger(loss):
-    rows = logged(Net(loss), "batch/")
+def test_one_row_a_logging_step_goes_to_every_logger(tmp_path, loss):
+    rows = logged(tmp_path, made(loss), "batch/")
     assert [step for step, _ in rows] == [2, 5, 8]
     names = {"classes", "positives_per_anchor", "neighbour_share", "norm_mean", "effective_rank"}
     names |= {"positive_distance", "negative_distance"} | ({"active_share"} if hasattr(loss, "diagnostics") else set())
     for _, row in rows:
         assert set(row) == {f"batch/{name}" for name in names}
         assert (row["batch/classes"], row["batch/positives_per_anchor"]) == (4, 3)
-    assert [row["batch/neighbour_share"] for _, row in rows] == [0.0, 0.5, 0.5]
+    assert [row["batch/neighbour_share"] for _, row in rows] == [0.0, 0.0, 0.5]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_collapse_is_told(monkeypatch):
+def test_a_collapse_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(collapse, "PATIENCE", 6)
-    net = Net(LiftedStructureLoss())
-    nn.init.ones_(net.table.weight)
+    module = made(LiftedStructureLoss())
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
     with pytest.warns(UserWarning, match="has collapsed: since step 3 all images lie at nearly one point"):
-        logged(net, "batch/")
+        logged(tmp_path, module, "batch/")
 
 
-class Scheduled(Net):
+class Scheduled(EmbeddingModule):
     def configure_optimizers(self):
         other = {"params": [nn.Parameter(torch.ones(1))], "lr": 0.1}
-        optimizer = torch.optim.SGD([{"params": [self.table.weight], "name": "trunk"}, other], 0.01)
+        optimizer = torch.optim.SGD([{"params": [*self.network.parameters()], "name": "trunk"}, other], 0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 @pytest.mark.parametrize("monitor", [[], [LearningRateMonitor("step")]], ids=["ours", "Lightning's"])
 @pytest.mark.filterwarnings("ignore")
-def test_the_rate_of_each_group_is_that_of_the_step_and_logged_once(monitor):
-    rates = logged(Scheduled(PlainLoss()), "lr", *monitor)
+def test_the_rate_of_each_group_is_that_of_the_step_and_logged_once(tmp_path, monitor):
+    rates = logged(tmp_path, made(PlainLoss(), Scheduled), "lr", *monitor)
     if monitor:
         assert all(all(name.startswith("lr-SGD") for name in row) for _, row in rates)
     else:

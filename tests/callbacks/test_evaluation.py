@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from lifted_lightning.callbacks.baseline import have_one_length
@@ -22,7 +21,7 @@ from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.runs.loggers import MetricsFile
 from lifted_lightning.training.module import EmbeddingModule
 from tests.helpers.reference.retrieval import retrieval_metrics
-from tests.helpers.tiny import TinyNetwork
+from tests.helpers.tiny import TinyNetwork, silent_trainer
 from tests.helpers.tiny_training import Case, blobs
 
 
@@ -63,11 +62,7 @@ def test_the_frozen_trunk_is_ranked_as_the_embeddings_are_and_stands_beside_them
         Pretrained(unit), ContrastiveLoss(), CropMirror(size=12), lambda groups: torch.optim.SGD(groups, lr=1e-3)
     )
     data = blobs(Case(validate=True), tmp_path)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=20, callbacks=[evaluation], logger=MetricsFile(tmp_path), log_every_n_steps=5,
-        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = silent_trainer(max_steps=20, callbacks=[evaluation], logger=MetricsFile(tmp_path), log_every_n_steps=5)
     trainer.fit(module, datamodule=data)
     at_validation, other = (frozen_recall(data, module, data.validation_rows, u) for u in (unit, not unit))
     assert at_validation != other, "or the test tells nothing"

@@ -9,7 +9,7 @@ import torch
 from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries
 from lifted_lightning.metrics.collection import EmbeddingSet
 from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
-from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, fit, overlapping
+from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, overlapping
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one set", "query and gallery apart"])
@@ -73,9 +73,3 @@ class TestChoice:
         labels = torch.arange(30) % 3
         items = EmbeddingSet(torch.arange(30), torch.ones(30, 4), labels)
         assert RetrievalGallery().inputs(*evaluated(tmp_path, items)) is not None
-
-
-def test_drawn_beside_training(tmp_path: Path) -> None:
-    _, recorder = fit(tmp_path, RetrievalGallery(every_n=3))
-    assert recorder.images == [("plots/gallery_validation", "gallery_6.png", 6)]
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["gallery_6.png"]

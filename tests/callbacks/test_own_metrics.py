@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.own_metrics import EvaluationMetric, own_values, rehearse
@@ -18,7 +17,7 @@ from lifted_lightning.metrics.collection import Evaluation
 from lifted_lightning.runs.folder import read_metrics
 from lifted_lightning.runs.loggers import MetricsFile
 from lifted_lightning.training.module import EmbeddingModule
-from tests.helpers.tiny import TinyNetwork
+from tests.helpers.tiny import TinyNetwork, silent_trainer
 from tests.helpers.tiny_evaluation import clusters, evaluated
 from tests.helpers.tiny_training import Case, blobs
 
@@ -44,10 +43,9 @@ def third(evaluation: Evaluation) -> dict[str, float]:
 
 def test_what_it_gives_stands_beside_our_metrics_wherever_they_go(tmp_path: Path) -> None:
     evaluation = RetrievalEvaluation(clustering="none", metrics=[Gives(third, neighbours=3)])
-    trainer = Trainer(
-        accelerator="cpu", max_steps=6, callbacks=[evaluation], logger=MetricsFile(tmp_path), log_every_n_steps=3,
-        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=3,
+    trainer = silent_trainer(
+        max_steps=6, callbacks=[evaluation], logger=MetricsFile(tmp_path), log_every_n_steps=3,
+        check_val_every_n_epoch=None, val_check_interval=3,
     )  # fmt: skip
     module = EmbeddingModule(TinyNetwork(), ContrastiveLoss(), CropMirror(size=12))
     data = blobs(Case(validate=True), tmp_path)

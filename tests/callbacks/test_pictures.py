@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from pytorch_lightning import Trainer
 
 from lifted_lightning.callbacks import pictures
+from lifted_lightning.callbacks.confusions import ConfusedClasses
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.callbacks.gallery import RetrievalGallery
-from lifted_lightning.callbacks.pictures import Inputs
+from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs
 from lifted_lightning.callbacks.tsne import TSNEPlot
 from lifted_lightning.errors import UserError
-from tests.helpers.tiny_evaluation import Data, Model, Recorder, clusters, evaluated, fit
+from tests.helpers.tiny import silent_trainer
+from tests.helpers.tiny_evaluation import NAMES, Data, Model, clusters, evaluated, fit, overlapping
 
 KEY = "plots/tsne_validation"
 
@@ -43,6 +44,13 @@ class TestBackground:
         assert model.steps == 6
         assert recorder.images == [(KEY, "tsne_2.png", 2)]
         assert [p.name for p in (tmp_path / "plots").iterdir()] == ["tsne_2.png"]
+
+    @pytest.mark.parametrize("picture", [RetrievalGallery, ConfusedClasses])
+    def test_the_others_are_drawn_beside_training_too(self, tmp_path: Path, picture: type[BackgroundPicture]) -> None:
+        _, recorder = fit(tmp_path, picture(every_n=3), items=overlapping(), names=NAMES)
+        file = f"{picture.name}_6.png"
+        assert recorder.images == [(f"plots/{picture.name}_validation", file, 6)]
+        assert [path.name for path in (tmp_path / "plots").iterdir()] == [file]
 
     @pytest.mark.parametrize(
         ("command", "settings", "told"),
@@ -141,17 +149,13 @@ def _lives(process: int) -> bool:
 
 
 def test_after_training_the_step_is_the_checkpoint_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trainer(*callbacks: RetrievalGallery) -> Trainer:
-        return Trainer(
-            default_root_dir=tmp_path, accelerator="cpu", max_steps=5, logger=Recorder(),
-            callbacks=[RetrievalEvaluation(baseline=False), *callbacks], log_every_n_steps=1, limit_val_batches=1,
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
-
-    training = trainer()
-    training.fit(Model(clusters()), datamodule=Data())
-    training.save_checkpoint(tmp_path / "five.ckpt")
+    settings = {"default_root_dir": tmp_path, "max_steps": 5, "limit_val_batches": 1}
+    trainer = silent_trainer(**settings)
+    trainer.fit(Model(clusters()), datamodule=Data())
+    trainer.save_checkpoint(tmp_path / "five.ckpt")
     begun = instead(monkeypatch, "false")
-    evaluating = trainer(RetrievalGallery(every_n=1))
-    evaluating.validate(Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt")
+    callbacks = [RetrievalEvaluation(baseline=False), RetrievalGallery(every_n=1)]
+    silent_trainer(**settings, callbacks=callbacks).validate(
+        Model(clusters()), datamodule=Data(), ckpt_path=tmp_path / "five.ckpt"
+    )
     assert begun == ["gallery_5.png"]

@@ -1,9 +1,11 @@
 """A data set and a network in miniature, for tests that train: seconds count there, not what is learnt."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pytorch_lightning import Trainer
 from torch import nn
 
 from lifted_lightning.data.datasets.base import RetrievalDataset
@@ -18,6 +20,13 @@ FIT = [
     "--trainer.enable_progress_bar=false", "--evaluation.baseline=false", "--evaluation.clustering=none",
     "--experiment=e",
 ]  # fmt: skip
+
+
+def silent_trainer(**settings: Any) -> Trainer:
+    """Lightning's trainer on the CPU, which logs, saves and shows nothing but what it is told to."""
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    silent |= {"enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+    return Trainer(**{**silent, "accelerator": "cpu", **settings})
 
 
 class Blobs(RetrievalDataset):

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lifted_lightning.callbacks.evaluation import RetrievalEvaluation
 from lifted_lightning.metrics.collection import EmbeddingSet, Evaluation
+from tests.helpers.tiny import silent_trainer
 
 N, CLASSES = 60, 3
 NAMES = tuple(f"class {c}" for c in range(12))  # of `overlapping`
@@ -111,12 +112,10 @@ def fit(
 ) -> tuple[Model, Recorder]:
     """Train six steps, validating after steps 2, 4 and 6, and once before the first as a check."""
     recorder, model = Recorder(), Model(items or clusters())
-    trainer = Trainer(
-        default_root_dir=folder, accelerator="cpu", max_epochs=1, val_check_interval=2, logger=recorder,
-        callbacks=[RetrievalEvaluation(baseline=False), *callbacks], log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
-    trainer.fit(model, datamodule=Data(names) if names else Data())
+    silent_trainer(
+        default_root_dir=folder, max_epochs=1, val_check_interval=2, logger=recorder, log_every_n_steps=1,
+        callbacks=[RetrievalEvaluation(baseline=False), *callbacks], num_sanity_val_steps=2,
+    ).fit(model, datamodule=Data(names) if names else Data())  # fmt: skip
     return model, recorder
 
 

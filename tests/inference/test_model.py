@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 import lifted_lightning
@@ -24,6 +23,7 @@ from lifted_lightning.training.module import EmbeddingModule
 from lifted_lightning.training.networks import ConvNet
 from tests.helpers.checkpoints import CROP, save_checkpoint
 from tests.helpers.images import draw_images
+from tests.helpers.tiny import silent_trainer
 
 
 def validation_embeddings(checkpoint: Path, folder: Path, cache: Path, **data: Any) -> np.ndarray:
@@ -33,8 +33,7 @@ def validation_embeddings(checkpoint: Path, folder: Path, cache: Path, **data: A
     module.load_state_dict({name: value for name, value in saved.items() if name != "loss.proxies"})
     own = {"size": 24, "eval_batch_size": 3, "validation_share": 0, "cache_dir": str(cache)}
     images = RetrievalDataModule(ImageFolder(str(folder)), PositivePairs(), **own, **data)
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
-    batches = trainer.predict(module, images)
+    batches = silent_trainer().predict(module, images)
     assert batches is not None
     return torch.cat([batch["embeddings"] for batch in batches]).numpy()
 
