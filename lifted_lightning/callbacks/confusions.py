@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError, counted
 from lifted_lightning.metrics.collection import Evaluation
@@ -61,6 +61,5 @@ class ConfusedClasses(BackgroundPicture):
             "names": np.array([[data.class_names[label] for label in pair] for pair in classes]),
             "times": np.array([[times[pair], times[pair[::-1]]] for pair in classes]),
             "queries": np.array([[of_class[label] for label in pair] for pair in classes]),
-            "title": np.array(picture_title(trainer, evaluation)),
-            "subtitle": np.array(f"Classes taken for one another: {told}"),
+            "subtitle": f"Classes taken for one another: {told}",
         }

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.data.table import IntArray
 from lifted_lightning.errors import UserError
@@ -57,7 +57,6 @@ class RetrievalGallery(BackgroundPicture):
             "names": np.array([[data.class_names[label] for label in row] for row in labels[cells]]),
             "status": np.where(found < 0, ABSENT, np.where(labels[cells[:, 1:]] == labels[shown, None], RIGHT, WRONG)),
             "headings": np.array([heading for heading, members in chosen for _ in members]),
-            "title": np.array(picture_title(trainer, evaluation)),
         }
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -18,7 +17,7 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.metrics.collection import Evaluation
 from lifted_lightning.runs.folder import PLOTS
 
-Inputs = dict[str, npt.NDArray[Any]]
+Inputs = dict[str, Any]  # arrays, numbers and text by name
 
 
 @dataclass
@@ -38,12 +37,11 @@ def start_drawing(kind: str, picture: Path, inputs: Inputs) -> tuple[subprocess.
     What it needs is in a file without a name, so that nobody waits for it to be read and nobody has to remove it.
     """
     output = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
-    arrays: dict[str, Any] = inputs
     # One thread: training has the other cores. A session of its own: Ctrl-C is for training.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "lifted_lightning.pictures.worker", kind, str(picture), str(os.getpid())]
     with tempfile.TemporaryFile() as source:
-        np.savez(source, allow_pickle=False, **arrays)
+        np.savez(source, allow_pickle=False, **inputs)
         source.seek(0)
         process = subprocess.Popen(
             command, stdin=source, stdout=output, stderr=output, env=os.environ | threads, start_new_session=True
@@ -83,7 +81,7 @@ class BackgroundPicture(Callback):
         self._drawing: _Drawing | None = None
 
     def inputs(self, trainer: Trainer, evaluation: Evaluation) -> Inputs | None:
-        """What ``lifted_lightning.pictures.worker`` needs to draw; None if there is nothing to draw."""
+        """What ``lifted_lightning.pictures.worker`` draws, but for its title; None if there is nothing to draw."""
         raise NotImplementedError
 
     def on_evaluation(self, trainer: Trainer, module: LightningModule, evaluation: Evaluation) -> None:
@@ -99,6 +97,7 @@ class BackgroundPicture(Callback):
         inputs = self.inputs(trainer, evaluation)
         if inputs is None:
             return
+        inputs["title"] = picture_title(trainer, evaluation)
         key = f"{PLOTS}/{self.name}_{evaluation.stage}"
         try:
             picture.parent.mkdir(parents=True, exist_ok=True)

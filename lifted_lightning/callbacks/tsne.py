@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
-from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs, picture_title
+from lifted_lightning.callbacks.pictures import BackgroundPicture, Inputs
 from lifted_lightning.data.datamodule import data_of
 from lifted_lightning.errors import UserError
 from lifted_lightning.metrics.collection import Evaluation
@@ -59,8 +59,7 @@ class TSNEPlot(BackgroundPicture):
             "class_names": np.array([data.class_names[c] for c in classes]),
             "thumbnails": shrink(data.thumbnails(rows), 48),
             "pictured": pictured,
-            "title": np.array(picture_title(trainer, evaluation)),
-            "subtitle": np.array(subtitle),
-            "seed": np.array(self.seed),
-            "perplexity": np.array(self.perplexity),
+            "subtitle": subtitle,
+            "seed": self.seed,
+            "perplexity": self.perplexity,
         }

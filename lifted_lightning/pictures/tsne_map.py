@@ -16,19 +16,19 @@ IntArray = npt.NDArray[np.int64]
 
 FEW_COLOURS, MANY_COLOURS = "petroff10", "tab20"  # of matplotlib; the first are told apart by the colour-blind too
 WIDTH = 10.0  # inches
+PER_CLASS = 5  # items of a class, on average, below which classes are left out
 
 
-def stratified_sample(labels: IntArray, points: int, seed: int, per_class: int = 5) -> IntArray:
+def stratified_sample(labels: IntArray, points: int, seed: int) -> IntArray:
     """Draw items so that the classes keep their shares.
 
-    Where there are so many classes that they would be left with less than ``per_class`` items on average, so
-    many classes are drawn first that they are not: two thousand points of two thousand classes show nothing.
+    Where there are so many classes that they would be left with less than five items on average, so many classes
+    are drawn first that they are not: two thousand points of two thousand classes show nothing.
 
     Args:
         labels: (N,) classes.
         points: how many items to draw at most.
         seed: of the choice; the same seed draws the same items.
-        per_class: items a class, on average, below which classes are left out.
 
     Returns:
         (n,) positions, ascending; n is ``points``, or less where the drawn classes have no more items.
@@ -36,7 +36,7 @@ def stratified_sample(labels: IntArray, points: int, seed: int, per_class: int =
     if len(labels) <= points:
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
-    classes = rng.permutation(np.unique(labels))[: max(points // per_class, 1)]
+    classes = rng.permutation(np.unique(labels))[: max(points // PER_CLASS, 1)]
     rows = rng.permutation(np.flatnonzero(np.isin(labels, classes)))
     rows = rows[np.argsort(labels[rows], kind="stable")]
     # Evenly spaced in the list sorted by class: each class gets its share, rounded up or down.
@@ -76,20 +76,19 @@ def tsne(embeddings: npt.NDArray[np.floating], seed: int, perplexity: float = 30
     return np.asarray(projected, dtype=np.float64)
 
 
-def place_without_overlap(centres: FloatArray, width: float, height: float) -> IntArray:
+def place_without_overlap(centres: FloatArray, side: float) -> IntArray:
     """Choose which pictures can be laid at their points with none covering another, first come, first served.
 
     Args:
         centres: (n, 2) where each would lie.
-        width: of a picture, in the unit of ``centres``.
-        height: of a picture.
+        side: of a picture, in the unit of ``centres``.
 
     Returns:
         Positions into ``centres`` of those that are laid, ascending.
     """
     laid: list[int] = []
     for i, centre in enumerate(centres):
-        if (np.abs(centres[laid] - centre) >= [width, height]).any(axis=1).all():
+        if (np.abs(centres[laid] - centre) >= side).any(axis=1).all():
             laid.append(i)
     return np.asarray(laid, dtype=np.int64)
 
@@ -136,7 +135,7 @@ def draw_map(
     side = float(np.clip(0.62 / np.sqrt(max(len(pictured), 1)), 0.03, 0.075))  # of a map that is 1 wide
     inset = side / 2 + 0.005
     places = inset + (coordinates - low) / span * (np.array([1, tall]) - 2 * inset)
-    laid = place_without_overlap(places[pictured], 1.07 * side, 1.07 * side)
+    laid = place_without_overlap(places[pictured], 1.07 * side)
     corners = places[pictured[laid]] - side / 2
     with paper_style():
         # Constrained layout leaves no room above a title: the area for it ends below the figure's edge.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lifted_lightning.callbacks.gallery import RetrievalGallery, choose_queries
+from lifted_lightning.callbacks.pictures import picture_title
 from lifted_lightning.metrics.collection import EmbeddingSet
 from lifted_lightning.pictures.gallery import ABSENT, RIGHT, WRONG
 from tests.helpers.tiny_evaluation import NAMES, Data, Model, apart, brute_force, clusters, evaluated, overlapping
@@ -18,7 +19,8 @@ class TestAgainstBruteForce:
         items, data = overlapping(), Data(NAMES)
         if separate:
             data.apart = apart(len(items))
-        inputs = RetrievalGallery(neighbours=5, rows=4).inputs(*evaluated(tmp_path, items, data))
+        trainer, evaluation = evaluated(tmp_path, items, data)
+        inputs = RetrievalGallery(neighbours=5, rows=4).inputs(trainer, evaluation)
         assert inputs is not None
         answerable, order, rank = brute_force(items, data)
         labels = items.labels.numpy()
@@ -36,7 +38,7 @@ class TestAgainstBruteForce:
         }
         assert [len(group) for group in groups.values()] == [4, 4]
         self.check_worst(groups, inputs["headings"][4], labels, rank)
-        assert str(inputs["title"]).startswith("Clusters · test · step 0 · Recall@1 0.")
+        assert picture_title(trainer, evaluation).startswith("Clusters · test · step 0 · Recall@1 0.")
 
     @staticmethod
     def check_worst(groups: dict[str, list[int]], heading: str, labels: np.ndarray, rank: dict[int, int]) -> None:
