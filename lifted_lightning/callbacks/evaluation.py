@@ -93,7 +93,9 @@ class RetrievalEvaluation(Callback):
         self._metrics.update(outputs["embeddings"], outputs["labels"], outputs["indices"])
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

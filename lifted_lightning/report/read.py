@@ -140,15 +140,12 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str | None:
         if isinstance(looks := result.get("test_looks"), int):  # its checkpoints may have been evaluated since
             result["test_looks"] = max(looks, looks_at_test(folder, result["dataset"]))
         values = _numbers(result)
+        seed, fold = result.get("seed"), (result["config"].get("data") or {}).get("fold")
     except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         why = printable(repr(error))[:80]
         return f"{name}/{RESULT}: is not a run's result ({why}), not counted; remove it and run again"
-    seed = result.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        seed = f"none ({name})"  # a run without one has a seed of its own
-    fold = (result["config"].get("data") or {}).get("fold")
-    if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
-        fold = None
+    seed = seed if type(seed) is int else f"none ({name})"  # a run without one has a seed of its own
+    fold = fold if type(fold) is int else None
     same = json.dumps(settings, sort_keys=True)
     about = {"name": name, "folder": folder, "seed": seed, "fold": fold, "same": same, "result": result}
     return {"run": about, "setting": settings, "value": values}
