@@ -57,6 +57,11 @@ class Comparison:
         return estimate(by_unit, by_unit.index.get_level_values("row"))
 
     @cached_property
+    def as_headed(self) -> pd.Series:
+        """Of each row whether what it counts is what ``units`` says; a row without folds, beside some, counts seeds."""
+        return (self.runs.groupby("row")["fold"].nunique() > 0) | (self.units == "seeds")
+
+    @cached_property
     def row_protocol(self) -> pd.DataFrame:
         """The protocol of each row: a text, of the values of all its runs; None for what does not apply."""
         return self.protocol.groupby(self.runs["row"]).agg(lambda told: ", ".join(sorted({*told.dropna()})) or None)
@@ -133,9 +138,11 @@ def compare(found: Runs, by: Sequence[str]) -> Comparison:
     order = [same for _, same in sorted(zip(places, rows.index, strict=True))]
     runs = runs.assign(row=runs["same"].map({same: i for i, same in enumerate(order)}))
     folded = bool((runs.groupby("row")["fold"].nunique() > 1).any())
-    seeds, fold = runs["seed"].map(repr), runs["fold"].map(lambda fold: "" if fold is None else f"fold {fold}")
+    split = settings.reindex(columns=["data.folds", "data.split_seed"]).map(repr).agg(" ".join, axis=1)
+    seeds, fold = runs["seed"].map(repr), runs["fold"].map(repr) + " of " + split  # those of another split are others
+    fold = fold.where(runs["fold"].notna(), "")
     unit = fold.where((fold != "") & folded, seeds)
-    runs = runs.assign(repeat=pd.factorize(fold + seeds)[0], unit=pd.factorize(unit)[0])
+    runs = runs.assign(repeat=pd.factorize(fold + ", " + seeds)[0], unit=pd.factorize(unit)[0])
     values, start = found.frame["value"], f"{found.stage}/"
     metrics = metrics_in_order(name.removeprefix(start) for name in values if name.startswith(start))
     there = values[[start + metric for metric in metrics]].set_axis(metrics, axis=1).notna()
@@ -292,7 +299,7 @@ def _difference(name: str, fact: Iterable[Any], runs: Iterable[str]) -> str | No
 
 
 def commit_of(result: dict[str, Any]) -> str | None:
-    """The commit that a run was made with, and whether there were changes."""
+    """The commits that a run was made with, one after the other, and whether there were changes."""
     git = result.get("git") or {}
-    commit = str(git.get("commit") or "")[:7]
-    return commit + (_CHANGED if git.get("changed") else "") if commit else None
+    states = [*(git.get("before") or []), *[git] * bool(git.get("commit"))]
+    return ", then ".join(str(s["commit"])[:7] + _CHANGED * bool(s.get("changed")) for s in states) or None

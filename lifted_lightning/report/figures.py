@@ -97,8 +97,13 @@ def _against(
 
     names = [metric for metric in chosen if metric in comparison.metrics][:3]
     title = f"{', '.join(map(metric_name, names))} against {label}"
-    panels = _panels(comparison, ["dataset"], besides=str(x.name))
-    return _draw(comparison, panels, path, title, curve, (label, "%"), names, axis)
+    told = x.notna()  # not of a row that was not trained
+    panels = {
+        name: {line: rows for line, rows in lines.items() if told[rows].all()}
+        for name, lines in _panels(comparison, ["dataset"], besides=str(x.name)).items()
+        if told[[row for rows in lines.values() for row in rows]].any()
+    }
+    return _draw(comparison, panels, path, title, curve, (label, "%"), names, axis, int(told.sum()))
 
 
 def _cost(comparison: Comparison, out: Path) -> list[Drawn]:
@@ -109,7 +114,8 @@ def _cost(comparison: Comparison, out: Path) -> list[Drawn]:
     if len(trained) < 2 or not told:
         return []
     label, of = told[0]
-    return [_against(comparison, out / "cost", mean[of], label, ("recall@1", "map@r"), axis="wide")]
+    cost = mean[of].where(mean["steps"] > 0)
+    return [_against(comparison, out / "cost", cost, label, ("recall@1", "map@r"), axis="wide")]
 
 
 def _training(comparison: Comparison, out: Path) -> list[Drawn]:
@@ -195,6 +201,7 @@ def _draw(
     labels: tuple[str, str],
     metrics: Sequence[str] = (),
     axis: Axis = "places",
+    among: int = 0,
 ) -> Drawn:
     """Draw a figure and write it as PNG, SVG and PDF.
 
@@ -209,6 +216,7 @@ def _draw(
             with bands.
         axis: a mark and a tick at each of the ``places``; a plain axis ``from 0``; or ``wide``, logarithmic where the
             points spread far.
+        among: of how many rows those of the panels are the best; by default of all.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -217,7 +225,8 @@ def _draw(
 
     shown, bars = _rows_of(panels), bool(metrics)
     left_out = [comparison.title(row) for row in comparison.rows.index if row not in shown]
-    few = f"the best {len(shown)} of {len(comparison.rows)} rows" if left_out else ""
+    among = among or len(comparison.rows)
+    few = f"the best {len(shown)} of {among} rows" if len(shown) < among else ""
     common = _common(comparison, shown) if len(shown) > 1 else []
     told = "; ".join(filter(None, [f"all: {comparison.title(shown[0], common)}" if common else "", few]))
     looks = _looks(comparison, panels)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from lifted_lightning.errors import counted
@@ -41,7 +42,7 @@ class Pairs:
             rows have; NaN where they share none.
         found: mean, interval and number of these, a column a metric.
         p: of the paired t-test; ``corrected`` by Holm over ``family`` pairs, those of all blocks, metric by metric.
-        units: ``seeds`` or ``folds``.
+        units: ``seeds`` or ``folds``; ``as_headed``: of which pairs, for those of rows without folds are always seeds.
     """
 
     texts: pd.DataFrame
@@ -54,6 +55,7 @@ class Pairs:
     corrected: pd.DataFrame
     family: int
     units: str
+    as_headed: npt.NDArray[np.bool_]
 
 
 def pairs_of(comparison: Comparison) -> Pairs:
@@ -84,14 +86,16 @@ def pairs_of(comparison: Comparison) -> Pairs:
         name = what if column == LOSS else f"{rows[LOSS][first]}: {words(column)} {what}"
         texts.append([name, *(NONE if c == column else show(rows[c][first]) for c in context)])
     table = pd.DataFrame(texts, columns=["difference", *map(words, context)], index=found.n.index)
-    table[comparison.units] = found.n.min(axis=1).map(independent)
+    headed = comparison.as_headed[[first for _, _, first, _ in pairs]].to_numpy()
+    table[comparison.units] = list(map(independent, found.n.min(axis=1), headed))
     unlike = [", ".join(comparison.unlike_pair(first, second, column)) or NONE for column, _, first, second in pairs]
     if {*unlike} - {NONE}:
         table[DIFFERS] = unlike
     corrected = pd.DataFrame({name: holm(p[name].to_numpy(), untested) for name in p}, p.index)
     visible = pd.Series(shown, dtype=bool)[kept].reset_index(drop=True)
     parts, family = [pair[:2] for pair in pairs], len(p) + untested
-    return Pairs(table, visible, parts, metrics, differences[kept], found, p, corrected, family, comparison.units)
+    units = comparison.units
+    return Pairs(table, visible, parts, metrics, differences[kept], found, p, corrected, family, units, headed)
 
 
 def differences(pairs: Pairs, shown: bool = True) -> Table:
@@ -125,7 +129,7 @@ def decisions(pairs: Pairs, shown: bool = True) -> Table:
     }  # fmt: skip
     texts = pairs.texts.iloc[rows].reset_index(drop=True)
     texts.insert(1, "metric", [metric_name(pairs.metrics[place]) for place in places])
-    texts[pairs.units] = list(map(independent, n))
+    texts[pairs.units] = list(map(independent, n, pairs.as_headed[rows]))
     halves = pd.DataFrame({name: half}).reindex(columns=[*columns])
     found = Estimates(pd.DataFrame(columns, dtype=float), halves, pd.DataFrame(dict.fromkeys(columns, n)))
     bold = pd.DataFrame({name: corrected < 1 - LEVEL}).reindex(columns=[*columns], fill_value=False)

@@ -155,9 +155,8 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
     places = [q.value for q in quantities]
     block = of.block_of(of.context if len(of.losses) > 1 else ["dataset"]).sort_values(kind="stable")
     texts = of.rows.loc[block.index, of.columns].map(show)
-    count, folds = (of.runs.groupby("row")[key].nunique()[texts.index] for key in ("unit", "fold"))
-    # A row without folds, beside some with them, counts its seeds.
-    texts[of.units] = [independent(n, f > 0 or of.units == "seeds") for n, f in zip(count, folds, strict=True)]
+    count = of.runs.groupby("row")["unit"].nunique()[texts.index]
+    texts[of.units] = list(map(independent, count, of.as_headed[texts.index]))
     if of.units == "folds":
         texts["runs"] = of.runs.groupby("row").size().map(str)
     if main and of.unlike:
@@ -179,15 +178,18 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
 
 def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The texts and values of each baseline that differs from the others, and of papers of the runs' protocol."""
-    found: dict[str, tuple[dict[str, str], dict[str, float]]] = {}
-    for _, run in comparison.runs.drop_duplicates("row").sort_values("row").iterrows():
-        stage = run["result"].get("stage", comparison.stage)  # that the baseline is of
-        values = {f"{stage}/{name}": value for name, value in (run["result"].get("baseline") or {}).items()}
-        numbers = {place: float(v) for place in places if isinstance(v := values.get(place), int | float)}
-        name = printable(str(run["result"].get("baseline_name") or "baseline"))
-        name += " (unit length)" if run["result"].get("baseline_unit_length") else ""
-        texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][run["row"]])}
+    found, here = dict[str, tuple[dict[str, str], dict[str, float]]](), comparison.stage
+    for row, results in comparison.runs.groupby("row")["result"]:
+        told = [run for run in results if run.get("baseline")]
+        values = [  # each of its run's stage, and of the classes of its fold
+            {f"{run.get('stage', here)}/{name}": v for name, v in run["baseline"].items() if isinstance(v, int | float)}
+            for run in told
+        ]
+        numbers = pd.DataFrame(values, columns=places, dtype=float).mean().dropna().to_dict()
         if numbers:
+            name = printable(str(told[0].get("baseline_name") or "baseline"))
+            name += " (unit length)" if told[0].get("baseline_unit_length") else ""
+            texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][row])}
             found.setdefault(f"{texts} {[round(v, 3) for v in numbers.values()]}", (texts, numbers))
     for line in published_numbers(comparison) if comparison.stage == "test" else ():
         if not line.differs:
@@ -221,7 +223,8 @@ def ensembles(comparison: Comparison, results: Sequence[tuple[Path, Mapping[str,
     alone = n["models"] == 1
     texts["embeddings"] = n["size"].map("{}-d, ".format) + alone.map({True: "each alone", False: "concatenated"})
     together = n["n"].map("{} × ".format).where(n["n"] > 1, "") + n["models"].map("{} models".format)
-    texts["of"] = n["n"].map(f"{{}} {comparison.units}".format).where(alone, together)
+    units = n["row"].map(comparison.as_headed).map({True: comparison.units, False: "seeds"})
+    texts["of"] = (n["n"].map(str) + " " + units).where(alone, together)
     found = Estimates(*(frame.reset_index(drop=True) for frame in found))
     note = (
         "mean ± 95 % t-interval, in percent, from the runs' selected checkpoints; concatenated: an image's embeddings "

@@ -61,6 +61,15 @@ def test_rows_have_how_their_runs_came_about(tmp_path: Path) -> None:
     assert cells_of(provenance(compared(tmp_path)))[1][-2].startswith("2 ± "), "three and one"
 
 
+def test_a_run_that_went_on_at_another_commit_tells_both(tmp_path: Path) -> None:
+    make_run(
+        tmp_path / "a", git={"commit": "b" * 40, "changed": True, "before": [{"commit": "a" * 40, "changed": False}]}
+    )
+    make_run(tmp_path / "b", 1, **ledger(1.0))
+    told = dict(zip(*cells_of(provenance(compared(tmp_path))), strict=True))
+    assert told["commit"] == "aaaaaaa; aaaaaaa, then bbbbbbb with uncommitted changes"
+
+
 def test_they_are_in_every_format_and_left_out_of_older_runs(tmp_path: Path) -> None:
     make_run(tmp_path / "new" / "a", 0, **ledger(100.0))
     make_sweep(tmp_path / "old")

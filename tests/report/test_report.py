@@ -135,6 +135,8 @@ def test_quality_stands_against_what_all_rows_tell_of_their_cost(tmp_path: Path)
         return {figure.stem: figure.caption for figure in draw_figures(compared(tmp_path / "runs"), tmp_path)}["cost"]
 
     assert "against core-seconds of training" in drawn()
+    assert drawn().endswith("not drawn: untrained network")
+    assert "the best" not in drawn()
     make_run(tmp_path / "runs" / "old", loss="ContrastiveLoss")
     assert "against seconds of training" in drawn()
 

@@ -11,7 +11,7 @@ from scipy import stats
 from experiments.checks.comparisons import Design, called_different, simulated
 from lifted_lightning.report import paired
 from lifted_lightning.report.statistics import estimate, holm, needed, sign_flips, spread_of, t_test
-from lifted_lightning.report.tables import results
+from lifted_lightning.report.tables import ensembles, results
 from tests.helpers.run_folders import make_run
 from tests.report.test_compare import compared
 from tests.report.test_tables import cells_of
@@ -116,15 +116,37 @@ def test_runs_of_a_fold_count_once(tmp_path: Path) -> None:
     assert {row[-3] for row in rows} == {"n too small"}
 
 
+def test_a_fold_is_told_from_seeds_and_from_folds_of_another_split(tmp_path: Path) -> None:
+    for loss in ("TripletLoss", "LiftedStructureLoss"):
+        for fold, seed in ((1, 10), (11, 0)):
+            make_run(tmp_path / f"{loss}{fold}", seed, loss, 0.7 + fold / 100, data__folds=12, data__fold=fold)
+    assert paired.pairs_of(compared(tmp_path)).found.n["recall@1"].tolist() == [2]
+    for fold in (0, 1, 11):
+        about = {"data__folds": 12, "data__fold": fold, "data__split_seed": 1}
+        make_run(tmp_path / f"other{fold}", 0, "ContrastiveLoss", 0.6 + fold / 100, **about)
+    assert list(paired.pairs_of(compared(tmp_path)).texts["difference"]) == ["LiftedStructure − Triplet"]
+
+
 def test_a_row_without_folds_counts_seeds_and_is_marked(tmp_path: Path) -> None:
     for number in range(3):
+        make_run(tmp_path / f"l{number}", number, "LiftedStructureLoss", 0.6 + number / 40)
         make_run(tmp_path / f"f{number}", 0, "TripletLoss", 0.7 + number / 50, data__folds=3, data__fold=number)
         make_run(tmp_path / f"s{number}", number, "ContrastiveLoss", 0.6 + number / 50)
-    texts = results(compared(tmp_path)).texts.iloc[1:]  # below the baseline
+    comparison = compared(tmp_path)
+    texts = results(comparison).texts.iloc[1:]  # below the baseline
     assert texts[["loss", "folds", "differs in"]].to_numpy().tolist() == [
-        ["Contrastive", "3 seeds†", "folds"],
+        ["Contrastive", "3 seeds†", "–"],
         ["Triplet", "3†", "folds"],
+        ["LiftedStructure", "3 seeds†", "–"],
     ]
+    pairs = paired.pairs_of(comparison)
+    for table in (paired.differences(pairs), paired.decisions(pairs)):
+        assert {*table.texts["folds"]} == {"3 seeds†"}
+    alone = [
+        (run["folder"], {"members": [{}], "embedding_size": 64, "test": run["result"]["test"]})
+        for _, run in comparison.runs.iterrows()
+    ]
+    assert list(ensembles(comparison, alone).texts["of"]) == ["3 seeds", "3 folds", "3 seeds"]
 
 
 def test_pairs_that_are_not_shown_are_corrected_for(tmp_path: Path) -> None:

@@ -83,6 +83,14 @@ def test_seeds_that_agree_have_an_interval(tmp_path: Path) -> None:
     assert cells_of(tables.results(compared(tmp_path)))[-1][2] == "80.0 ± 0.0"
 
 
+def test_a_baseline_is_the_mean_over_the_folds_as_its_row_is(tmp_path: Path) -> None:
+    for fold in (0, 1):
+        about = {"data__folds": 2, "data__fold": fold, "test": {}, "stage": "validation"}
+        make_run(tmp_path / str(fold), baseline={"recall@1": 0.2 + 0.3 * fold, "map@r": None}, **about)
+    head, baseline, _ = cells_of(tables.results(compared(tmp_path)))
+    assert (baseline[0], baseline[head.index("R@1")], baseline[head.index("MAP@R")]) == ("raw pixels", "35.0", "–")
+
+
 def test_best_is_bold_within_equal_other_settings(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     make_sweep(tmp_path / "b", embedding_size=128)
