@@ -83,9 +83,9 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
     from lifted_lightning.runs.evaluations import looks_at_test
 
     runs = frame["run"].drop_duplicates(["same", "seed", "fold"])
-    there = runs["folder"].map(_selected_checkpoint)
+    there = runs[["folder", "result"]].apply(lambda run: _selected_checkpoint(*run), axis=1)
     if without := runs["name"][there.isna()].tolist():
-        notes.append(f"no checkpoint, so that they are not in an ensemble: {listed(without)}")
+        notes.append(f"without their selected checkpoint, so that they are not in an ensemble: {listed(without)}")
     results, written = list[tuple[Path, dict[str, Any]]](), 0
     for _, of in runs[there.notna()].groupby("same", sort=False):
         groups = [group for _, group in of.groupby("seed" if of["fold"].nunique() > 1 else "same", sort=False)]
@@ -111,9 +111,10 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
     return results
 
 
-def _selected_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that the run's test is of: the best on the validation classes, else the last."""
-    names = [folder / CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last")]
+def _selected_checkpoint(folder: Path, result: dict[str, Any]) -> Path | None:
+    """The checkpoint that the run's test is of: the best on the validation classes, else the last, if it was that."""
+    last = ["last"] * (result.get("selected_step") == result.get("steps"))
+    names = [folder / CHECKPOINTS / f"{name}.ckpt" for name in ("best", *last)]
     return next((path for path in names if path.is_file()), None)
 
 

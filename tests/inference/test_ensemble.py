@@ -55,13 +55,15 @@ def by_hand(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two repeats on two folds, validated only, and one run that lost its checkpoint."""
+    """Two repeats on two folds, validated only, and one run that lost its best checkpoint."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     draw_images(tmp_path / "images", CLASSES, EACH)
     for number, (seed, fold) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         about = {"test": {}, "stage": "validation", "data__folds": 2, "data__fold": fold}
         checkpoint_of(make_run(tmp_path / "runs" / f"s{seed}f{fold}", seed, **about), tmp_path / "images", number)
-    make_run(tmp_path / "runs" / "lost", 2, test={}, stage="validation", data__folds=2, data__fold=0)
+    about = {"test": {}, "stage": "validation", "selected_step": 50, "data__folds": 2, "data__fold": 0}
+    lost = checkpoint_of(make_run(tmp_path / "runs" / "lost", 2, **about), tmp_path / "images", 4)
+    lost.rename(lost.with_name("last.ckpt"))
     return tmp_path / "runs"
 
 
@@ -70,7 +72,7 @@ def test_equal_to_concatenation_by_hand_and_evaluated_once(
 ) -> None:
     assert main(["report", str(runs), "--ensemble"]) == 0
     told = capsys.readouterr().out
-    assert "no checkpoint, so that they are not in an ensemble: runs/lost" in told
+    assert "without their selected checkpoint, so that they are not in an ensemble: runs/lost" in told
     assert "report/ensembles: 6 results written, 0 found there" in told
     results = [json.loads(path.read_text()) for path in (runs / "report" / "ensembles").glob("*/result.json")]
     paths = sorted((tmp_path / "images").rglob("*.*"))
@@ -96,6 +98,7 @@ def test_equal_to_concatenation_by_hand_and_evaluated_once(
     page = (runs / "report" / "report.md").read_text()
     assert "| LiftedStructure | 10-d, concatenated | 2 × 2 models |" in page.replace("  ", " ")
     assert "unseen test classes" in page.splitlines()[0]  # the runs' own tests, too, are those
+    assert "raw pixels" not in page, "the runs have seen these on their validation classes alone"
 
     def refuse(*_: object) -> None:
         raise AssertionError("was evaluated before")
