@@ -51,9 +51,8 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code: 0 if every trial is done."""
     options = parser().parse_args(arguments)
-    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial or 0.0
-    if not (0 < cpus < math.inf and (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())) and options.retries >= 0):
-        raise UserError("give --cpus-per-trial above 0, --gpus-per-trial from 0 to 1 or whole, --retries of at least 0")
+    cpus = options.cpus_per_trial
+    check_resources(cpus, options.gpus_per_trial, options.retries)
     if options.task is not None and (cpus, options.gpus_per_trial, options.retries) != (1.0, None, 1):
         raise UserError("--task: leave out --cpus-per-trial, --gpus-per-trial and --retries: it takes what there is")
     sweep = read_sweep(options.file)
@@ -84,6 +83,13 @@ def run(arguments: Sequence[str]) -> int:
     run_on_ray(Search(sweep, trials, there), progress, cpus, options.gpus_per_trial, options.address, options.retries)
     print(whats_next(sweep, progress.tried, parent))
     return 1 if progress.failed else 0
+
+
+def check_resources(cpus: float, gpus: float | None, retries: int = 1) -> None:
+    """Refuse what no trial can be given."""
+    gpus = gpus or 0.0
+    if not (0 < cpus < math.inf and (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())) and retries >= 0):
+        raise UserError("give --cpus-per-trial above 0, --gpus-per-trial from 0 to 1 or whole, --retries of at least 0")
 
 
 def run_on_ray(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy.stats import qmc
 from experiments.sweeps.reality_check import __main__ as reality_check
 from lifted_lightning.errors import UserError
 from lifted_lightning.sweep.plan import Parameter
-from lifted_lightning.sweep.trials import Trials
+from lifted_lightning.sweep.trials import Trial, Trials
 from tests.sweep.test_sweep import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,10 @@ def test_points_are_a_halton_sequence_over_the_ranges() -> None:
         assert point["d"] == "xy"[int(2 * share[3])]
         assert point["seed_everything"] == 0
     assert reality_check.search_points(parameters, 4) == found[:4]
+    few = {"c": parameters["c"], "d": parameters["d"], "e": Parameter("float", low=0.0, high=1.0, step=0.4)}
+    found = reality_check.search_points(few, 99)
+    assert sorted((p["c"], p["d"], p["e"]) for p in found) == list(product((0, 1, 2), "xy", (0.0, 0.4, 0.8)))
+    assert reality_check.search_points(few, 5) == found[:5]
 
 
 def test_the_best_is_that_of_the_mean_over_folds_and_one_that_failed_is_told(
@@ -95,6 +100,7 @@ def test_the_best_is_that_of_the_mean_over_folds_and_one_that_failed_is_told(
         ("--config", "in one word"),
         ("--trials=0", "at least 1"),
         ("--folds=1", "at least 2"),
+        ("--cpus-per-trial=0", "--cpus-per-trial above 0"),
         ("--trainer.max_stesp=3", "did you mean --trainer.max_steps"),
     ],
 )
@@ -106,6 +112,21 @@ def test_what_the_protocol_decides_is_refused(
     with pytest.raises(UserError, match=named):
         reality_check.main(["--folder=runs", "--losses", *losses, given])
     assert not (tmp_path / "runs").exists()
+
+
+def test_as_many_trials_stand_behind_a_loss_as_it_has_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths, ran = write_losses(tmp_path), list[list[Trial]]()
+    content = yaml.safe_load(paths[0].read_text())
+    content["parameters"] = {"model.loss.init_args.margin": {"values": [0.2, 0.4]}}
+    paths[0].write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(reality_check, "run_all", lambda runs, *_: ran.append(runs))
+    monkeypatch.setattr(reality_check, "best", lambda sweep, trials: {"model.loss.init_args.margin": 0.2})
+    monkeypatch.setattr(reality_check, "lifted", lambda arguments: 0)
+    assert reality_check.main(["--folder=runs", "--trials=3", "--folds=2", "--losses", *map(str, paths)]) == 0
+    assert [len(runs) for runs in ran] == [2 * 2 + 3 * 2, 2 * 2 * 2]
+    behind = [next(word for word in run.arguments if word.startswith("--tuning_trials=")) for run in ran[1]]
+    assert behind == ["--tuning_trials=2"] * 4 + ["--tuning_trials=3"] * 4
 
 
 @pytest.mark.slow

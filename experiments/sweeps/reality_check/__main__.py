@@ -18,6 +18,7 @@ runs (--trainer.max_steps=300).
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from typing import Any
 from lifted_lightning import processes
 from lifted_lightning.cli import main as lifted
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.commands.sweep import check_arguments, run_on_ray
+from lifted_lightning.commands.sweep import check_arguments, check_resources, run_on_ray
 from lifted_lightning.errors import UserError
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.driver import Progress
@@ -63,6 +64,7 @@ class Queue:
 def main(arguments: Sequence[str]) -> int:
     """The command itself; returns its exit code: 0 if every run is done."""
     options, overrides = parser().parse_known_args(arguments)
+    check_resources(options.cpus_per_trial, options.gpus_per_trial)
     if min(options.trials, options.repeats, options.folds - 1) < 1:
         raise UserError("give --trials and --repeats of at least 1, and --folds of at least 2")
     losses = [with_folds(path, options.folds, overrides) for path in options.losses]
@@ -82,7 +84,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen = best(sweep, tuning[sweep.name])
         fixed = {name: Parameter("values", (value,)) for name, value in chosen.items()}
         swept = {FOLD: Parameter("values", tuple(folds)), SEED: Parameter("values", range(1, options.repeats + 1))}
-        final = replace(sweep, fixed=(*sweep.fixed, f"--tuning_trials={options.trials}"), parameters=fixed | swept)
+        tried = f"--tuning_trials={len(tuning[sweep.name])}"
+        final = replace(sweep, fixed=(*sweep.fixed, tried), parameters=fixed | swept)
         trials = Trials(final, options.folder.absolute() / slug(f"final-{sweep.name}"))
         finals += [trials.of(values) for values in final.grid()]
     if run_all(finals, losses[0], "repeats", options):
@@ -110,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
     result.add_argument("--cpus-per-trial", type=float, default=1.0, help="as of `lifted sweep`")
     result.add_argument("--gpus-per-trial", type=float, help="as of `lifted sweep`")
-    result.add_argument("--address", help="as of `lifted sweep`")
+    result.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="as of `lifted sweep`")
     return result
 
 
@@ -126,7 +129,8 @@ def with_folds(path: Path, folds: int, overrides: list[str]) -> Sweep:
     if len(sweep.parameters) > len(BASES):
         raise UserError(f"{path}: parameters: give at most {len(BASES)}")
     searched = [name.replace(".init_args.", ".") for name in sweep.parameters]
-    given = [word.lstrip("-").split("=")[0].replace(".init_args.", ".") for word in overrides]
+    options = [word for word in overrides if word.startswith("-")]  # and not their values
+    given = [word.lstrip("-").split("=")[0].replace(".init_args.", ".") for word in options]
     if wrong := [name for name in (*searched, *given) if name in DECIDED or (name in searched and name in given)]:
         raise UserError(f"{path}: {wrong[0]}: is decided by the protocol or its search; leave it out")
     if "--config" in overrides or "-c" in overrides:
@@ -139,13 +143,17 @@ def with_folds(path: Path, folds: int, overrides: list[str]) -> Sweep:
 
 
 def search_points(parameters: dict[str, Parameter], count: int) -> list[Values]:
-    """So many points of the ranges, spread evenly: a Halton sequence, of which more points begin with the same ones."""
+    """So many points of the ranges, or all if there are fewer, spread evenly: a Halton sequence, each point once.
+
+    More points begin with the same ones.
+    """
     searched = {name: p for name, p in parameters.items() if name not in (FOLD, SEED)}
     bases = dict(zip(searched, BASES, strict=False))
-    return [
-        {name: value_at(p, radical_inverse(number, bases[name])) for name, p in searched.items()} | {SEED: 0}
-        for number in range(1, count + 1)
-    ]
+    points: dict[str, Values] = {}
+    for number in range(1, 100 * count):  # few values give the same points again, which are no trials
+        point = {name: value_at(p, radical_inverse(number, bases[name])) for name, p in searched.items()} | {SEED: 0}
+        points.setdefault(repr(point), point)
+    return list(points.values())[:count]
 
 
 def radical_inverse(number: int, base: int) -> float:
@@ -165,10 +173,10 @@ def value_at(parameter: Parameter, share: float) -> Any:
         return parameter.values[int(share * len(parameter.values))]
     if parameter.kind == "int":
         return int(low + share * (high - low + 1))
-    value = low * (high / low) ** share if parameter.log else low + share * (high - low)
     if parameter.step:
-        value = low + round((value - low) / parameter.step) * parameter.step
-    return float(f"{value:.4g}")
+        steps = int((high - low) / parameter.step + 1e-9)
+        return round(low + int(share * (steps + 1)) * parameter.step, 12)
+    return float(f"{low * (high / low) ** share if parameter.log else low + share * (high - low):.4g}")
 
 
 def best(sweep: Sweep, trials: list[list[Trial]]) -> Values:
@@ -196,7 +204,6 @@ def best(sweep: Sweep, trials: list[list[Trial]]) -> Values:
 
 def run_all(runs: list[Trial], sweep: Sweep, name: str, options: argparse.Namespace) -> list[Trial]:
     """Run what has not ended of these, side by side, and give those that failed."""
-    runs = list({run.digest: run for run in runs}.values())  # few values give the same points again
     ended = [run for run in runs if run.ended]
     print(f"{name}: {len(runs)} runs, of which {len(ended)} are there")
     progress = Progress(replace(sweep, name=name), ended, len(runs))
