@@ -50,6 +50,7 @@ class ResultFile(Callback):
       ``metric``: by which it was; its ``step``; ``looks``: at the validation classes during the fit.
     - ``tuning_trials``: behind the configuration, where the ``best.yaml`` of a sweep, or whoever has set it, tells.
     - ``test_looks``: how often this run's checkpoints were evaluated on these test classes.
+    - ``versions`` of this process, and ``git``: its commit, and ``before``, the other ones of the training.
 
     Args:
         evaluation: whose metrics are written.
@@ -69,7 +70,7 @@ class ResultFile(Callback):
         self._meter = Meter()
         self._progress: dict[str, Any] = {
             "fit": 0.0, "training": 0.0, "images": 0, "validation": {}, "history": [], "spent": self._meter.spent,
-            "metric": None, "selected": False,
+            "metric": None, "selected": False, "git": [],
         }  # fmt: skip
         self._loaded: dict[str, Any] = {}  # this of the checkpoint that is evaluated, and its step
         self._loaded_step = 0
@@ -87,6 +88,7 @@ class ResultFile(Callback):
         latest = {f"validation/{key}": torch.tensor(value) for key, value in self._progress["validation"].items()}
         trainer._logger_connector._callback_metrics.update(latest)
         self._meter.start(trainer)
+        self._progress["git"] = [*(before := self._progress.get("git", [])), *[self._git] * (self._git not in before)]
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
@@ -180,6 +182,7 @@ class ResultFile(Callback):
             fit, looks = (not here and whole_fit(checkpoint)) or (fit, looks)
             test_looks = note_evaluation(checkpoint, evaluation.stage, data_of(trainer).table.name, evaluation.step)
         chosen = saved.get("selected")
+        before = [commit for commit in progress.get("git", []) if commit and commit != self._git]
         selection = {
             "split": "validation" if chosen else "none",
             "metric": saved.get("metric") if chosen else None,
@@ -196,6 +199,9 @@ class ResultFile(Callback):
             "selection": None if chosen is None else selection,
             "tuning_trials": self.config.get("tuning_trials"),
             "test_looks": test_looks,
+            "versions": {"lifted-lightning": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in LIBRARIES},
+            "git": self._git and self._git | ({"before": before} if before else {}),
         }
 
     def _steps(self, trainer: Trainer) -> int:
@@ -226,9 +232,6 @@ class ResultFile(Callback):
             "seconds": {"fit": round(self._progress["fit"], 3), "test": seconds},
             "images_per_second": round(self._progress["images"] / training, 1) if training else None,
             "world_size": trainer.world_size,
-            "versions": {"lifted-lightning": __version__, "python": platform.python_version()}
-            | {name: version(name) for name in LIBRARIES},
-            "git": self._git,
             **ledger,
         }
         write_json(folder / RESULT, content)

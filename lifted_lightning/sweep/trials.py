@@ -141,7 +141,8 @@ def label(values: Values, sweep: Sweep) -> str:
 def write_best(sweep: Sweep, tried: Sequence[Trial], path: Path) -> Path | None:
     """Write the settings that the best trial of a search was given, to go on top of the files that it had.
 
-    A class stands there with all its settings; ``tuning_trials`` is the number of all that were tried to find it.
+    A class stands there with all its settings; ``tuning_trials`` is the number of all that were tried to find it, those
+    of an earlier search, which the trials began from, included.
 
     Returns:
         The file; None, and nothing is written, where no trial has a score.
@@ -151,7 +152,7 @@ def write_best(sweep: Sweep, tried: Sequence[Trial], path: Path) -> Path | None:
         return None
     score, best = (max if sweep.maximize else min)(scored, key=lambda item: item[0])
     config = read_yaml(best.folder / CONFIG, str(best.folder / CONFIG))
-    settings: dict[str, Any] = {"tuning_trials": len(tried)}
+    settings: dict[str, Any] = {"tuning_trials": len(tried) + (config.get("tuning_trials") or 0)}
     for part, *below in (name.split(".") for name in best.values if name != "config"):
         if below:
             settings.setdefault(part, {})[below[0]] = config[part][below[0]]

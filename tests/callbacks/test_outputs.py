@@ -107,6 +107,8 @@ def test_which_classes_selected_and_how_often_they_and_the_test_classes_were_loo
 def test_a_run_that_goes_on_has_the_costs_of_before(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("lifted_lightning.callbacks.costs.core_seconds", lambda loaders: 5.0)  # nothing from now on
+    now = {"commit": "f" * 40, "changed": False}
+    monkeypatch.setattr("lifted_lightning.callbacks.outputs.git_state", lambda: now)
     last = fitted / "checkpoints" / "last.ckpt"
     more = again("fit", fitted, last, "more", "--trainer.max_steps=8", "--best_checkpoint.monitor=null")
     before = torch.load(last, weights_only=True)["lifted_progress"]["spent"]
@@ -114,6 +116,9 @@ def test_a_run_that_goes_on_has_the_costs_of_before(fitted: Path, monkeypatch: p
     assert more["cost"]["fit"]["images"] == 8 * 16
     assert more["selection"] == {"split": "none", "metric": None, "step": 8, "looks": 4}
     assert more["test_looks"] == 1
+    begun = [result_of(fitted)["git"]]
+    assert more["git"] == now | ({"before": begun} if begun != [None] else {})
+    assert again("test", fitted, last, "elsewhen")["git"] == more["git"], "of the training, and of this evaluation"
 
 
 def test_a_run_that_goes_on_from_an_older_version_tells_no_part_as_the_whole(

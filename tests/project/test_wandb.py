@@ -58,6 +58,7 @@ def test_all_that_a_dashboard_needs_arrives_of_a_run_that_was_resumed(tmp_path: 
     assert run.summary["cost/fit/core_seconds"] == fit["core_seconds"] > 0
     assert run.summary["cost/multiply_adds"] == result["cost"]["multiply_adds"]
     assert (run.summary["selection/split"], run.summary["test_looks"]) == ("validation", 1)
+    assert run.summary["versions/torch"] == result["versions"]["torch"]
     for picture in ("plots/tsne_test", "plots/gallery_test", "plots/confusions_test"):
         (name,) = (name for name in run.files if name.startswith(f"media/images/{picture}"))
         assert run.files[name].startswith(b"\x89PNG")

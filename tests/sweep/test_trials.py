@@ -120,6 +120,7 @@ def test_the_best_of_a_search_is_a_file_that_goes_on_top(tmp_path: Path) -> None
         trial.folder.mkdir()
         loss = {"class_path": "TripletLoss", "init_args": {"margin": margin, "mining": "hard"}}
         config = {"seed_everything": 3, "model": {"loss": loss, "compile": False}, "data": {"batch_size": 8, "size": 9}}
+        config["tuning_trials"] = 4  # of the search before
         (trial.folder / "config.yaml").write_text(yaml.safe_dump(config))
         tried.append(trial)
         if margin == 0.5:
@@ -130,6 +131,6 @@ def test_the_best_of_a_search_is_a_file_that_goes_on_top(tmp_path: Path) -> None
     path = write_best(sweep, tried, tmp_path / "best.yaml")
     assert path is not None
     assert yaml.safe_load(path.read_text()) == {
-        "tuning_trials": 3, "model": {"loss": best["model"]["loss"]}, "data": {"batch_size": 8},
+        "tuning_trials": 4 + 3, "model": {"loss": best["model"]["loss"]}, "data": {"batch_size": 8},
     }  # fmt: skip
     assert path.read_text().startswith("# The best of 3 trials by validation/map@r, 0.7000;")
