@@ -42,12 +42,16 @@ def test_result_json_tells_how_the_run_went(tmp_path: Path, monkeypatch: pytest.
     assert all(row["train/loss"] > 0 and row["batch/positive_distance"] > 0 for row in result["history"])
 
 
+BEGUN = {"commit": "b" * 40, "changed": True}
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of six steps with three looks at the validation classes."""
     runs = tmp_path_factory.mktemp("ledger")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
+        patch.setattr("lifted_lightning.callbacks.outputs.git_state", lambda: BEGUN)
         more = "--trainer.max_steps=6 --data.batches_per_epoch=2 --tsne.every_n=0 --gallery.every_n=0 --name=run"
         assert main([*FIT, *more.split(), f"--runs_dir={runs}"]) == 0
     return runs / "e" / "run"
@@ -116,8 +120,7 @@ def test_a_run_that_goes_on_has_the_costs_of_before(fitted: Path, monkeypatch: p
     assert more["cost"]["fit"]["images"] == 8 * 16
     assert more["selection"] == {"split": "none", "metric": None, "step": 8, "looks": 4}
     assert more["test_looks"] == 1
-    begun = [result_of(fitted)["git"]]
-    assert more["git"] == now | ({"before": begun} if begun != [None] else {})
+    assert (result_of(fitted)["git"], more["git"]) == (BEGUN, now | {"before": [BEGUN]})
     assert again("test", fitted, last, "elsewhen")["git"] == more["git"], "of the training, and of this evaluation"
 
 
