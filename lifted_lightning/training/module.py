@@ -374,12 +374,12 @@ class EmbeddingModule(LightningModule):
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         found = self.parameter_groups()
-        learning = {id(p) for group, _ in found for p in group["params"]}
-        if left := [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in learning]:
-            rank_zero_warn(f"parameter_groups: in no group, so that they do not learn: {listed(left)}")
         if self.freeze_trunk_steps and all(str(group.get("name")).startswith("trunk") for group, _ in found):
             raise UserError("model.freeze_trunk_steps: neither head nor loss has parameters that would learn meanwhile")
         optimizer = make([group for group, _ in found])
+        learning = {id(p) for group in optimizer.param_groups for p in group["params"]}  # lists by now
+        if left := [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in learning]:
+            rank_zero_warn(f"parameter_groups: in no group, so that they do not learn: {listed(left)}")
         factors = [factor for _, factor in found]
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] *= factor

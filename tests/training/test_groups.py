@@ -203,3 +203,15 @@ def test_groups_of_one_s_own(tmp_path: Path) -> None:
     made.told = [("slow", ["network.weight"])]
     with pytest.warns(UserWarning, match=r"in no group, so that they do not learn: network\.bias"):
         made.configure_optimizers()
+
+
+def test_parameters_that_come_one_by_one_are_in_their_group() -> None:
+    """A generator, as ``parameters()`` gives it, can be read once."""
+
+    class All(EmbeddingModule):
+        def parameter_groups(self) -> list[tuple[dict[str, Any], float]]:
+            return [({"params": self.network.parameters(), "name": "network"}, 1.0)]
+
+    made = All(nn.Linear(2, 2), ContrastiveLoss(), CropMirror())
+    (group,) = made.configure_optimizers().param_groups
+    assert group["params"] == [*made.network.parameters()]
