@@ -25,7 +25,14 @@ from lifted_lightning.data.images import (
 )
 from lifted_lightning.data.loading import CropDraws, FileRows, PixelRows, drawn_ahead, make_loader, share_of_rank
 from lifted_lightning.data.pixels import Decoding, Pixels, open_pixels, unreadable
-from lifted_lightning.data.table import ImageTable, IntArray, class_digests, split_training_rows, with_pairs
+from lifted_lightning.data.table import (
+    ImageTable,
+    IntArray,
+    class_digests,
+    digest_of_rows,
+    split_training_rows,
+    with_pairs,
+)
 from lifted_lightning.errors import UserError, counted, listed
 
 VALIDATION_SHARE = 0.2  # of the training classes, where neither a share nor folds are given
@@ -233,6 +240,8 @@ class RetrievalDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Decode the images, if they are not cached yet, and tell the batch sampler what there is to draw from."""
         if self._readable is None:
+            if self.trainer and self.trainer.world_size > 1:
+                self._compare_ranks(self.trainer)
             self._readable = self._read_images()
             self._tell_of_colour()
         if self.trainer:
@@ -242,6 +251,15 @@ class RetrievalDataModule(LightningDataModule):
             if self.table.validation is not None:
                 own = f"{self.table.name}: its own classes validate; data.validation_share is not used"
                 rank_zero_only(print)(own)
+
+    def _compare_ranks(self, trainer: Trainer) -> None:
+        """Refuse a table that is another on another rank, which would train on labels that mean other classes."""
+        own = digest_of_rows(self.table)
+        if not trainer.strategy.reduce_boolean_decision(trainer.strategy.broadcast(own) == own):
+            raise UserError(
+                f"{self.table.name}: images or classes come in another order on another rank: sort what the data set "
+                "takes from a set, or from a folder's listing"
+            )
 
     def _take_trainer(self, trainer: Trainer, stage: str) -> None:
         """Keep a trainer from slicing again what is each rank's share; refuse epochs that end before the sampler's."""

@@ -57,6 +57,8 @@ class ImageTable:
         n = len(self.labels)
         if len(self.items) != n:
             raise ValueError(f"{self.name}: {len(self.items)} items for {n} labels")
+        if self.cameras is not None and len(self.cameras) != n:
+            raise ValueError(f"{self.name}: {len(self.cameras)} cameras for {n} labels")
         if n and (self.labels.min() < 0 or self.labels.max() >= len(self.class_names)):
             raise ValueError(f"{self.name}: labels are not within 0..{len(self.class_names) - 1}")
         texts = [self.name, *self.class_names, *self.items]
@@ -131,6 +133,11 @@ def class_digests(table: ImageTable, rows: IntArray) -> IntArray:
         items.setdefault(int(table.labels[row]), []).append(table.items[row])
     pairs = [(_digest([table.class_names[c]]), _digest(sorted(items[c]))) for c in sorted(items)]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def digest_of_rows(table: ImageTable) -> int:
+    """A digest of what row and label numbers mean."""
+    return _digest([*table.class_names, *table.items, *map(str, table.labels)])
 
 
 def _digest(texts: Sequence[str]) -> int:

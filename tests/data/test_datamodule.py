@@ -1,5 +1,8 @@
 """The data module: what it refuses, and what it tells the batch sampler."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +10,7 @@ from PIL import Image
 from lifted_lightning.data.batches import PositivePairs
 from lifted_lightning.data.datamodule import RetrievalDataModule
 from lifted_lightning.data.datasets import ImageFolder, TableFile
+from lifted_lightning.data.table import digest_of_rows
 from lifted_lightning.errors import UserError
 
 
@@ -44,6 +48,18 @@ def test_the_sampler_draws_rows_that_train_and_can_be_read(folder, cache):
         assert batch["labels"].tolist() == data.train_labels[rows].tolist()
     tested = [row for batch in data.test_dataloader() for row in batch["indices"].tolist()]
     assert tested == [row for row in data.table.test.tolist() if row not in broken]
+
+
+def test_ranks_whose_classes_are_in_another_order_are_refused(folder):
+    """As a set of names gives them, which is in another order in each process."""
+    data = RetrievalDataModule(ImageFolder(str(folder)), PositivePairs(), size=8, cache=False)
+    strategy = SimpleNamespace(broadcast=lambda own: strategy.of_rank_zero, reduce_boolean_decision=lambda same: same)
+    data.trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    strategy.of_rank_zero = digest_of_rows(replace(data.table, class_names=data.class_names[::-1]))
+    with pytest.raises(UserError, match="come in another order on another rank"):
+        data.setup("validate")
+    strategy.of_rank_zero = digest_of_rows(data.table)
+    data._compare_ranks(data.trainer)
 
 
 def test_single_images_are_named_all_or_left_out(folder):

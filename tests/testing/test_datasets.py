@@ -54,6 +54,7 @@ class OtherCounts(Blobs):
 FAULTS = {
     "no title": (NoTitle(), TABLE),
     "other counts": (OtherCounts(), TABLE),
+    "cameras of other images": (changed(cameras=lambda t: np.zeros(3, dtype=np.int64)), TABLE),
     "a class in two parts": (changed(test=lambda t: np.append(t.train[-1:], t.test)), TABLE),
     "a class without images": (changed(class_names=lambda t: [*t.class_names, "x"]), ORDER),
     "one name for two": (changed(class_names=lambda t: ["x"] * 40), ORDER),
