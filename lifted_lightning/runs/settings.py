@@ -11,7 +11,8 @@ from typing import Any
 # the folds of a configuration are repeats of it, as its seeds are. A name stands for all below it.
 SET_ASIDE = frozenset((
     "seed_everything", "name", "experiment", "runs_dir", "ckpt_path", "weights_only", "test", "evaluation.baseline",
-    "tsne", "gallery", "confusions", "last_checkpoint", "logger_timeout", "tuning_trials", "data.fold",
+    "evaluation.metrics", "tsne", "gallery", "confusions", "last_checkpoint", "logger_timeout", "tuning_trials",
+    "data.fold",
     *(f"data.{key}" for key in ("root", "workers", "cache_dir", "eval_batch_size")),
     *(f"trainer.{key}" for key in (
         "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler",

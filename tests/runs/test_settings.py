@@ -24,6 +24,7 @@ SAME: list[dict[str, Any]] = [
     {"tsne__every_n": 9, "evaluation__baseline": False, "data__workers": 7, "data__root": "/data"},
     {"trainer__devices": 2, "trainer__logger": {"class_path": "MyLogger"}, "trainer__max_steps": 100.0},
     {"model__network__init_args__embedding_size": 64, "data__dataset": {"class_path": "Omniglot"}},
+    {"evaluation__metrics": [{"class_path": "my_metric.HubnessRate"}]},
     {"data__folds": None, "data__fold": None},
     {"data__single_images": "refuse", "data__interpolation": "bilinear"},  # came later, and mean what went before
 ]
