@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,18 +30,18 @@ def smallest(batch: Batch, shows: Callable[[Batch], bool]) -> Batch:
             row += 1
     unit = 10.0 ** math.floor(math.log10(float(batch[0].abs().max()) or 1.0))
     for digits in range(4):
-        rounded = (batch[0] / unit).round(decimals=digits) * unit, batch[1]
+        rounded = ((batch[0].double() / unit).round(decimals=digits) * unit).to(batch[0].dtype), batch[1]
         if time.monotonic() < end and shows(rounded):
             return rounded
     return batch
 
 
 def as_code(batch: Batch) -> str:
-    """A batch as Python."""
-    rows = ", ".join("[" + ", ".join(f"{value + 0:.6g}" for value in row) + "]" for row in batch[0].tolist())
+    """A batch as Python, in as many digits as make the same float32."""
+    rows = ", ".join("[" + ", ".join(map(str, row)) + "]" for row in batch[0].float().numpy() + np.float32(0))
     return f"embeddings = torch.tensor([{rows}])\nlabels = torch.tensor({batch[1].tolist()})"
 
 
 def rolled(batch: Batch, step: int) -> Batch:
-    """The batch of a later step: every row with the label of another."""
-    return batch[0].roll(step, 0) * (1 + step / 10), batch[1]
+    """The batch of a later step: every row has the label of another, and is longer."""
+    return batch[0] * (1 + step / 10), batch[1].roll(step)

@@ -1,10 +1,12 @@
 """Whether a gradient is that of finite differences, and if it is not, what in the code has cut it."""
 
+import copy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ CUTS = (  # what gives a value that no gradient goes through
     Tensor.detach, torch.detach, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__,
     Tensor.__array__, Tensor.data.__get__,  # type: ignore[attr-defined]
 )  # fmt: skip
+NOT_THEIRS = (str(Path(__file__).parent), copy.__file__)  # how the copies that are asked are made
 DIRECTIONS = 4
 # Lengths of the differences, in the unit of the points, and how much of a slope may be wrong; of a hinge that is met on
 # the way at one length, another is free.
@@ -73,6 +76,8 @@ def _place() -> str:
         if code.co_argcount and isinstance(frame.f_locals.get(code.co_varnames[0]), FunctionCtx):
             return ""
         if not place and "/torch/" not in code.co_filename:
+            if code.co_filename.startswith(NOT_THEIRS):
+                return ""
             place = f"{code.co_filename.rsplit('/', 1)[-1]}:{line}"
     return place
 

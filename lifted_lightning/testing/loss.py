@@ -20,7 +20,7 @@ from lifted_lightning.testing.findings import Answer, ContractError, Findings, r
 from lifted_lightning.training import loss_state
 
 HALF = {torch.float16: (0.05, 0.2), torch.bfloat16: (0.1, 0.3)}  # how much of a value and a gradient may be wrong
-STEPS, SAVED = 6, 3  # of a training, and after how many it is interrupted
+STEPS, SAVED = 8, 4  # of a training, and after how many it is interrupted: labels do not lie as at first
 
 
 def check_loss(
@@ -35,9 +35,9 @@ def check_loss(
 
     What must hold, else it ``fails``: a scalar of the right kind; the same draws on every rank; the gradient of finite
     differences; finite value and gradient at the edges (no positives, no negatives, one class, one image, equal,
-    far and tiny points) and in half precision; two ranks equal one process; a training that goes on from a checkpoint
-    equals one that was not interrupted. What is ``told``: whether it depends on the order of the rows or the names of
-    the classes, its time and memory, graph breaks, and whether it waits for the device.
+    far and tiny points, classes of unlike size) and in half precision; two ranks equal one process; a training that
+    goes on from a checkpoint equals one that was not interrupted. What is ``told``: whether it depends on the order of
+    the rows or the names of the classes, its time and memory, graph breaks, and whether it waits for the device.
 
     Every comparison is of copies, so the loss is left as it was, and so are the generators of random numbers.
 
@@ -81,12 +81,13 @@ class _Contract:
     def ask(self, two_ranks: bool, costs: bool) -> Findings:
         """All questions, in order."""
         ask = self.found.ask
-        if not ask("gives a scalar", partial(self._finite, [self.batch])):
+        if not ask("gives a scalar", self._scalar):
             return self.found
         ask("draws alike on every rank", self._draws)
         ask("gradient of finite differences", self._gradient)
         for name, batches in self._edges().items():
             ask(name, partial(self._finite, batches))
+        ask("classes of unlike size", self._unlike_sizes)
         for dtype in HALF:
             ask(str(dtype).removeprefix("torch."), partial(self._half, dtype))
         ask("two ranks equal one", self._two_ranks if two_ranks else lambda: ("not asked", "two_ranks=False"))
@@ -135,6 +136,24 @@ class _Contract:
         for batch in batches:
             self.must_hold(batch, self.wrong)
 
+    def _scalar(self) -> None:
+        self._finite([self.batch])
+        try:
+            self.call((self.batch[0].double(), self.batch[1]), self.copy(torch.float64))
+        except Exception as error:
+            remedy = "what it makes itself must have embeddings.dtype"
+            raise ContractError(f"{raised(error)} for float64, in which it is asked from here on: {remedy}") from error
+
+    def _unlike_sizes(self) -> Answer:
+        """Three images of a class and one of another, which has no positive."""
+        try:
+            self._finite([(self.batch[0][:4], self.batch[1][:4])])
+        except ContractError as error:
+            if str(error).startswith("raises"):  # some need as many of each, of a sampler
+                return "told", str(error)
+            raise
+        return None
+
     def _draws(self) -> str:
         def value(batch: Batch, torchs: int = 0, others: int = 0) -> float:
             torch.manual_seed(torchs)
@@ -157,13 +176,15 @@ class _Contract:
 
     def _gradient(self) -> Answer:
         before, loss = _kept(self.loss), self.copy()
-        self.call(self.batch, loss)
+        loss(self.batch[0].clone().requires_grad_(), self.batch[1])
+        begun, after = dict(self.loss.named_parameters()), dict(loss.named_parameters())
+        moved = [name for name, value in begun.items() if not torch.equal(value, after[name])]  # to a sphere, say
         self.stateful = before != _kept(loss)
         cuts: list[gradient.Cut] = []
 
         def wrong(batch: Batch) -> str:
             own = self.copy(torch.float64).named_parameters()
-            learn = {name: parameter for name, parameter in own if parameter.requires_grad}
+            learn = {name: value for name, value in own if value.requires_grad and name not in moved}
 
             def value(leaves: Sequence[Tensor]) -> Tensor:
                 ranks.seed(0)
@@ -186,7 +207,9 @@ class _Contract:
             if all(cut.what in (".detach", "no_grad") and _learns(cut.value) for cut in cuts):
                 return "told", f"right with values held constant that have a gradient elsewhere ({places})"
             raise ContractError(f"a term is cut off from the gradient: {places}", error.example) from error
-        return None
+        if not self.call(self.batch)[1].any():
+            return "told", "is 0: nothing is learnt of a batch like this"
+        return ("told", f"right but for {listed(moved)}, which it sets by itself") if moved else None
 
     def _edges(self) -> dict[str, list[Batch]]:
         rows, labels = self.batch
@@ -197,7 +220,7 @@ class _Contract:
             "one class": [(rows, torch.zeros_like(labels))],
             "one image": [(rows[:1], labels[:1])],
             "equal points": [(rows[:1].repeat(12, 1), labels), (rows[labels], labels)],
-            "far points": [(rows * 1e4, labels)],
+            "far points": [(rows * 1e4, labels), (rows[labels] * 1e4, labels)],  # the latter all that can be learnt
             "tiny points": [(rows * 1e-6, labels)],
         }
 
@@ -224,6 +247,10 @@ class _Contract:
     def _two_ranks(self) -> Answer:
         if any(type(module).__module__ == "__main__" for module in self.loss.modules()):
             return "not asked", "defined in a script or notebook: two ranks need it in a file to import"
+        loss = self.copy()
+        loss(self.batch[0].clone().requires_grad_(), self.batch[1]).backward()
+        if unused := [name for name, value in loss.named_parameters() if value.requires_grad and value.grad is None]:
+            raise ContractError(f"{listed(unused)} has no gradient, which DDP waits for: use it, or freeze it")
         try:
             pickle.loads(pickle.dumps(self.loss))
         except Exception as error:
@@ -258,7 +285,10 @@ class _Contract:
             changed, plain = {name for name, _ in before ^ _kept(unbroken)}, loss_state.changes(began, unbroken)
             torch.save((unbroken.state_dict(), plain), file := io.BytesIO())
             file.seek(0)
-            state, values = torch.load(file, weights_only=True)
+            try:
+                state, values = torch.load(file, weights_only=True)
+            except pickle.UnpicklingError:
+                return f"keeps in {listed(sorted(plain))} what no checkpoint has; use buffers, numbers, texts, lists"
             resumed.load_state_dict(state)
             loss_state.restore(resumed, values, torch.device("cpu"))
             rest = (ranks.train(loss, batches[SAVED:], SAVED) for loss in (unbroken, resumed))
@@ -270,7 +300,7 @@ class _Contract:
                     return f"{shown}: {why}; use buffers or plain attributes"
             return ""
 
-        note = f"\n# each step rolled by a row and a tenth longer; saved after step {SAVED}"
+        note = f"\n# each step labels rolled by one, rows a tenth longer; saved after step {SAVED}"
         self.must_hold(self.batch, wrong, note)
         return f"with its plain attributes {listed(sorted(plain))}" if plain else ""
 
@@ -282,7 +312,8 @@ class _Contract:
         return self._compare(other, "the order of its rows", "as a loss of given pairs does")
 
     def _names(self) -> Answer:
-        labels = self.batch[1].max() - self.batch[1]
+        last = min(12, self.classes) - 1
+        labels = last - self.batch[1] * (last // max(1, int(self.batch[1].max())))  # with gaps, if there are as many
         own = any(True for _ in self.loss.parameters())
         why = "as with class proxies" if own else "though it has no parameters: is a label compared by value?"
         return self._compare((self.batch[0], labels), "which class has which label", why)

@@ -51,7 +51,7 @@ def train(loss: nn.Module, batches: Sequence[Batch], first: int = 0) -> list[Ste
         first: the number of the first step, on which draws depend.
 
     Raises:
-        ContractError: for a value that is no scalar with a gradient of the embeddings.
+        ContractError: for a value that is no scalar with a gradient of the embeddings, and if these are changed.
     """
     steps, own = [], [parameter for parameter in loss.parameters() if parameter.requires_grad]
     for number, (embeddings, labels) in enumerate(batches, first):
@@ -59,7 +59,9 @@ def train(loss: nn.Module, batches: Sequence[Batch], first: int = 0) -> list[Ste
         rows = embeddings[share.start : share.stop].clone().requires_grad_()
         gathered = gather_with_gradient(rows)
         seed(number)
-        value = loss(gathered, labels)
+        value = loss(given := gathered.clone(), named := labels.clone())
+        if not torch.equal(given, gathered) or not torch.equal(named, labels):
+            raise ContractError("writes into the embeddings or labels that it is given, which others read after it")
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ContractError(f"gave {what}, not a scalar tensor of floating point")

@@ -114,6 +114,8 @@ class _Sampler:
 
     def varies(self) -> None:
         first, second = (np.stack(self.unbroken[start : start + STEPS]) for start in (0, STEPS))
+        if (same := (first[1:] == first[:-1]).all(1)).any():
+            raise ContractError(f"batches {(number := int(same.argmax()))} and {number + 1} of an epoch are the same")
         for what, other in (("epochs", second), ("seeds", np.stack(self.train(self.bound(seed=1), end=STEPS)))):
             if (same := (first == other).all(1)).any():
                 raise ContractError(f"batch {int(same.argmax())} of {what} 0 and 1 is the same")

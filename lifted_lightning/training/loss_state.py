@@ -22,17 +22,38 @@ def attributes(loss: nn.Module) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
-    """The attributes that are no longer what they were."""
-    return {k: v for k, v in attributes(loss).items() if k not in before or not _same(before[k], v)}
+    """The attributes that are no longer what they were, as a checkpoint has them: in tensors, lists, dictionaries."""
+    return {k: _kept(v) for k, v in attributes(loss).items() if k not in before or not _same(before[k], v)}
 
 
 def restore(loss: nn.Module, values: dict[str, Any], device: torch.device) -> None:
-    """Set attributes that :func:`changes` gave; those of a module that is no more are passed over."""
+    """Set attributes that :func:`changes` gave; those of a module that is no more are passed over.
+
+    What a new loss has as a set, a deque, an array or a dictionary of a kind of its own is one again.
+    """
     modules = dict(loss.named_modules())
     for place, value in values.items():
         path, _, name = place.rpartition(".")
-        if path in modules:
+        if path not in modules:
+            continue
+        now = vars(modules[path]).get(name)
+        if isinstance(now, dict | set | deque):  # as it was made: with its length at most, what it gives by default
+            now.clear()
+            now.extend(value) if isinstance(now, deque) else now.update(value)
+        elif isinstance(now, np.ndarray):
+            setattr(modules[path], name, value.numpy().copy())
+        else:
             setattr(modules[path], name, value.to(device) if isinstance(value, Tensor) else deepcopy(value))
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, set | deque):
+        return list(value)
+    if isinstance(value, dict):
+        return dict(value)
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
 def _same(a: Any, b: Any) -> bool:

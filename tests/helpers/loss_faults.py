@@ -1,6 +1,7 @@
 """Losses with a fault each, of the kinds that people's own losses have."""
 
 import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
 import numpy as np
@@ -194,6 +195,116 @@ def plain_zero(x: Tensor, labels: Tensor) -> Tensor | float:
 
 def unconnected(x: Tensor, labels: Tensor) -> Tensor:
     return sound(x, labels) if len(labels.unique()) > 1 else torch.zeros(())
+
+
+def writes_labels(x: Tensor, labels: Tensor) -> Tensor:
+    value = sound(x, labels)
+    labels[labels == 3] = 2
+    return value
+
+
+def means_of_anchors(x: Tensor, labels: Tensor) -> Tensor:
+    """Of no positives at all it is right, but not of one image that has none."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, positive, _ = terms(x, labels)
+    if not positive.any():
+        return sound(x, labels)
+    return sound(x, labels) + ((squares * positive).sum(1) / positive.sum(1)).mean()
+
+
+def mean_of_what_is_left(x: Tensor, labels: Tensor) -> Tensor:
+    """The mean over active triplets, of which there are some until all is learnt."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    squares, positive, negative = terms(x, labels)
+    hinges = (squares[:, :, None] - squares[:, None] + 5)[positive[:, :, None] & negative[:, None]].relu()
+    return sound(x, labels) + (hinges[hinges > 0].mean() if len(hinges) else 0)
+
+
+def angle_beyond_one(x: Tensor, labels: Tensor) -> Tensor:
+    """The cosine of an image with one that is equal may be above 1 by its last digit."""
+    x = nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))
+    first, second = terms(x, labels)[1].nonzero(as_tuple=True)
+    return sound(x, labels) + (x @ x.T)[first, second].arccos().sum()
+
+
+def labels_counted(x: Tensor, labels: Tensor) -> Tensor:
+    """The classes of a batch are taken for 0, 1, 2 and so on."""
+    of_classes = [x[labels == label] for label in range(len(labels.unique()))]
+    return sound(x, labels) + sum((rows - rows.mean(0)).square().sum() for rows in of_classes if len(rows))
+
+
+def pairs_counted(x: Tensor, labels: Tensor) -> Tensor:
+    """It has a gradient, but nothing in it."""
+    squares, positive, _ = terms(x, labels)
+    return (squares[positive] > 1).sum() + 0 * x.sum()
+
+
+def gradient_times_ranks(x: Tensor, labels: Tensor) -> Tensor:
+    x = x.clone()
+    x.register_hook(lambda gradient: gradient * world_size())
+    return sound(x, labels)
+
+
+def single_only(x: Tensor, labels: Tensor) -> Tensor:
+    members = nn.functional.one_hot(labels).float()
+    return (x - members @ members.T @ x).square().mean()
+
+
+class OtherAttributes(nn.Module):
+    """No fault: each is kept as what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes: set[int] = set()
+        self.times: Counter[int] = Counter()
+        self.sums: defaultdict[int, float] = defaultdict(float)
+        self.last: deque[float] = deque(maxlen=2)
+        self.mean = np.zeros(2)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        value = sound(x, labels)
+        self.classes |= {len(self.classes)}
+        self.times[len(self.times)] += 1
+        self.sums[len(self.sums)] += 1.5
+        self.last.append(value.item())
+        self.mean = self.mean + 1
+        kept = len(self.classes), sum(self.times.values()), sum(self.sums.values()), len(self.last), self.mean.sum()
+        return value * sum(map(float, kept))
+
+
+class MaskKept(nn.Module):
+    """Which images are of one class is another in the next batch of the same size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._same = torch.zeros(0, 0, dtype=torch.bool)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        if len(self._same) != len(labels):
+            self._same = labels[:, None] == labels
+        return sound(x, labels) + torch.where(self._same, terms(x, labels)[0], 0).sum()
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return sound(x, labels)
+
+
+class StopGradientOfProxies(nn.Module):
+    """No fault: it has parameters of its own beside such weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies = nn.Parameter(torch.randn(20, 8))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        scores = x.to(self.proxies.dtype) @ self.proxies.T
+        terms = nn.functional.cross_entropy(scores, labels, reduction="none")
+        return (terms * terms.detach()).mean()
 
 
 def reads_a_number(x: Tensor, labels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ FAULTS = {
     "another size": ({"transform": lambda self, x, draws: crop(self, x, draws)[:, :, 1:]}, IMAGES),
     "in place": ({"transform": lambda self, x, draws: crop(self, x.bitwise_not_(), draws)}, IMAGES),
     "draws by itself": ({"transform": lambda self, x, draws: crop(self, x, torch.rand_like(draws))}, ITSELF),
+    "draws of no key": ({"draw": lambda self, key, global_batch: torch.rand(global_batch, 8)}, ITSELF),
     "evaluates at random": ({"centre": lambda self, x: centre(self, x) * torch.rand(())}, ITSELF),
     "by the batch": ({"transform": lambda self, x, draws: crop(self, x, draws) - x.float().mean()}, APART),
     "one draw for all": ({"transform": lambda self, x, draws: crop(self, x, draws[:1].expand_as(draws))}, VARIES),

@@ -20,7 +20,8 @@ from tests.helpers.losses import CASES
 D, CLASSES = 8, 20
 GRADIENT, RANKS, STATE = "gradient of finite differences", "two ranks equal one", "goes on from a checkpoint"
 EDGES = ["no positives", "no negatives", "one class", "one image", "equal points", "far points", "tiny points"]
-MUST = ["gives a scalar", "draws alike on every rank", GRADIENT, *EDGES, "float16", "bfloat16", RANKS, STATE]
+UNLIKE = "classes of unlike size"
+MUST = ["gives a scalar", "draws alike on every rank", GRADIENT, *EDGES, UNLIKE, "float16", "bfloat16", RANKS, STATE]
 TOLD = ["order of the rows", "names of the classes"]
 CDIST = {"bfloat16": "told"}  # torch.cdist has none on a CPU
 
@@ -39,12 +40,15 @@ SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "Circle": (losses.CircleLoss, {GRADIENT: "told"}),  # its weights are constants, as in the paper
     "SupCon": (losses.SupConLoss, {}),
     "NTXent": (losses.NTXentLoss, {"float16": "fails"}),  # the smallest number that it adds bounds the logarithm
-    "SmoothAP": (losses.SmoothAPLoss, {}),
+    "P2SGrad": (lambda: losses.P2SGradLoss(D, CLASSES), {GRADIENT: "told", "bfloat16": "told"}),  # proxies of length 1
+    "SmoothAP": (losses.SmoothAPLoss, {UNLIKE: "told"}),  # it wants as many of each
     "CrossBatchMemory": (
         lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), D, memory_size=40), {GRADIENT: "told", **CDIST}
     ),
     "stop-gradient": (lambda: faults.Loss(faults.stop_gradient), {GRADIENT: "told"}),
     "a draw of torch's": (lambda: faults.Loss(faults.torch_draw), {}),
+    "stop-gradient beside proxies": (faults.StopGradientOfProxies, {GRADIENT: "told"}),
+    "plain attributes of other kinds": (faults.OtherAttributes, {}),
     "a plain attribute": (faults.PlainAttribute, {}),
     "a queue of a block without gradients": (faults.Queue, {GRADIENT: "told"}),
     "an example's": (MarginLoss, {"float16": "told", "bfloat16": "told"}),  # nor has torch.pdist
@@ -72,6 +76,13 @@ PLANTED: dict[Callable, tuple[str, str]] = {
     faults.tiny_overflow: ("tiny points", "not finite"),
     faults.vector: ("gives a scalar", "shape (1,)"),
     faults.plain_zero: ("no positives", "gave float"),
+    faults.MaskKept: (STATE, "_same"),
+    faults.single_only: ("gives a scalar", "must have embeddings.dtype"),
+    faults.writes_labels: ("gives a scalar", "writes into"),
+    faults.means_of_anchors: (UNLIKE, "value nan"),
+    faults.mean_of_what_is_left: ("far points", "value nan"),
+    faults.angle_beyond_one: ("equal points", "value nan"),
+    faults.gradient_times_ranks: (RANKS, "the gradient is 2 times"),
     faults.unconnected: ("one class", "without a gradient"),
 }
 
@@ -120,6 +131,11 @@ def test_what_a_rank_raises_is_told() -> None:
     assert "rank 1 of two raises ValueError: my own words (loss_faults.py:" in found[RANKS].detail
 
 
+def test_a_parameter_that_is_not_used_is_told() -> None:
+    failed = check_loss(faults.Unused(), D, costs=False).failed
+    assert [(finding.question, finding.detail.split()[0]) for finding in failed] == [(RANKS, "spare")]
+
+
 def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
     local = faults.Loss(lambda x, labels: faults.sound(x, labels))
     found = {finding.question: finding for finding in check_loss(local, D, costs=False)}
@@ -134,6 +150,8 @@ def test_a_loss_that_reaches_no_other_process_is_not_asked() -> None:
         (faults.Loss(faults.cube_of_rows), "time and memory", "memory as B^"),
         (faults.Loss(faults.reads_a_number), "graph breaks", "Tensor.item"),
         (faults.Loss(faults.label_by_value), "names of the classes", "though it has no parameters"),
+        (faults.Loss(faults.labels_counted), "names of the classes", "though it has no parameters"),
+        (faults.Loss(faults.pairs_counted), GRADIENT, "nothing is learnt"),
         (losses.SmoothAPLoss(), "order of the rows", "depends on the order"),
         (LiftedStructureLoss(), "graph breaks", "0 breaks"),
         (LiftedStructureLoss(), "order of the rows", "does not depend"),
@@ -151,12 +169,14 @@ def test_what_is_told(monkeypatch: pytest.MonkeyPatch, loss: nn.Module, question
     assert told in found[question].detail
 
 
-def test_the_example_is_small_and_shows_it() -> None:
-    found = check_loss(faults.Loss(faults.mean_over_none), D, two_ranks=False, costs=False).failed[0]
+@pytest.mark.parametrize("fault", [faults.mean_over_none, faults.angle_beyond_one], ids=lambda fault: fault.__name__)
+def test_the_example_is_small_and_shows_it(fault: Callable) -> None:
+    """One shows it in round numbers, the other in a last digit."""
+    found = check_loss(faults.Loss(fault), D, two_ranks=False, costs=False).failed[0]
     pasted: dict[str, torch.Tensor] = {}
     exec(found.example, {"torch": torch}, pasted)
     assert len(pasted["labels"]) <= 2
-    assert not faults.mean_over_none(*pasted.values()).isfinite()
+    assert not fault(*pasted.values()).isfinite()
 
 
 def test_nothing_outside_is_changed() -> None:

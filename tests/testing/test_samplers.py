@@ -62,6 +62,7 @@ FAULTS = {
     "counts": (Counts(), ITSELF),
     "forgets what was seen": (ForgetsWhatWasSeen(), "an interrupted run goes on with the same batches"),
     "the same each epoch": (faulty(draw=lambda self, _, number: seeded(self, self.seed, number % len(self))), OTHERS),
+    "the same all epoch": (faulty(draw=lambda self, _, number: seeded(self, self.seed, number // len(self))), OTHERS),
     "the same for each seed": (faulty(draw=lambda self, _, number: seeded(self, number)), OTHERS),
     "rows that do not train": (faulty(draw=lambda self, r, _: r.choice(len(self.labels), self.batch_size)), ROWS),
     "cannot prepare": (faulty(prepare=lambda self: 1 / len(self.rows[:0])), ROWS),
