@@ -79,22 +79,28 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
         The results, as ``report.tables.ensembles`` takes them.
     """
     sys.path.insert(0, os.getcwd())  # a network of the user's own
-    from lifted_lightning.inference.ensemble import Member, evaluate_together
+    from lifted_lightning.inference.ensemble import Member, evaluate_together, kept_results
     from lifted_lightning.runs.evaluations import looks_at_test
 
     runs = frame["run"].drop_duplicates(["same", "seed", "fold"])
     there = runs[["folder", "result"]].apply(lambda run: _selected_checkpoint(*run), axis=1)
-    if without := runs["name"][there.isna()].tolist():
+    kept = kept_results(folder) if there.isna().all() else {}  # a report is made anew where no model is left
+    here = there.notna() | runs["name"].map(lambda name: (name,) in kept)
+    if without := runs["name"][~here].tolist():
         notes.append(f"without their selected checkpoint, so that they are not in an ensemble: {listed(without)}")
     results, written = list[tuple[Path, dict[str, Any]]](), 0
-    for _, of in runs[there.notna()].groupby("same", sort=False):
+    for _, of in runs[here].groupby("same", sort=False):
         groups = [group for _, group in of.groupby("seed" if of["fold"].nunique() > 1 else "same", sort=False)]
         most = max(map(len, groups))
         for group in groups:
             if len(group) < most:
                 notes.append(f"fewer folds than other seeds have, not concatenated: {listed(group['name'].tolist())}")
-            members = [Member(run["name"], there[i], run["result"]) for i, run in group.iterrows()]
-            found, new = evaluate_together(members, folder, together=len(group) == most)
+            if kept:
+                names = dict.fromkeys([*((name,) for name in group["name"]), tuple(group["name"])])
+                found, new = [kept[name] for name in names if name in kept], 0
+            else:
+                members = [Member(run["name"], there[i], run["result"]) for i, run in group.iterrows()]
+                found, new = evaluate_together(members, folder, together=len(group) == most)
             written += new
             for i, result in zip([*group.index, group.index[0]], found, strict=False):  # the last is of all together
                 results.append((group.at[i, "folder"], result))
@@ -107,7 +113,7 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
                 for name, value in values.items():
                     frame.loc[i, ("value", name)] = value
     counts = f"{counted(written, 'result')} written, {len(results) - written} found there"
-    notes.append(f"models alone and together, in {os.path.relpath(folder)}: {counts}")
+    notes.append(f"models alone and together, in {folder.name}/ of the report: {counts}")
     return results
 
 

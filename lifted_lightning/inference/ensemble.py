@@ -96,6 +96,12 @@ def evaluate_together(
     return results, new
 
 
+def kept_results(folder: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The results that :func:`evaluate_together` has written below a folder, by the names of the runs they are of."""
+    found = [result for path in sorted(folder.glob(f"*/{RESULT}")) if (result := _read(path)) is not None]
+    return {tuple(member["run"] for member in result[MEMBERS]): result for result in found}
+
+
 def concatenated(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
     """The same images with the embeddings of all sets, each scaled to unit length, one after the other."""
     embeddings = torch.cat([normalize(items.embeddings, dim=1) for items in sets], dim=1)
