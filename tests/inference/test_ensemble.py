@@ -73,7 +73,7 @@ def test_equal_to_concatenation_by_hand_and_evaluated_once(
     assert main(["report", str(runs), "--ensemble"]) == 0
     told = capsys.readouterr().out
     assert "without their selected checkpoint, so that they are not in an ensemble: runs/lost" in told
-    assert "report/ensembles: 6 results written, 0 found there" in told
+    assert "in ensembles/ of the report: 6 results written, 0 found there" in told
     results = [json.loads(path.read_text()) for path in (runs / "report" / "ensembles").glob("*/result.json")]
     paths = sorted((tmp_path / "images").rglob("*.*"))
     paths = [path for path in paths if int(path.parent.name.split()[1]) >= CLASSES // 2]
@@ -108,6 +108,12 @@ def test_equal_to_concatenation_by_hand_and_evaluated_once(
     assert main(["report", str(runs), "--ensemble"]) == 0
     assert "0 results written, 6 found there" in capsys.readouterr().out
     assert (runs / "report" / "report.md").read_text().splitlines()[:3] == page.splitlines()[:3]
+    tables = [(runs / "report" / name).read_text() for name in ("table.csv", "ensembles.csv")]
+    for checkpoints in runs.glob("*/checkpoints"):
+        shutil.rmtree(checkpoints)
+    assert main(["report", str(runs), "--ensemble"]) == 0  # from what was found of the models
+    assert "0 results written, 6 found there" in capsys.readouterr().out
+    assert [(runs / "report" / name).read_text() for name in ("table.csv", "ensembles.csv")] == tables
     assert main(["report", str(runs)]) == 0  # without it the results are no runs
     assert "validation classes" in capsys.readouterr().out
 
