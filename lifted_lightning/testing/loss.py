@@ -114,15 +114,16 @@ class _Contract:
     def wrong(self, batch: Batch) -> str:
         """What is wrong with value and gradient of a batch."""
         try:
-            value, gradients = self.call(batch)
+            (step,) = ranks.train(self.copy(), [batch])
         except ContractError as error:
             return str(error)
         except Exception as error:
             return f"{raised(error)}, given embeddings {tuple(batch[0].shape)}"
-        if not value.isfinite():
-            return f"value {value.item()}"
-        rows = int((~gradients.isfinite()).any(1).sum())
-        return f"gradient not finite in {counted(rows, 'row')}" if rows else ""
+        if not step.value.isfinite():
+            return f"value {step.value.item()}"
+        if rows := int((~step.rows.isfinite()).any(1).sum()):
+            return f"gradient not finite in {counted(rows, 'row')}"
+        return "" if _flat([step]).isfinite().all() else "gradient of its own parameters not finite"
 
     def must_hold(self, batch: Batch, wrong: Callable[[Batch], str], note: str = "") -> None:
         """Raise ContractError if anything is wrong with a batch, with the smallest that shows it, and a note."""

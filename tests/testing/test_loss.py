@@ -64,6 +64,7 @@ PLANTED: dict[Callable, tuple[str, str]] = {
     faults.gathers_again: (RANKS, "the value is"),
     faults.mean_over_none: ("no negatives", "value nan"),
     faults.root_at_zero: ("equal points", "gradient not finite"),
+    faults.RootOfOwn: ("no negatives", "own parameters not finite"),
     faults.pairs_of_one: ("one image", "value nan"),
     faults.PrivateQueue: (STATE, "_queue"),
     faults.UnsavedBuffer: (STATE, "steps"),
