@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as error:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise  # else it is Lightning's, outside of training, with code 1
-        print(f"\nlifted {arguments[0]}: interrupted", file=sys.stderr)
+        then = "; the same command goes on" if arguments[0] == "sweep" else ""
+        print(f"\nlifted {arguments[0]}: interrupted{then}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():

@@ -48,7 +48,8 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
     console.print(metrics_table(result, stage))
     console.print(f"run folder: {folder}")
     if trained:
-        console.print(f"selected:   the checkpoint of step {result['selected_step']} of {result['steps']}")
+        by = f", by {metric}" if (metric := result.get("selection", {}).get("metric")) else ""
+        console.print(f"selected:   the checkpoint of step {result['selected_step']} of {result['steps']}{by}")
     if any((folder / PLOTS).glob("*.png")):
         console.print(f"pictures:   {folder / PLOTS}")
     wandb = Path(os.environ.get("WANDB_DIR") or folder) / "wandb"

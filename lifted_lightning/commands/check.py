@@ -91,6 +91,8 @@ def build(part: str, options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         maker.add_subclass_arguments(bases.get(part, nn.Module), part, fail_untyped=False)
         usual = inspect.signature(RetrievalDataModule).parameters
         told = {name: config.data[name] for name in TOLD.get(part, ()) if config.data[name] != usual[name].default}
+        if part == "network" and isinstance(channels := asked.get("init_args", {}).get("channels"), int):
+            told.setdefault("channels", channels)
         if "num_classes" in asked.get("init_args", {}):  # which the data would tell
             asked.init_args.num_classes = told["num_classes"] = CLASSES
         return maker.instantiate(Namespace({part: asked}))[part], told

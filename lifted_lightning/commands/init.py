@@ -12,7 +12,12 @@ from lifted_lightning.errors import UserError
 from lifted_lightning.files import writing
 
 EXPERIMENTS = "experiments"
-BROUGHT = ("**/*.yaml", "own/**/*.py", "own/**/*.md")  # but for runs; pyproject.toml puts the same into the wheel
+BROUGHT = (
+    "**/*.yaml",
+    "own/**/*.py",
+    "own/**/*.md",
+    "slurm/*.sbatch",
+)  # but for runs; pyproject.toml puts the same into the wheel
 IGNORED = "__pycache__/\nruns/\nwandb/\n/data/\n"
 ENVIRONMENT = """\
 # conda env create -f environment.yml && conda activate lifted-lightning

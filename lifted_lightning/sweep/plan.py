@@ -176,7 +176,11 @@ def _parameter(entry: Any) -> Parameter:
         raise UserError(f"min {low:g} is not below max {high:g}")
     whole = isinstance(entry["min"], int) and isinstance(entry["max"], int)
     distribution = entry.get("distribution", "int_uniform" if whole else "uniform")
+    if "q" in entry and distribution not in ("uniform", "q_uniform"):
+        raise UserError(f"q {step:g}: is no setting of {distribution}; leave it out, or give distribution: q_uniform")
     if distribution == "int_uniform":
+        if not (low.is_integer() and high.is_integer()):
+            raise UserError(f"min {low:g}, max {high:g}: give whole numbers, or distribution: uniform")
         return Parameter("int", low=low, high=high)
     if distribution in ("uniform", "q_uniform"):
         return Parameter("float", low=low, high=high, step=step if "q" in entry else None)

@@ -1,5 +1,6 @@
 """What a contract has found: a finding for each of its questions, and the table of them."""
 
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from lifted_lightning.errors import UserError, one_line
 
 Verdict = Literal["holds", "fails", "told", "not asked"]
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "bold red", "told": "", "not asked": "dim"}
+NOT_OWN = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
 Answer = tuple[Verdict, str] | str | None  # to a question: the verdict and why; without a verdict it holds
 
 
@@ -85,11 +87,15 @@ class Findings(list[Finding]):
         for finding in self.failed:
             if finding.example:
                 console.print(f"\n# {finding.question}\n{finding.example}", soft_wrap=True)
+        if self.failed and len(self) == 1:
+            console.print("\nNo more is asked until this holds.")
 
 
 def raised(error: Exception) -> str:
     """What an error says, and the line of the user's code that it arose in."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(Path(f.filename).is_relative_to(place) for place in NOT_OWN)]
+    place = (own or frames)[-1]
     return f"raises {type(error).__name__}: {one_line(error)} ({Path(place.filename).name}:{place.lineno})"
 
 

@@ -132,7 +132,7 @@ def table(groups: Sequence[dict[str, Any]], begun: Sequence[dict[str, Any]], net
     lines: dict[str, tuple[list[int], list[float], str]] = {}
     named = [(str(group.get("name", "all")), group, rate) for group, rate in zip(groups, begun, strict=False)]
     for name, group, rate in sorted(named, key=lambda line: "/" in line[0]):
-        name = group.get("part", name) + (", undecayed" if "/" in name else "")
+        name = group.get("part", name) + (", undecayed" if name.endswith("/undecayed") else "")
         line = lines.setdefault(name, ([], [], format(rate.get("weight_decay", math.nan), ".3g")))
         line[0].append(sum(p.numel() for p in group["params"]))
         line[1].append(rate["lr"])

@@ -25,10 +25,13 @@ def test_an_untrained_network_is_called_so() -> None:
 def test_a_run_that_trained_can_be_repeated_with_the_next_seed(
     trained: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"seed": 3}))
+    selection = {"split": "validation", "metric": "validation/map@r"}
+    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"seed": 3, "selection": selection}))
     print_summary(tmp_path, "test", trained)
     out = capsys.readouterr().out
-    assert ("--seed_everything 4\n" in out) == ("the checkpoint of step 8 of 10\n" in out) == trained
+    assert (
+        ("--seed_everything 4\n" in out) == ("the checkpoint of step 8 of 10, by validation/map@r\n" in out) == trained
+    )
 
 
 def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_contract_is_told_of_the_data_that_are_given(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert check.build("network", ["--network=ConvNet", "--data.size=40"])[1] == {"size": 40}
+    assert check.build("network", ["--network=ConvNet", "--data.size=40"])[1] == {"size": 40, "channels": 1}
     assert check.build("sampler", ["--sampler=ReleasedPairs", "--data.batch_size=64"])[1] == {"batch_size": 64}
     assert check.build("augment", ["--augment=Affine"])[1] == {}
     code = check.run(["--network", "ConvNet", "--network.channels=3", "--augment=CropMirror", "--data.size=[40,32]"])

@@ -92,6 +92,8 @@ def test_hyperband_is_successive_halving(tmp_path: Path, given: dict[str, Any], 
         ({"parameters": {"a": {"min": 0, "max": 1, "distribution": "beta"}}}, "distribution beta"),
         ({"parameters": {"a": {"min": 0.5, "max": 1, "q": -1}}}, "a: q -1: give a step above 0"),
         ({"parameters": {"a": {"min": 0.5, "max": 1, "q": "x"}}}, "a: give value, values, or numbers"),
+        ({"parameters": {"a": {"min": 1, "max": 9, "q": 2}}}, "a: q 2: is no setting of int_uniform"),
+        ({"parameters": {"a": {"min": 0.5, "max": 3, "distribution": "int_uniform"}}}, "a: min 0.5, max 3: give whole"),
         ({"parameters": {"a": {"min": 0, "max": 1e4, "distribution": "log_uniform"}}}, "a: distribution log_uniform"),
         ({"command": ["python", "train.py"]}, "command: give"),
         ({"command": ["lifted", "test", "${args}"]}, "command: give"),
@@ -128,7 +130,9 @@ def test_values_come_through_wandbs_agent_as_they_were(path: Path) -> None:
 
     for values in read_sweep(path).examples():
         given = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})["args"]
-        assert [yaml.safe_load(word.partition("=")[2]) for word in given] == [*values.values()]
+        read = [yaml.safe_load(word.partition("=")[2]) for word in given]
+        pairs = zip(read, values.values(), strict=True)  # 5e-05 is a number to the command line, if not to PyYAML
+        assert [float(a) if isinstance(b, float) else a for a, b in pairs] == [*values.values()]
 
 
 @pytest.mark.slow

@@ -126,6 +126,14 @@ def test_two_ranks_equal_one_but_for_a_fault() -> None:
         assert contract.found[0].verdict == ("holds" if name in SOUND else "fails"), (name, contract.found)
 
 
+def test_what_a_library_raises_is_told_where_it_was_called(capsys: pytest.CaptureFixture[str]) -> None:
+    found = check_loss(faults.Loss(faults.raises_in_a_library), D, costs=False)
+    assert "RuntimeError" in found[0].detail
+    assert "(loss_faults.py:" in found[0].detail
+    found.show()
+    assert "No more is asked until this holds." in capsys.readouterr().out
+
+
 def test_what_a_rank_raises_is_told() -> None:
     found = {finding.question: finding for finding in check_loss(faults.Loss(faults.raises_on_a_rank), D, costs=False)}
     assert found[RANKS].verdict == "fails"
