@@ -10,7 +10,7 @@ Each loss is a sweep file, which names its configuration, the ranges of its sett
    embeddings concatenated.
 
 --trials and --repeats size it: as it stands 72 runs compare three losses on Omniglot, each of about 50 core-seconds, so
-that two CPU cores should need some 40 minutes (reckoned from one run). The same command goes on where it stopped, and
+that two CPU cores need half an hour. The same command goes on where it stopped, and
 with more repeats runs those that are missing: the run folders are its only state. Options of `lifted fit` go to all
 runs (--trainer.max_steps=300).
 
