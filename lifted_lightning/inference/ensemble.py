@@ -97,9 +97,19 @@ def evaluate_together(
 
 
 def kept_results(folder: Path) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The results that :func:`evaluate_together` has written below a folder, by the names of the runs they are of."""
-    found = [result for path in sorted(folder.glob(f"*/{RESULT}")) if (result := _read(path)) is not None]
-    return {tuple(member["run"] for member in result[MEMBERS]): result for result in found}
+    """The results that :func:`evaluate_together` has written below a folder, by the names of the runs they are of.
+
+    Raises:
+        UserError: if two are of the same runs, so of models that came one after the other, or evaluated in two ways.
+    """
+    found = dict[tuple[str, ...], dict[str, Any]]()
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        if (result := _read(path)) is not None:
+            runs = tuple(member["run"] for member in result[MEMBERS])
+            if runs in found:
+                raise UserError(f"{path.parent}: is of the same runs as {found[runs]['name']}; remove the older one")
+            found[runs] = result
+    return found
 
 
 def concatenated(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:

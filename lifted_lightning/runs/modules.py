@@ -66,6 +66,12 @@ def keep_modules(config: Mapping[str, Any], folder: Path) -> list[str]:
     return told
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is part neither of Python, nor of what is installed, nor of this package."""
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return not installed and not any(path.is_relative_to(place) for place in (*LIBRARIES, PACKAGE))
+
+
 def _source(name: str, module: object) -> tuple[Path, Path] | None:
     """Where a loaded module of the user's is imported from, and its file; None for any other."""
     named = ModuleType.__getattribute__(module, "__dict__") if isinstance(module, ModuleType) else {}
@@ -73,7 +79,7 @@ def _source(name: str, module: object) -> tuple[Path, Path] | None:
     if not (isinstance(file, str) and file.endswith(".py") and Path(file).is_absolute()) or name == "__main__":
         return None
     path = Path(file)
-    if {"site-packages", "dist-packages"} & {*path.parts} or any(path.is_relative_to(p) for p in {*LIBRARIES, PACKAGE}):
+    if not is_own(path):
         return None
     imported = Path(name.replace(".", "/"))
     imported = imported / path.name if path.name == "__init__.py" else imported.with_name(f"{imported.name}.py")

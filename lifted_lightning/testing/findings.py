@@ -1,6 +1,5 @@
 """What a contract has found: a finding for each of its questions, and the table of them."""
 
-import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lifted_lightning.errors import UserError, one_line
+from lifted_lightning.runs.modules import is_own
 
 Verdict = Literal["holds", "fails", "told", "not asked"]
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "bold red", "told": "", "not asked": "dim"}
-NOT_OWN = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
 Answer = tuple[Verdict, str] | str | None  # to a question: the verdict and why; without a verdict it holds
 
 
@@ -94,8 +93,7 @@ class Findings(list[Finding]):
 def raised(error: Exception) -> str:
     """What an error says, and the line of the user's code that it arose in."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(Path(f.filename).is_relative_to(place) for place in NOT_OWN)]
-    place = (own or frames)[-1]
+    place = ([frame for frame in frames if is_own(Path(frame.filename))] or frames)[-1]
     return f"raises {type(error).__name__}: {one_line(error)} ({Path(place.filename).name}:{place.lineno})"
 
 

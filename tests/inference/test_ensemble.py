@@ -114,6 +114,10 @@ def test_equal_to_concatenation_by_hand_and_evaluated_once(
     assert main(["report", str(runs), "--ensemble"]) == 0  # from what was found of the models
     assert "0 results written, 6 found there" in capsys.readouterr().out
     assert [(runs / "report" / name).read_text() for name in ("table.csv", "ensembles.csv")] == tables
+    one = next((runs / "report" / "ensembles").iterdir())
+    shutil.copytree(one, one.with_name("z-later"))
+    assert main(["report", str(runs), "--ensemble"]) == 2
+    assert f"z-later: is of the same runs as {one.name}; remove" in capsys.readouterr().err
     assert main(["report", str(runs)]) == 0  # without it the results are no runs
     assert "validation classes" in capsys.readouterr().out
 
