@@ -56,8 +56,11 @@ def print_summary(folder: Path, stage: str = "test", trained: bool = True) -> No
     if any(wandb.glob("offline-run-*")):
         console.print(f"curves:     wandb leet {wandb}   (upload: wandb sync {wandb / 'offline-run-*'})")
     if stage == "test" and trained:
-        seed = result["seed"] + 1
-        console.print(f"next seed:  lifted fit --config {folder / 'config.yaml'} --seed_everything {seed}")
+        again = f"lifted fit --config {folder / 'config.yaml'}"
+        folds, fold = (result["config"]["data"].get(name) for name in ("folds", "fold"))
+        if folds and fold + 1 < folds:
+            console.print(f"next fold:  {again} --data.fold {fold + 1}")
+        console.print(f"next seed:  {again} --seed_everything {result['seed'] + 1}")
 
 
 def metrics_table(result: dict[str, Any], stage: str) -> Table:

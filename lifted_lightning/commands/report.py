@@ -82,10 +82,14 @@ def evaluate_ensembles(frame: "pd.DataFrame", notes: list[str], folder: Path) ->
     from lifted_lightning.inference.ensemble import Member, evaluate_together, kept_results
     from lifted_lightning.runs.evaluations import looks_at_test
 
-    runs = frame["run"].drop_duplicates(["same", "seed", "fold"])
+    runs = frame["run"]
     there = runs[["folder", "result"]].apply(lambda run: _selected_checkpoint(*run), axis=1)
     kept = kept_results(folder) if there.isna().all() else {}  # a report is made anew where no model is left
     here = there.notna() | runs["name"].map(lambda name: (name,) in kept)
+    # A model counts once: of a run and its `lifted test`, the folder that has it.
+    order = here.sort_values(ascending=False, kind="stable").index
+    runs = runs.loc[order].drop_duplicates(["same", "seed", "fold"]).sort_index()
+    here = here[runs.index]
     if without := runs["name"][~here].tolist():
         notes.append(f"without their selected checkpoint, so that they are not in an ensemble: {listed(without)}")
     results, written = list[tuple[Path, dict[str, Any]]](), 0

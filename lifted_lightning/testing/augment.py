@@ -1,14 +1,13 @@
 """What training takes for granted of an augmentation: an image's fate is its own draws' alone, on any rank."""
 
 import math
-from copy import deepcopy
 
 import torch
 from torch import Tensor
 
 from lifted_lightning.data.augment import Augmentation
 from lifted_lightning.data.images import Size, sides
-from lifted_lightning.testing.findings import Answer, ContractError, Findings, check_tensor
+from lifted_lightning.testing.findings import Answer, ContractError, Findings, check_tensor, copied
 
 ROWS = 12
 KEY = (1, 2, 3)  # seed, epoch and step
@@ -42,7 +41,7 @@ class _Augment:
     def __init__(self, augment: Augmentation, channels: int, size: tuple[int, int]) -> None:
         random = torch.Generator().manual_seed(0)
         self.images = torch.randint(0, 256, (ROWS, channels, *size), dtype=torch.uint8, generator=random)
-        self.augment = deepcopy(augment)
+        self.augment = copied(augment)
 
     def trained(self, images: Tensor, key: tuple[int, ...] = KEY) -> Tensor:
         return self.augment(images, self.augment.draw(key, len(images)))

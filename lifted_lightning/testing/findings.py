@@ -2,8 +2,9 @@
 
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from lifted_lightning.runs.modules import is_own
 Verdict = Literal["holds", "fails", "told", "not asked"]
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "bold red", "told": "", "not asked": "dim"}
 Answer = tuple[Verdict, str] | str | None  # to a question: the verdict and why; without a verdict it holds
+
+
+_Part = TypeVar("_Part")
 
 
 class Finding(NamedTuple):
@@ -105,3 +109,15 @@ def check_tensor(found: object, shape: tuple[int, ...], kind: torch.dtype | None
         raise ContractError(f"{of}: gives {found.dtype} {tuple(found.shape)}, not {kind or 'float'} {shape}")
     if not found.isfinite().all():
         raise ContractError(f"{of}: {int((~found.isfinite()).sum())} numbers are not finite")
+
+
+def copied(part: _Part) -> _Part:
+    """A copy to ask, so that what was given stays as it is.
+
+    Raises:
+        UserError: if it holds something that cannot be copied.
+    """
+    try:
+        return deepcopy(part)
+    except Exception as error:
+        raise UserError(f"{type(part).__name__}: cannot be copied ({one_line(error)}): keep what can be") from error

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lifted_lightning.errors import UserError, counted, listed, one_line
+from lifted_lightning.errors import counted, listed, one_line
 from lifted_lightning.testing import cost, gradient, ranks
 from lifted_lightning.testing.examples import Batch, as_code, rolled, smallest
-from lifted_lightning.testing.findings import Answer, ContractError, Findings, raised
+from lifted_lightning.testing.findings import Answer, ContractError, Findings, copied, raised
 from lifted_lightning.training import loss_state
 
 HALF = {torch.float16: (0.05, 0.2), torch.bfloat16: (0.1, 0.3)}  # how much of a value and a gradient may be wrong
@@ -70,10 +70,7 @@ class _Contract:
         self.size = embedding_size
         known = num_classes or getattr(loss, "num_classes", None)
         self.classes = known if isinstance(known, int) and known > 0 else 10**6
-        try:
-            self.loss = copy.deepcopy(loss).train()
-        except Exception as error:
-            raise UserError(f"{self.found.name}: cannot be copied ({one_line(error)}): keep what can be") from error
+        self.loss = copied(loss).train()
         rows = nn.functional.normalize(torch.randn(12, embedding_size, generator=torch.Generator().manual_seed(0)))
         self.batch: Batch = rows, torch.arange(12) // 3 % self.classes
         self.stateful = self.draws = False

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lifted_lightning.data.images import Size, sides
-from lifted_lightning.testing.findings import ContractError, Findings, check_tensor
+from lifted_lightning.testing.findings import ContractError, Findings, check_tensor, copied
 
 ROWS = 5
 CLOSE = 1e-3  # of the largest number of a batch: above rounding in float32, below what another row would do
@@ -41,7 +41,7 @@ class _Network:
         first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
         channels = channels or (first.in_channels if first else 3)
         self.images = torch.randn(ROWS, channels, *size, generator=torch.Generator().manual_seed(0))
-        self.network = deepcopy(network)
+        self.network = copied(network)
         if tell := getattr(self.network, "set_image_size", None):
             tell(size)
 

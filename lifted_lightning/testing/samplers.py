@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from lifted_lightning.data.batches.base import GlobalBatchSampler
 from lifted_lightning.data.table import IntArray
-from lifted_lightning.testing.findings import Answer, ContractError, Findings
+from lifted_lightning.testing.findings import Answer, ContractError, Findings, copied
 
 AHEAD = 3  # batches that a loader draws before the first of them is trained on
 STEPS, EPOCHS = 40, 3
@@ -61,7 +60,7 @@ class _Sampler:
     def bound(self, **settings: Any) -> GlobalBatchSampler:
         """A copy that begins a run."""
         usual = {"batch_size": self.batch_size, "batches_per_epoch": STEPS, "drawn_ahead": AHEAD}
-        return deepcopy(self.sampler).bind(self.labels, **(usual | settings))
+        return copied(self.sampler).bind(self.labels, **(usual | settings))
 
     def train(self, *ranks: GlobalBatchSampler, start: int = 0, end: int = STEPS * EPOCHS) -> list[IntArray]:
         """The batches from number ``start`` to ``end``, the ranks' slices joined, drawn ahead as loaders do."""

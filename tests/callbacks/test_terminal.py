@@ -13,6 +13,7 @@ RESULT = {
     "dataset": "own", "steps": 10, "selected_step": 8, "loss": "TripletLoss", "embedding_size": 8,
     "baseline_name": "raw pixels",
     "test": {"recall@1": None, "map@r": 0.25}, "baseline": {"recall@1": None, "map@r": 0.125},
+    "config": {"data": {"folds": 0, "fold": 0}},
 }  # fmt: skip
 
 
@@ -32,6 +33,18 @@ def test_a_run_that_trained_can_be_repeated_with_the_next_seed(
     assert (
         ("--seed_everything 4\n" in out) == ("the checkpoint of step 8 of 10, by validation/map@r\n" in out) == trained
     )
+
+
+@pytest.mark.parametrize(("fold", "following"), [(0, "--data.fold 1\n"), (2, "--data.fold 3\n"), (3, "")])
+def test_a_fold_s_run_says_how_to_train_the_next(
+    fold: int, following: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"data": {"folds": 4, "fold": fold}}
+    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"seed": 0, "config": config}))
+    print_summary(tmp_path, "test", trained=True)
+    out = capsys.readouterr().out
+    assert following in out
+    assert ("--data.fold" in out) == bool(following)
 
 
 def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

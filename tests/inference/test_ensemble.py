@@ -64,6 +64,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = {"test": {}, "stage": "validation", "selected_step": 50, "data__folds": 2, "data__fold": 0}
     lost = checkpoint_of(make_run(tmp_path / "runs" / "lost", 2, **about), tmp_path / "images", 4)
     lost.rename(lost.with_name("last.ckpt"))
+    # Of `lifted test`, without a model of its own, and before its run in the order of names.
+    make_run(tmp_path / "runs" / "before-s1f1", 1, baseline={}, data__folds=2, data__fold=1)
     return tmp_path / "runs"
 
 

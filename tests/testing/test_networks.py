@@ -1,5 +1,6 @@
 """The contract of networks: each planted fault is found by its question, and ours and sound ones have none."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from experiments.own.my_network import TwoLayers
-from lifted_lightning.testing import check_network
+from lifted_lightning.data.augment import CropMirror
+from lifted_lightning.errors import UserError
+from lifted_lightning.testing import check_augment, check_network
 from lifted_lightning.training.networks import ConvNet, EmbeddingNetwork
 
 
@@ -97,3 +100,11 @@ def test_sound_networks_pass_and_stay_as_they_are(name):
     assert not findings.failed
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert network.training
+
+
+@pytest.mark.parametrize("check", [check_network, check_augment], ids=["network", "augmentation"])
+def test_what_cannot_be_copied_is_told_by_name(check):
+    part = Sound() if check is check_network else CropMirror(24)
+    part.lock = threading.Lock()
+    with pytest.raises(UserError, match=f"^{type(part).__name__}: cannot be copied .*lock"):
+        check(part)
