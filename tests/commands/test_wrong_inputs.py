@@ -164,6 +164,7 @@ WRONG: list[tuple[str, ...]] = [
     ("sweep endless.yaml", "endless.yaml", "run_cap", "say how many trials"),
     ("sweep step.yaml", "step.yaml", "q 0: give a step above 0"),
     ("sweep no_base.yaml", "nowhere.yaml: no such file", "relative to here"),
+    ("sweep right.yaml --runs_dir note.txt", "--runs_dir note.txt: cannot be written (Not a directory)", "another"),
     ("sweep metric.yaml --retries -1", "--retries", "at least 0"),
     ("sweep metric.yaml --gpu-per-trial 1", "--gpu-per-trial", "did you mean --gpus-per-trial?"),
     # lifted report
@@ -222,6 +223,7 @@ def write_sweeps() -> None:
         "metric": {"metric": {"name": "validation/map@k", "goal": "maximize"}},
         "endless": {"method": "random"},
         "step": {"method": "random", "parameters": {"seed_everything": {"min": 0, "max": 9, "q": 0}}},
+        "right": {},
         "no_base": {"parameters": {"config": {"values": ["nowhere.yaml"]}}},
     }.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(right | wrong))
