@@ -158,6 +158,8 @@ def write_best(sweep: Sweep, tried: Sequence[Trial], path: Path) -> Path | None:
             settings.setdefault(part, {})[below[0]] = config[part][below[0]]
         else:
             settings[part] = config[part]
+    if "model" in best.values:  # a module by its class path
+        settings["model_class"] = config["model_class"]
     files = " ".join(word for word in best.arguments if word in best.files)
     with atomic(path, "w") as file:
         file.write(

@@ -134,3 +134,18 @@ def test_the_best_of_a_search_is_a_file_that_goes_on_top(tmp_path: Path) -> None
         "tuning_trials": 4 + 3, "model": {"loss": best["model"]["loss"]}, "data": {"batch_size": 8},
     }  # fmt: skip
     assert path.read_text().startswith("# The best of 3 trials by validation/map@r, 0.7000;")
+
+
+def test_the_best_of_a_search_over_modules_names_its_class(tmp_path: Path) -> None:
+    trial = Trial({"model": "my.Module"}, (), {}, "0", tmp_path / "trial")
+    trial.folder.mkdir()
+    config = {"model_class": "my.Module", "model": {"compile": False}}
+    (trial.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (trial.folder / "result.json").write_text(json.dumps({"validation": {"map@r": 0.5}}))
+    path = write_best(sweep_of({"model": Parameter("values", ("my.Module",))}), [trial], tmp_path / "best.yaml")
+    assert path is not None
+    assert yaml.safe_load(path.read_text()) == {
+        "tuning_trials": 1,
+        "model": {"compile": False},
+        "model_class": "my.Module",
+    }

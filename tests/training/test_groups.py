@@ -205,6 +205,15 @@ def test_groups_of_one_s_own(tmp_path: Path) -> None:
         made.configure_optimizers()
 
 
+def test_groups_without_factors_are_refused() -> None:
+    class Plain(EmbeddingModule):
+        def parameter_groups(self) -> Any:
+            return [{"params": self.network.parameters(), "name": "network"}]
+
+    with pytest.raises(UserError, match="parameter_groups: give pairs"):
+        Plain(nn.Linear(2, 2), ContrastiveLoss(), CropMirror()).configure_optimizers()
+
+
 def test_parameters_that_come_one_by_one_are_in_their_group() -> None:
     """A generator, as ``parameters()`` gives it, can be read once."""
 
