@@ -136,6 +136,8 @@ def _load(folder: Path, name: str) -> dict[str, dict[str, Any]] | str | None:
             raise TypeError(f"{wrong[0]} is no object")
         if not isinstance(result.get("steps") or 0, int):
             raise TypeError("steps is no number")
+        if not all(isinstance(entry, dict) for entry in result.get("history") or []):
+            raise TypeError("history is no list of objects")
         settings = {printable(key): _one_value(value) for key, value in comparable(result["config"], result).items()}
         if isinstance(looks := result.get("test_looks"), int):  # its checkpoints may have been evaluated since
             result["test_looks"] = max(looks, looks_at_test(folder, result["dataset"]))

@@ -93,6 +93,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     make_run(tmp_path / "s" / "validated", 2, test={}, stage="validation")
     make_run(tmp_path / "s" / "git", 3, git="0123abc")
     make_run(tmp_path / "s" / "endless", 3, steps=10**400)
+    make_run(tmp_path / "s" / "curve", 3, history=[1, {"step": 2}])
     make_run(tmp_path / "s" / "text", 3, config={"data": "none"})
     unread = {"cut": '{"config": ', "list": "[]", "empty": "{}", "deep": "[" * 100_000}
     for name, text in unread.items():
@@ -102,7 +103,7 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "crashed" / "wandb" / "files" / "config.yaml").write_text("")  # is no run
     comparison = compared(tmp_path)
     assert rows(comparison) == [("LiftedStructure", [0, 1])]
-    told = [f"s/{name}/result.json: is not a run's result" for name in (*unread, "git", "endless", "text")]
+    told = [f"s/{name}/result.json: is not a run's result" for name in (*unread, "git", "endless", "curve", "text")]
     told += ["s/crashed: no result.json, failed or unfinished, not counted; go on with `lifted fit --config RUN/config"]
     told += ["counted once: s/good-again (as s/good)"]
     told += ["s/validated: evaluated on the validation classes only"]
