@@ -101,6 +101,8 @@ def alike_in(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str
     """What a run should share with those beside it: NOT_TOLD if not known, None if it does not apply."""
     protocol = protocol_of(settings, result)
     applies = list(ALIKE)[: _UNTRAINED if result.get("steps") == 0 else None]
+    if protocol["selection"] == "last step":  # nothing was selected by the metric
+        applies = [key for key in applies if key != "selection_metric"]
     return {key: None if key not in applies else NOT_TOLD if protocol[key] is None else protocol[key] for key in ALIKE}
 
 

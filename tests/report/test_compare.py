@@ -111,6 +111,16 @@ def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
     assert all(any(part in note for note in comparison.notes) for part in told), comparison.notes
 
 
+def test_a_metric_that_selected_nothing_is_not_told(tmp_path: Path) -> None:
+    for seed, share in enumerate((0.2, 0.2, 0.0)):
+        about = {"best_checkpoint__monitor": "validation/map@r", "data__validation_share": share}
+        make_run(tmp_path / "s" / f"run-{seed}", seed, **about)
+    told = compared(tmp_path).protocol.astype(object)
+    told = told.where(told.notna(), None)
+    assert told["selection"].tolist() == ["validation classes"] * 2 + ["last step"]
+    assert told["selection_metric"].tolist() == ["validation/map@r"] * 2 + [None]
+
+
 def test_what_should_be_alike_is_named(tmp_path: Path) -> None:
     for seed in range(3):
         make_run(tmp_path / "s" / f"run-{seed}", seed)
