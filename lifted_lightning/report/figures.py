@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LINES, PANELS = 9, 4  # at most; of more, the best
 _BESIDE = 2.0  # points between the bars of two lines at the same place
 _MARKERS = "osD^vPX<>"
+_DASHES = ("-", ":", "--", "-.")
 _SIZES = {1: (3.7, 2.7), 2: (3.1, 2.4), 3: (2.4, 2.2)}  # inches of a panel, by the number of columns
 # What the figure of quality against cost has along x, by its name: the first that all rows tell.
 _COSTS = {
@@ -274,17 +275,25 @@ def _draw(
 
 
 def _looks(comparison: Comparison, panels: Panels) -> dict[str, dict[str, Any]]:
-    """Each line's look: a loss has the same in every figure, and the paper's three in every report of few."""
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    """Each line's look: a loss has the same colour in every figure, and the paper's three in every report of few.
+
+    Where a loss has several lines, what else they differ in has a mark and a dash.
+    """
+    losses = {name: comparison.rows[LOSS][rows[0]] for lines in panels.values() for name, rows in lines.items()}
+    kinds = list(dict.fromkeys(name.removeprefix(loss) for name, loss in losses.items()))
+    several = 1 < len(set(losses.values())) < len(losses)
+    drawn = list(dict.fromkeys(losses.values() if several else losses))
     order = sorted(comparison.losses, key=lambda loss: loss == UNTRAINED)
     if len(order) < LINES - len(PAPER_LOSSES):
         order = list(dict.fromkeys([*PAPER_LOSSES, *order]))
-    places = {name: (order if set(names) <= set(order) else names).index(name) for name in names}
-    return {
-        name: {"color": PALETTE[i % len(PALETTE)], "marker": _MARKERS[i % len(_MARKERS)], "label": name}
-        | {"linestyle": "-" if i < len(PALETTE) else ":"}
-        for name, i in places.items()
-    }
+    order = order if set(drawn) <= set(order) else drawn
+    looks = {}
+    for name, loss in losses.items():
+        i = order.index(loss if several else name)
+        kind = kinds.index(name.removeprefix(loss)) if several else i // len(PALETTE)
+        look = {"color": PALETTE[i % len(PALETTE)], "marker": _MARKERS[(kind if several else i) % len(_MARKERS)]}
+        looks[name] = look | {"linestyle": _DASHES[kind % len(_DASHES)], "label": name}
+    return looks
 
 
 def _draw_line(ax: "Axes", curve: Curve, look: dict[str, Any], marks: bool, bars: bool, beside: float) -> set[float]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from lifted_lightning.cli import main
+from lifted_lightning.pictures.style import PALETTE
 from lifted_lightning.report.figures import draw_figures
 from tests.helpers.run_folders import make_run, make_sweep
 from tests.report.test_compare import compared
@@ -139,6 +140,18 @@ def test_quality_stands_against_what_all_rows_tell_of_their_cost(tmp_path: Path)
     assert "the best" not in drawn()
     make_run(tmp_path / "runs" / "old", loss="ContrastiveLoss")
     assert "against seconds of training" in drawn()
+
+
+def test_a_loss_with_several_lines_has_one_colour(tmp_path: Path) -> None:
+    for loss in ("TripletLoss", "LiftedStructureLoss"):
+        for size in (28, 56):
+            for width in (8, 16):
+                changes = {"data__size": size, "model__network__init_args__width": width}
+                make_run(tmp_path / "runs" / f"{loss}-{size}-{width}", loss=loss, **changes)
+    draw_figures(compared(tmp_path / "runs", "loss", "size", "width"), tmp_path)
+    drawn = (tmp_path / "cost.svg").read_text()
+    assert drawn.count("size 56, width") == 4, "each loss has four lines, two of this size"
+    assert {colour for colour in PALETTE if colour in drawn} == {PALETTE[1], PALETTE[2]}
 
 
 HOSTILE = "BODY\n\\input{x}\x1b[31m <script>alert(1)</script> {{ 7 * 7 }} | $x$"
