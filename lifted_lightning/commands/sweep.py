@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from lifted_lightning import processes
 from lifted_lightning.commands.arguments import CommandParser
 from lifted_lightning.errors import UserError, counted
-from lifted_lightning.files import writing
 from lifted_lightning.runs.settings import metric_names, slug
 from lifted_lightning.sweep.driver import Pool, Progress, run_trials, start_ray
 from lifted_lightning.sweep.plan import Sweep, read_sweep
@@ -76,8 +75,9 @@ def run(arguments: Sequence[str]) -> int:
         tried = there if options.task is None else []
         print(f"{sweep.name}: {counted(len(there), 'trial')}, all done; {whats_next(sweep, tried, parent)}")
         return 0
-    with writing(f"--runs_dir {options.runs_dir}"):
-        parent.mkdir(parents=True, exist_ok=True)
+    place = next(path for path in (parent, *parent.parents) if path.exists())  # made with the first trial
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"--runs_dir {options.runs_dir}: {place} is no folder that can be written to; give another")
     if options.task is not None:
         return run_here(there[0])
     from lifted_lightning.sweep.search import Search

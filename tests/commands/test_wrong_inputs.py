@@ -164,7 +164,7 @@ WRONG: list[tuple[str, ...]] = [
     ("sweep endless.yaml", "endless.yaml", "run_cap", "say how many trials"),
     ("sweep step.yaml", "step.yaml", "q 0: give a step above 0"),
     ("sweep no_base.yaml", "nowhere.yaml: no such file", "relative to here"),
-    ("sweep right.yaml --runs_dir note.txt", "--runs_dir note.txt: cannot be written (Not a directory)", "another"),
+    ("sweep right.yaml --runs_dir note.txt", "--runs_dir note.txt: ", "note.txt is no folder that can be", "another"),
     ("sweep metric.yaml --retries -1", "--retries", "at least 0"),
     ("sweep metric.yaml --gpu-per-trial 1", "--gpu-per-trial", "did you mean --gpus-per-trial?"),
     # lifted report
