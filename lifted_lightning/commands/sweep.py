@@ -75,9 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         tried = there if options.task is None else []
         print(f"{sweep.name}: {counted(len(there), 'trial')}, all done; {whats_next(sweep, tried, parent)}")
         return 0
-    place = next(path for path in (parent, *parent.parents) if path.exists())  # made with the first trial
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise UserError(f"--runs_dir {options.runs_dir}: {place} is no folder that can be written to; give another")
+    check_folder(parent, f"--runs_dir {options.runs_dir}")
     if options.task is not None:
         return run_here(there[0])
     from lifted_lightning.sweep.search import Search
@@ -86,6 +84,13 @@ def run(arguments: Sequence[str]) -> int:
     run_on_ray(Search(sweep, trials, there), progress, cpus, options.gpus_per_trial, options.address, options.retries)
     print(whats_next(sweep, progress.tried, parent))
     return 1 if progress.failed else 0
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that the first trial could not make; it is not made here."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"{option}: {place} is no folder that can be written to; give another")
 
 
 def check_resources(cpus: float, gpus: float | None, retries: int = 1) -> None:

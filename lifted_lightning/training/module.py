@@ -374,7 +374,7 @@ class EmbeddingModule(LightningModule):
     def configure_optimizers(self) -> Any:
         make = self.optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         found = self.parameter_groups()
-        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in found):  # a dict alone comes apart, too
+        if any(isinstance(pair, dict) for pair in found):  # which would come apart as a pair does
             raise UserError("parameter_groups: give pairs, of a group as optimisers take it and its rate's factor")
         if self.freeze_trunk_steps and all(str(group.get("name")).startswith("trunk") for group, _ in found):
             raise UserError("model.freeze_trunk_steps: neither head nor loss has parameters that would learn meanwhile")

@@ -114,6 +114,13 @@ def test_what_the_protocol_decides_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    losses = map(str, write_losses(tmp_path))
+    with pytest.raises(UserError, match=r"--folder tiny\.yaml: .*tiny\.yaml is no folder"):
+        reality_check.main(["--folder=tiny.yaml", "--losses", *losses])
+
+
 def test_as_many_trials_stand_behind_a_loss_as_it_has_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths, ran = write_losses(tmp_path), list[list[Trial]]()

@@ -29,9 +29,8 @@ from typing import Any
 from lifted_lightning import processes
 from lifted_lightning.cli import main as lifted
 from lifted_lightning.commands.arguments import CommandParser
-from lifted_lightning.commands.sweep import check_arguments, check_resources, run_on_ray
+from lifted_lightning.commands.sweep import check_arguments, check_folder, check_resources, run_on_ray
 from lifted_lightning.errors import UserError
-from lifted_lightning.files import writing
 from lifted_lightning.runs.settings import slug
 from lifted_lightning.sweep.driver import Progress
 from lifted_lightning.sweep.plan import OWN, Parameter, Sweep, Values, read_sweep
@@ -69,8 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     if min(options.trials, options.repeats, options.folds - 1) < 1:
         raise UserError("give --trials and --repeats of at least 1, and --folds of at least 2")
     losses = [with_folds(path, options.folds, overrides) for path in options.losses]
-    with writing(f"--folder {options.folder}"):
-        options.folder.mkdir(parents=True, exist_ok=True)
+    check_folder(options.folder.absolute(), f"--folder {options.folder}")
     if len({sweep.name for sweep in losses}) < len(losses) or len({(s.metric, s.maximize) for s in losses}) > 1:
         raise UserError("--losses: give sweep files of different names, which choose by one metric")
     folds = range(options.folds)
