@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import lifted_lightning.losses
+from experiments.checks import recipes
 from lifted_lightning.commands.fit import parse
 from lifted_lightning.sweep.plan import read_sweep
 from lifted_lightning.sweep.trials import ordered_arguments
@@ -70,6 +71,14 @@ def test_a_trial_of_a_sweep_parses(path: Path) -> None:
     sweep = read_sweep(path)
     *_, last = sweep.examples()
     parsed(" ".join(["lifted fit", *sweep.fixed, *ordered_arguments(last)]))
+
+
+@pytest.mark.parametrize(("loss", "change"), recipes.ASKED)
+def test_a_change_to_a_recipe_parses_and_changes_it(loss: str, change: str, tmp_path: Path) -> None:
+    plain, *_ = recipes.trials_of(loss, "recipe", tmp_path)
+    changed, *_ = recipes.trials_of(loss, change, tmp_path)
+    configs = [parsed(" ".join(["lifted fit", *trial.arguments])) for trial in (plain, changed)]
+    assert (configs[0] == configs[1]) == (change == "recipe")
 
 
 @pytest.mark.parametrize("path", CONFIGS)
