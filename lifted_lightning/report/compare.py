@@ -1,6 +1,8 @@
 """Groups runs into rows by everything but the seed, names the rows, and names what differs among the runs."""
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -188,7 +190,16 @@ def words(key: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A setting's value: a class by its name, numbers in four digits."""
+    """A setting's value: a class by its name, with what it was given; a number in four digits; a list, also as JSON."""
+    if isinstance(value, dict):
+        given = {key: part for key, part in value.get("init_args", value).items() if part is not None}
+        inner = ", ".join(f"{key} {show(part)}" for key, part in given.items() if key != "class_path")
+        return f"{show(value['class_path'])} ({inner})".replace(" ()", "") if "class_path" in value else inner
+    if isinstance(value, list):
+        return ", ".join(map(show, value)) or "none"
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        with suppress(ValueError):  # a text that begins so
+            return show(json.loads(value))
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, float):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lifted_lightning.errors import UserError
-from lifted_lightning.report.compare import Comparison, brought_along, compare
+from lifted_lightning.report.compare import Comparison, brought_along, compare, show
 from lifted_lightning.report.paired import differences, pairs_of
 from lifted_lightning.report.read import find_runs, that_count
 from lifted_lightning.report.tables import results
@@ -84,6 +84,25 @@ def test_a_swept_argument_of_the_loss_is_a_column(tmp_path: Path) -> None:
         make_run(tmp_path / str(margin), loss_arguments={"margin": margin})
     assert rows(compared(tmp_path, "margin")) == [("LiftedStructure", 0.5, [0]), ("LiftedStructure", 1, [0])]
     assert list(compared(tmp_path).rows["loss"]) == ["LiftedStructure (margin=0.5)", "LiftedStructure (margin=1)"]
+
+
+def test_a_list_of_classes_is_told_by_names_and_what_they_were_given(tmp_path: Path) -> None:
+    averaging = {
+        "class_path": "pytorch_lightning.callbacks.EMAWeightAveraging",
+        "init_args": {"decay": 0.9, "device": None},
+    }
+    plain = {"class_path": "my.Callback", "init_args": {}}
+    make_run(tmp_path / "averaged", trainer__callbacks=[averaging, plain])
+    make_run(tmp_path / "frozen", model__frozen=["conv1", "layer1.0"])
+    make_run(tmp_path / "none")
+    texts = results(compared(tmp_path, "callbacks", "frozen")).texts
+    found = texts[texts["loss"] == "LiftedStructure"][["callbacks", "frozen"]].to_numpy().tolist()
+    assert sorted(found) == [
+        ["EMAWeightAveraging (decay 0.9), Callback", "none"],
+        ["none", "conv1, layer1.0"],
+        ["none", "none"],
+    ]
+    assert show("[no list") == "[no list"
 
 
 def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:
