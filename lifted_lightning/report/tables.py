@@ -179,6 +179,7 @@ def _of_rows(of: Comparison, title: str, quantities: list[Quantity], note: str, 
 def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The texts and values of each baseline that differs from the others, and of papers of the runs' protocol."""
     found, here = dict[str, tuple[dict[str, str], dict[str, float]]](), comparison.stage
+    rows_of, namesakes = dict[str, list[int]](), dict[str, list[str]]()
     for row, results in comparison.runs.groupby("row")["result"]:
         told = [run for run in results if run.get("baseline")]
         values = [  # each of its run's stage, and of the classes of its fold
@@ -190,7 +191,17 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
             name = printable(str(told[0].get("baseline_name") or "baseline"))
             name += " (unit length)" if told[0].get("baseline_unit_length") else ""
             texts = {LOSS: name, "dataset": show(comparison.rows["dataset"][row])}
-            found.setdefault(f"{texts} {[round(v, 3) for v in numbers.values()]}", (texts, numbers))
+            key = f"{texts} {[round(v, 3) for v in numbers.values()]}"
+            if key not in found:
+                found[key] = texts, numbers
+                namesakes.setdefault(str(texts), []).append(key)
+            rows_of.setdefault(key, []).append(row)
+    for keys in namesakes.values():  # of one name: a column that tells them apart, their trunks for instance
+        for column in comparison.context if len(keys) > 1 else ():
+            shown = [set[str](comparison.rows.loc[rows_of[key], column].map(show)) for key in keys]
+            if len(set[str].union(*shown)) == len(keys) == sum(map(len, shown)):
+                for key, (value,) in zip(keys, shown, strict=True):
+                    found[key][0][column] = value
     for line in published_numbers(comparison) if comparison.stage == "test" else ():
         if not line.differs:
             texts = {LOSS: f"{line.loss} ({line.told['source']})", "dataset": show(line.dataset)}

@@ -70,6 +70,21 @@ def test_a_baseline_of_unit_length_is_told_from_an_older_one(tmp_path: Path) -> 
     assert {"untrained trunk", "frozen trunk (unit length)"} <= set(named)
 
 
+def test_baselines_of_one_name_are_told_apart_by_the_trunk(tmp_path: Path) -> None:
+    for trunk, recall in (("a", 0.3), ("b", 0.4)):
+        own = {
+            "model__network__init_args__trunk": trunk,
+            "baseline": {"recall@1": recall},
+            "baseline_name": "frozen trunk",
+        }
+        for loss in ("TripletLoss", "LiftedStructureLoss"):
+            make_run(tmp_path / f"{trunk}-{loss}", loss=loss, **own)
+    frozen = [
+        row[:2] for row in cells_of(tables.results(compared(tmp_path, "loss", "trunk"))) if row[0] == "frozen trunk"
+    ]
+    assert frozen == [["frozen trunk", "a"], ["frozen trunk", "b"]]
+
+
 def test_a_baseline_of_other_classes_is_left_out(tmp_path: Path) -> None:
     make_run(tmp_path / "a", stage="validation", baseline_name="raw pixels")
     comparison = compared(tmp_path)
