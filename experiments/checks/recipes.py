@@ -1,12 +1,12 @@
-"""What else moves a result: one change at a time to the recipes of two losses, on validation classes.
+"""What else moves a result: one change at a time to the recipes of three losses, on validation classes.
 
     python -m experiments.checks.recipes --folder runs/recipes
     python -m experiments.checks.recipes --folder experiments/results/cars196_recipes --table
 
 A run is as the trials of `experiments/sweeps/tune/cars196_*.yaml`: 400 steps on three of four folds of Cars-196's
 training models, validated once, on the fourth; two minutes on a CPU core. Three seeds of each change, and of the recipe
-as it stands. The same command goes on where it stopped, and ends with the table; ``--table`` makes it of the runs that
-are there.
+as it stands. The same command goes on where it stopped, and ends with the table once all runs are there;
+``--table`` makes it of those that are.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from lifted_lightning.sweep.plan import Parameter, read_sweep
 from lifted_lightning.sweep.trials import Trial, Trials, read_json
 
 TUNE = Path(__file__).parents[1] / "sweeps" / "tune"
-LOSSES = ("proxy_anchor", "contrastive_memory")  # the two best of cars196_long.yaml
+LOSSES = ("proxy_anchor", "contrastive_memory")  # the two best of cars196_long.yaml in Recall@1
 SEEDS = (0, 1, 2)
 METRICS = {"R@1": "recall@1", "MAP@R": "map@r"}
 NETWORK = "--model.network.init_args."
@@ -67,15 +67,22 @@ def folder_of(loss: str, change: str, folder: Path) -> Path:
 def table(folder: Path) -> str:
     """What each change gives and what it differs from the recipe by, in percent, in Markdown.
 
-    Differences are the mean and 95 % t-interval over seeds, paired with those of the recipe; bold where the paired
-    t-test, corrected by Holm for the changes to a loss, metric by metric, finds p < 0.05.
+    Differences are the mean and 95 % t-interval over the seeds that both have; bold where the paired t-test, corrected
+    by Holm for the changes to a loss that are there, metric by metric, finds p < 0.05.
+
+    Raises:
+        UserError: if there is no run, or two of one seed, as when a recipe has changed since.
     """
-    found = {
-        (loss, change, result["seed"]): [100 * result["validation"][metric] for metric in METRICS.values()]
-        for loss, change in ASKED
-        for path in sorted(folder_of(loss, change, folder).glob(f"*/{RESULT}"))
-        for result in [read_json(path)]
-    }
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for loss, change in ASKED:
+        for path in sorted(folder_of(loss, change, folder).glob(f"*/{RESULT}")):
+            result = read_json(path)
+            key = loss, change, result["seed"]
+            if key in found:
+                raise UserError(
+                    f"{path.parent.parent}: has two runs of seed {key[2]}; remove the one of an older recipe"
+                )
+            found[key] = [100 * result["validation"][metric] for metric in METRICS.values()]
     if not found:
         raise UserError(f"--folder {folder}: no run of this check is there")
     index = pd.MultiIndex.from_tuples(found, names=["loss", "change", "seed"])
@@ -86,19 +93,22 @@ def table(folder: Path) -> str:
     ]
     for loss, of in scores.groupby("loss", sort=False):
         of = of.droplevel("loss")
-        changed = of.drop("recipe", level="change")
-        plain, differences = estimate(of, "change"), estimate((changed - of.loc["recipe"]).dropna(), "change")
+        names = list(dict.fromkeys(of.index.get_level_values("change")))
+        recipe = of.xs("recipe", level="change") if "recipe" in names else of.iloc[:0].droplevel("change")
+        changed = of[of.index.get_level_values("change") != "recipe"]
+        plain, differences = estimate(of, "change"), estimate(changed - recipe, "change")
         p = t_test(differences).apply(lambda column: pd.Series(holm(column.to_numpy()), column.index))
-        for change in dict.fromkeys(of.index.get_level_values("change")):
+        for change in names:
             cells = [f"{plain.mean.loc[change, metric]:.1f}" for metric in METRICS]
-            if change != "recipe":
-                for metric in METRICS:
-                    mean, half = (part.loc[change, metric] for part in (differences.mean, differences.half))
-                    cell = f"{mean:+.1f} ± {half:.1f}".replace("-", "−")
-                    cells.append(f"**{cell}**" if p.loc[change, metric] < 0.05 else cell)
-            cells += ["–"] * (4 - len(cells))
-            words = [loss.replace("_", " "), change, str(plain.n.loc[change, "R@1"])]
-            lines.append(f"| {' | '.join([*words, *cells])} |")
+            for metric in METRICS:
+                if change == "recipe" or not differences.n.loc[change, metric]:
+                    cells.append("–")
+                    continue
+                mean, half = (part.loc[change, metric] for part in (differences.mean, differences.half))
+                cell = f"{mean:+.1f}".replace("-", "−") + (f" ± {half:.1f}" if pd.notna(half) else "")
+                cells.append(f"**{cell}**" if p.loc[change, metric] < 0.05 else cell)
+            seeds = plain.n if change == "recipe" else differences.n
+            lines.append(f"| {' | '.join([loss.replace('_', ' '), change, str(seeds.loc[change, 'R@1']), *cells])} |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -190,24 +189,30 @@ def words(key: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A setting's value: a class by its name, with what it was given; a number in four digits; a list, also as JSON."""
-    if isinstance(value, dict):
-        given = {key: part for key, part in value.get("init_args", value).items() if part is not None}
-        inner = ", ".join(f"{key} {show(part)}" for key, part in given.items() if key != "class_path")
-        return f"{show(value['class_path'])} ({inner})".replace(" ()", "") if "class_path" in value else inner
-    if isinstance(value, list):
-        return ", ".join(map(show, value)) or "none"
-    if isinstance(value, str) and value.startswith(("[", "{")):
-        with suppress(ValueError):  # a text that begins so
-            return show(json.loads(value))
+    """A setting's value: a class by its name, numbers in four digits."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, str) and value.startswith("[{"):
+        return _classes(value)
     if isinstance(value, str) and "." in value and " " not in value:
         last = value.rsplit(".", 1)[1]
         return last if last.isidentifier() else value
     return str(value)
+
+
+def _classes(text: str) -> str:
+    """Of JSON that is a list of classes, their names and what each was given but null; other text as it is."""
+    try:
+        parts = json.loads(text)
+        if any(part.keys() - {"class_path", "init_args"} for part in parts):
+            return text
+        given = [{k: v for k, v in part.get("init_args", {}).items() if v is not None} for part in parts]
+        names = [printable(part["class_path"].rsplit(".", 1)[-1]) for part in parts]
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return text
+    return ", ".join(f"{name} {json.dumps(own)}" if own else name for name, own in zip(names, given, strict=True))
 
 
 def setting_named(key: str, known: Sequence[str]) -> str:

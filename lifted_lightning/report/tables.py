@@ -196,12 +196,12 @@ def _baselines(comparison: Comparison, places: Sequence[str]) -> tuple[pd.DataFr
                 found[key] = texts, numbers
                 namesakes.setdefault(str(texts), []).append(key)
             rows_of.setdefault(key, []).append(row)
-    for keys in namesakes.values():  # of one name: a column that tells them apart, their trunks for instance
+    for keys in namesakes.values():  # of one name: what they come from, where that tells them apart
         for column in comparison.context if len(keys) > 1 else ():
-            shown = [set[str](comparison.rows.loc[rows_of[key], column].map(show)) for key in keys]
-            if len(set[str].union(*shown)) == len(keys) == sum(map(len, shown)):
-                for key, (value,) in zip(keys, shown, strict=True):
-                    found[key][0][column] = value
+            shown = {key: set(comparison.rows.loc[rows_of[key], column].map(show)) for key in keys}
+            if column.startswith(("model.network.", "data.")) and len(set[str]().union(*shown.values())) > 1:
+                for key, (value, *others) in shown.items():
+                    found[key][0][column] = NONE if others else value
     for line in published_numbers(comparison) if comparison.stage == "test" else ():
         if not line.differs:
             texts = {LOSS: f"{line.loss} ({line.told['source']})", "dataset": show(line.dataset)}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.checks import recipes
 from lifted_lightning.cli import main
 from lifted_lightning.commands.report import ENSEMBLES
 from lifted_lightning.runs.folder import MEMBERS, RESULT
@@ -113,6 +114,10 @@ def test_chosen_settings_are_those_of_the_best_trial(path: Path) -> None:
     chosen, tried = flatten(parsed(*fits_of(config))), flatten(best["config"])
     for key in sweep["parameters"]:
         assert isclose(chosen[key], tried[key], rel_tol=5e-3), key
+
+
+def test_the_recipes_table_is_that_of_the_runs() -> None:
+    assert recipes.table(RESULTS / "cars196_recipes") in (RESULTS / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_s_tables_are_the_reports() -> None:

@@ -87,22 +87,20 @@ def test_a_swept_argument_of_the_loss_is_a_column(tmp_path: Path) -> None:
 
 
 def test_a_list_of_classes_is_told_by_names_and_what_they_were_given(tmp_path: Path) -> None:
-    averaging = {
-        "class_path": "pytorch_lightning.callbacks.EMAWeightAveraging",
-        "init_args": {"decay": 0.9, "device": None},
-    }
-    plain = {"class_path": "my.Callback", "init_args": {}}
+    averaging = {"class_path": "lightning.EMAWeightAveraging", "init_args": {"decay": 0.9, "device": None}}
+    plain = {"class_path": "my.Callback"}
     make_run(tmp_path / "averaged", trainer__callbacks=[averaging, plain])
-    make_run(tmp_path / "frozen", model__frozen=["conv1", "layer1.0"])
+    make_run(tmp_path / "odd", trainer__callbacks=[{"class_path": "my.Callback", "init_args": None}])
     make_run(tmp_path / "none")
-    texts = results(compared(tmp_path, "callbacks", "frozen")).texts
-    found = texts[texts["loss"] == "LiftedStructure"][["callbacks", "frozen"]].to_numpy().tolist()
-    assert sorted(found) == [
-        ["EMAWeightAveraging (decay 0.9), Callback", "none"],
-        ["none", "conv1, layer1.0"],
-        ["none", "none"],
+    texts = results(compared(tmp_path, "callbacks")).texts
+    assert sorted(texts.loc[texts["loss"] == "LiftedStructure", "callbacks"]) == [
+        'EMAWeightAveraging {"decay": 0.9}, Callback',
+        '[{"class_path": "my.Callback", "init_args": null}]',
+        "none",
     ]
-    assert show("[no list") == "[no list"
+    for text in ("[{no JSON", "[{}]", '[{"class_path": 3}]', '[{"class_path": "a.B", "dict_kwargs": {}}]', "[{" * 3000):
+        assert show(text) == text
+    assert show('[{"class_path": "a.\\u001b[31m"}]').isprintable()
 
 
 def test_runs_that_do_not_count_are_named(tmp_path: Path) -> None:

@@ -70,19 +70,16 @@ def test_a_baseline_of_unit_length_is_told_from_an_older_one(tmp_path: Path) -> 
     assert {"untrained trunk", "frozen trunk (unit length)"} <= set(named)
 
 
-def test_baselines_of_one_name_are_told_apart_by_the_trunk(tmp_path: Path) -> None:
-    for trunk, recall in (("a", 0.3), ("b", 0.4)):
-        own = {
-            "model__network__init_args__trunk": trunk,
-            "baseline": {"recall@1": recall},
-            "baseline_name": "frozen trunk",
-        }
+def test_baselines_of_one_name_are_told_apart_by_what_they_come_from(tmp_path: Path) -> None:
+    scores = {("a", 28): 0.3, ("a", 56): 0.35, ("b", 28): 0.4, ("b", 56): 0.45, ("c", 56): 0.45}
+    for (trunk, size), score in scores.items():
+        baseline = {"baseline": {"recall@1": score}, "baseline_name": "frozen trunk"}
         for loss in ("TripletLoss", "LiftedStructureLoss"):
-            make_run(tmp_path / f"{trunk}-{loss}", loss=loss, **own)
-    frozen = [
-        row[:2] for row in cells_of(tables.results(compared(tmp_path, "loss", "trunk"))) if row[0] == "frozen trunk"
-    ]
-    assert frozen == [["frozen trunk", "a"], ["frozen trunk", "b"]]
+            run = tmp_path / f"{trunk}-{size}-{loss}"
+            make_run(run, loss=loss, model__network__init_args__trunk=trunk, data__size=size, **baseline)
+    rows = cells_of(tables.results(compared(tmp_path, "loss", "trunk", "size")))
+    frozen = [row[1:3] for row in rows if row[0] == "frozen trunk"]
+    assert frozen == [["a", "28"], ["a", "56"], ["b", "28"], ["–", "56"]]
 
 
 def test_a_baseline_of_other_classes_is_left_out(tmp_path: Path) -> None:
