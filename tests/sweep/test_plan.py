@@ -118,7 +118,7 @@ def test_a_wrong_file_is_named_with_the_remedy(tmp_path: Path, change: dict[str,
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_sweeps_are_sound(path: Path) -> None:
     sweep = read_sweep(path)
-    if path.stem != "cars196_long":  # in which no class validates, and nothing is chosen
+    if path.stem not in ("cars196_long", "cars196_lite0"):  # in which no class validates, and nothing is chosen
         assert sweep.metric is not None
         assert sweep.metric.startswith("validation/")
     opening = path.read_text().splitlines()[0]
