@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where run folders are made")
     parser.add_argument("--table", action="store_true", help="of the runs that are there, and run none")
     options = parser.parse_args(arguments)
-    folder = options.folder
+    folder: Path = options.folder
     if options.table:
         print(table(folder))
         return 0
